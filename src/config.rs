@@ -1,0 +1,3 @@
+//! Floor 5: configuration, valid by construction.
+
+pub mod raw;

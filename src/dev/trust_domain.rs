@@ -1,0 +1,1 @@
+//! A trust domain that signs real JWT-SVIDs.

@@ -1,0 +1,97 @@
+//! Identity: evidence is appraised into a **workload** (RFC 9334: evidence, verifier, appraisal).
+//!
+//! Only a verifier can make a [`Workload`]: its fields are private to this module and its children.
+//! What follows, from the registry to the provider, consumes what that proof made possible.
+
+pub mod bundles;
+pub mod jwt_svid;
+pub mod kubernetes;
+pub mod oidc;
+pub mod verifiers;
+
+use async_trait::async_trait;
+
+use crate::model::attestation::{Attestation, EvidenceKind};
+use crate::model::secret::Secret;
+use crate::model::time::Timestamp;
+
+/// What the caller presents. Its text is a secret: whoever has it is the workload until it expires.
+#[derive(Clone, Debug)]
+pub struct Evidence(Secret);
+
+impl Evidence {
+    /// The longest evidence that is looked at, in bytes.
+    pub const LONGEST: usize = 16 * 1024;
+
+    /// Takes the text of an `Authorization: Bearer` header.
+    pub fn bearer(token: &str) -> Result<Self, IdentityError> {
+        match token.len() {
+            0 => Err(IdentityError::Missing),
+            1..=Self::LONGEST => Ok(Self(Secret::new(token))),
+            _ => Err(IdentityError::Malformed("it is longer than 16 KiB".into())),
+        }
+    }
+
+    /// The text, for verifiers.
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+/// A running process whose identity has been proven. Only a verifier can make one.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    attestation: Attestation,
+}
+
+impl Workload {
+    /// What was proven.
+    pub fn attestation(&self) -> &Attestation {
+        &self.attestation
+    }
+}
+
+/// Appraises one kind of evidence.
+#[async_trait]
+pub trait Verifier: Send + Sync + 'static {
+    /// The kind that it appraises.
+    fn accepts(&self) -> EvidenceKind;
+    /// Whether this evidence is for this verifier, judged by its unverified claims and by nothing else. No I/O.
+    fn recognises(&self, claimed: &Claimed<'_>) -> bool;
+    /// Checks everything, from the signature to the audience.
+    async fn verify(&self, evidence: &Evidence, now: Timestamp) -> Result<Workload, IdentityError>;
+}
+
+/// What unverified evidence says about itself: enough to choose a verifier, trusted for nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimed<'a> {
+    /// The `kid` header.
+    pub key_id: Option<&'a str>,
+    /// The `iss` claim.
+    pub issuer: Option<&'a str>,
+    /// The `sub` claim.
+    pub subject: Option<&'a str>,
+}
+
+/// Why evidence proves nothing. The texts help the caller and never quote the evidence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// No evidence came.
+    #[error("no evidence: send the workload's token as `Authorization: Bearer …`")]
+    Missing,
+    /// It cannot be read.
+    #[error("the evidence is malformed: {0}")]
+    Malformed(String),
+    /// No configured verifier is for it.
+    #[error("no configured trust domain, cluster or issuer vouches for this evidence")]
+    Unrecognised,
+    /// It was read and refused.
+    #[error("the evidence was refused: {0}")]
+    Refused(String),
+    /// It has expired or is not yet valid.
+    #[error("the evidence is not valid at this time: {0}")]
+    Untimely(String),
+    /// The keys to check it cannot be had now.
+    #[error("the keys to check this evidence cannot be had now: {0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,1 @@
+//! Trust bundles and key sets: fetched, cached, refreshed, never lower in sequence.

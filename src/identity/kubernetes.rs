@@ -1,0 +1,1 @@
+//! Verifier of Kubernetes projected service-account tokens.

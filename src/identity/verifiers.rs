@@ -1,0 +1,1 @@
+//! Chooses the verifier, and caches what was verified.

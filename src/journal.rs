@@ -1,0 +1,42 @@
+//! The journal: the append-only, tamper-evident record of every decision and of what came of it.
+//!
+//! A record is one line of canonical JSON (RFC 8785) and one leaf of a Merkle tree (RFC 6962 §2.1).
+//! The roots are signed as C2SP checkpoints. No record, no credential.
+
+pub mod checkpoint;
+pub mod file;
+pub mod merkle;
+pub mod record;
+pub mod verify;
+
+use async_trait::async_trait;
+
+use record::Record;
+
+/// Takes records.
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// Returns once the record is durable; the answer is its place in the log, from 0.
+    async fn append(&self, record: Record) -> Result<u64, JournalError>;
+
+    /// Records from `from` on, as the canonical lines that were written, at most `limit`.
+    async fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, JournalError>;
+
+    /// The newest signed checkpoint (C2SP tlog-checkpoint), as text. Covers every record that was
+    /// appended before the call.
+    async fn checkpoint(&self) -> Result<String, JournalError>;
+}
+
+/// What can go wrong with the journal.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// It cannot be written: disk full, gone, or stopped. Nothing is issued until it can.
+    #[error("the journal cannot be written: {0}")]
+    Unavailable(String),
+    /// What is there is not what was written.
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+    /// The record is larger than 65,535 bytes, the most that a log entry can hold.
+    #[error("the record is too large")]
+    TooLarge,
+}

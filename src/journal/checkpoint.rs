@@ -1,0 +1,1 @@
+//! Signed checkpoints: C2SP signed-note and tlog-checkpoint.

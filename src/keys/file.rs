@@ -1,0 +1,1 @@
+//! Keys on disk: PKCS#8 files, readable by their owner alone.

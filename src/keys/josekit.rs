@@ -1,0 +1,1 @@
+//! What ring lacks, on josekit: ES512 verification and JWE sealing. Never on the hot path.

@@ -1,0 +1,1 @@
+//! Keys on ring: signing, and the checking of signatures.

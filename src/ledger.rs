@@ -1,0 +1,314 @@
+//! The ledger: tasks, leases and cutoffs as they stand now. Live state, shared by all replicas.
+//!
+//! Each method is one atomic step and one round trip. Every adapter passes the same contract suite
+//! (`tests/suite/contract/ledger.rs`), which is the finer print of what the methods promise.
+//!
+//! A ledger consists of shards; everything of a task lives in the shard of its slot
+//! ([`crate::model::ids::Slot`]), so a step never needs two of them.
+
+pub mod embedded;
+pub mod record;
+pub mod redis;
+pub mod reservation;
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::{LeaseId, TaskId};
+use crate::model::lease::{Cause, Handle, Lease, Receipt};
+use crate::model::name::{AgentName, ToolName, UserId};
+use crate::model::task::{Outcome, Task, TaskChange, TaskState};
+use crate::model::time::Timestamp;
+
+/// Live state.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Writes down a new task. With a key that was used before for the same content, answers the
+    /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
+    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError>;
+
+    /// The task as it stands.
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError>;
+
+    /// Moves a task. Suspending or ending it turns each of its live leases to `revoking`, due at
+    /// once, and publishes the cutoffs, all in the same step. Answers the task as it then stands.
+    async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError>;
+
+    /// Writes a lease down, `reserved` or, for self-contained credentials, `active` at once.
+    /// Refuses unless its task is open and not past its due instant at `lease.issued_at`, no cutoff
+    /// ends the lease, every budget has room, and the key, if any, is new.
+    /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`].
+    async fn reserve(
+        &self,
+        lease: &Lease,
+        budgets: &Budgets,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<(), LedgerError>;
+
+    /// A reserved lease becomes active, with the handle and expiry that the provider gave. Refuses
+    /// with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved.
+    async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError>;
+
+    /// An active lease lives on until `expires_at`. Refuses when it is not active at `now`, its task
+    /// is not open, or a cutoff ends it.
+    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError>;
+
+    /// The lease as it stands.
+    async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
+
+    /// A reserved or active lease turns to `revoking`, due at once, and its cutoff is published.
+    /// One that is revoking, stuck or ended stays as it is. Answers the lease as it then stands.
+    async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError>;
+
+    /// Claims what is due, for `hold`: nobody else is given it until then. What is due is a lease
+    /// that has to end or whose time is up (it turns to `revoking` in the same step), a reservation
+    /// that was never activated, and a task past its due instant. A claim that is not settled
+    /// returns by itself. Also forgets what ended longer ago than the retention.
+    async fn claim_due(
+        &self,
+        now: Timestamp,
+        hold: Duration,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<Claim>, LedgerError>;
+
+    /// Says what became of a claimed lease. Refuses with [`Refusal::ClaimLost`] when the hold ran
+    /// out and somebody else has it.
+    async fn settle(
+        &self,
+        claim: &LeaseClaim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<(), LedgerError>;
+
+    /// Records a cutoff in every shard: from the answer on, nothing that it matches is reserved or
+    /// renewed, and it is in the feed. Leases are turned to `revoking` by [`Ledger::find`] and
+    /// [`Ledger::revoke`] afterwards. Recording the same cutoff again is no error.
+    async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError>;
+
+    /// The cutoffs on agents, tools, users, environments, trust domains and everything that are in force.
+    async fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError>;
+
+    /// Leases that fit the filter, oldest first, after `page.after`.
+    async fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError>;
+
+    /// What was published after the cursor; waits up to `wait` when there is nothing yet. A cursor
+    /// of the start gets all that is retained. Entries may come again; they never go missing
+    /// while they are retained.
+    async fn changes(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError>;
+
+    /// Proves that the ledger can be written now: the readiness of the broker.
+    async fn ping(&self) -> Result<(), LedgerError>;
+}
+
+/// What came of opening a task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// It is new.
+    New,
+    /// The same request came before; this is its task.
+    Repeated(Task),
+}
+
+/// Names one write, so that a repeated request is known. Bounded in life by the ledger's retention.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdempotencyKey {
+    /// SHA-256 of the agent and the key that it chose.
+    pub key: [u8; 32],
+    /// SHA-256 of what it asked for.
+    pub content: [u8; 32],
+}
+
+/// How many live leases (reserved, active, revoking or stuck) there may be. `None` is no limit.
+///
+/// Agent and tool budgets are counted per shard against an equal share, rounded up, so they hold
+/// approximately in a ledger of several shards; the task budget is exact.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Budgets {
+    /// For the task.
+    pub task: Option<u32>,
+    /// For the agent.
+    pub agent: Option<u32>,
+    /// For the tool.
+    pub tool: Option<u32>,
+}
+
+/// Which budget was used up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Budget {
+    /// The task's.
+    Task,
+    /// The agent's.
+    Agent,
+    /// The tool's.
+    Tool,
+}
+
+impl Budget {
+    /// The word that answers and records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Agent => "agent",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// What is due.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// A lease to end. Its state is `revoking` or `stuck`.
+    Lease(Box<LeaseClaim>),
+    /// A task to end, and how.
+    Task(Box<Task>, Outcome),
+}
+
+/// A lease that the holder, and for now nobody else, works at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseClaim {
+    /// The lease.
+    pub lease: Lease,
+    /// Tells this hold from a later one.
+    pub hold: u64,
+}
+
+/// What became of a claimed lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Settlement {
+    /// It is over, with this proof.
+    Ended(Receipt),
+    /// It did not work; again at that instant.
+    RetryAt(Timestamp, String),
+    /// It keeps failing; a person must look. Again at that instant all the same.
+    Stuck(Timestamp, String),
+}
+
+/// Which leases. All that is named has to fit.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    /// Of this task.
+    pub task: Option<TaskId>,
+    /// Of this agent.
+    pub agent: Option<AgentName>,
+    /// For this tool.
+    pub tool: Option<ToolName>,
+    /// On behalf of this user.
+    pub user: Option<UserId>,
+    /// In this state ([`crate::model::lease::LeaseState::as_str`]).
+    pub state: Option<StateName>,
+}
+
+/// The names of the lease states.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    /// Reserved.
+    Reserved,
+    /// Active.
+    Active,
+    /// Revoking.
+    Revoking,
+    /// Stuck.
+    Stuck,
+    /// Ended.
+    Ended,
+}
+
+impl StateName {
+    /// The word for it, the same as [`crate::model::lease::LeaseState::as_str`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Active => "active",
+            Self::Revoking => "revoking",
+            Self::Stuck => "stuck",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Only what comes after this lease, by id.
+    pub after: Option<LeaseId>,
+    /// How many at most, between 1 and [`Page::MOST`].
+    pub limit: NonZeroUsize,
+}
+
+impl Page {
+    /// The most that one page holds.
+    pub const MOST: usize = 500;
+}
+
+/// A place in the feed of cutoffs: how far each shard was read. Opaque to everybody but the ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cursor(pub Vec<u64>);
+
+/// A part of the feed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// The cutoffs, oldest first within each shard.
+    pub cutoffs: Vec<Cutoff>,
+    /// Where to go on.
+    pub next: Cursor,
+    /// More can be had at once.
+    pub more: bool,
+}
+
+/// Why a step was not made although the ledger works.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such task.
+    #[error("there is no such task")]
+    NoTask,
+    /// There is no such lease.
+    #[error("there is no such lease")]
+    NoLease,
+    /// An id is taken. Ids are random, so this is a fault.
+    #[error("the id is taken")]
+    Exists,
+    /// The task is not open, or its time is up.
+    #[error("the task is {}", .0.as_str())]
+    TaskNotOpen(TaskState),
+    /// The lease is not in the state that the step needs.
+    #[error("the lease is {0}")]
+    LeaseNotOpen(&'static str),
+    /// A cutoff ends it.
+    #[error("a cutoff is in force")]
+    Cut(Selector),
+    /// There are as many live credentials as there may be.
+    #[error("the {} has {limit} live credentials, as many as it may have", .budget.as_str())]
+    Budget {
+        /// Whose budget.
+        budget: Budget,
+        /// The limit.
+        limit: u32,
+    },
+    /// The idempotency key was used for other content.
+    #[error("the idempotency key was used before with other content")]
+    KeyReused,
+    /// The same request made this lease before.
+    #[error("the same request was answered before")]
+    Repeated(LeaseId),
+    /// Somebody else has the claim by now.
+    #[error("the claim was lost: its hold ran out")]
+    ClaimLost,
+}
+
+/// What can go wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The ledger works and says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The ledger cannot be reached or cannot be written. Whether the step was made is unknown.
+    #[error("the ledger is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be read. Nobody guesses.
+    #[error("the ledger holds something that cannot be read: {0}")]
+    Corrupt(String),
+}

@@ -1,0 +1,1 @@
+//! The embedded ledger, on redb with group commit.

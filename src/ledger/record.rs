@@ -1,0 +1,1 @@
+//! How tasks, leases and cutoffs are stored: small, versioned records.

@@ -1,0 +1,3 @@
+//! The `dayfly` binary.
+
+fn main() {}

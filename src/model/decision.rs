@@ -1,0 +1,69 @@
+//! What policy said, and why: grounds and obligations as values.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::name::Role;
+use super::ttl::Ttl;
+
+/// The name of a policy: its `@id`, or its file and position.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyId(pub std::sync::Arc<str>);
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The digest of everything that decides: policies, agents and tools, as one revision (SHA-256, hex).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub std::sync::Arc<str>);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a decision is as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grounds {
+    /// The policies that decided, sorted; empty when nothing permitted.
+    pub policies: Vec<PolicyId>,
+    /// The policies that could not be evaluated. One is enough for a denial.
+    pub faults: Vec<PolicyId>,
+    /// What was in force.
+    pub revision: Revision,
+}
+
+/// What a permit demands. Of all matching permits the most restrictive holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Obligations {
+    /// The longest life of the credential (`@max_ttl`).
+    pub max_ttl: Option<Ttl>,
+    /// Who has to approve before anything is issued (`@approval`).
+    pub approval: Option<Role>,
+}
+
+/// The outcome of a decision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Permitted, with what the permit demands.
+    Permit {
+        /// Why.
+        grounds: Grounds,
+        /// On which terms.
+        obligations: Obligations,
+    },
+    /// Denied.
+    Deny {
+        /// Why.
+        grounds: Grounds,
+        /// What the agent is told: the `@reason` of the forbids that decided, or a general word.
+        reason: String,
+    },
+}

@@ -1,0 +1,237 @@
+//! Leases: our record that a credential is, or may be, out; until when; and how to end it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::access::ResourcePath;
+use super::cutoff::{Cutoff, Selector};
+use super::ids::{DecisionId, LeaseId, TaskId};
+use super::name::{AgentName, Environment, Operation, ProviderName, ToolName, UserId};
+use super::spiffe::TrustDomain;
+use super::task::Outcome;
+use super::time::Timestamp;
+use super::ttl::Bound;
+
+/// The provider's name for the thing to end: a `jti`, a role name, a session name. Never a secret.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Handle(pub String);
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a credential can end before its expiry. Said to the caller with the credential.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It is removed at the provider, at once.
+    Immediate,
+    /// Resource servers that follow the feed or introspect refuse it, within their staleness.
+    DenyListed,
+    /// It cannot be recalled; it runs to its expiry.
+    AtExpiry,
+}
+
+impl Ending {
+    /// The word that the API and records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Immediate => "immediate",
+            Self::DenyListed => "deny_listed",
+            Self::AtExpiry => "at_expiry",
+        }
+    }
+}
+
+/// Why a lease ended or has to end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Its own time was up.
+    Expired,
+    /// Its task ended.
+    TaskEnded(Outcome),
+    /// Its task was suspended.
+    TaskSuspended,
+    /// Somebody who may revoked it.
+    Revoked,
+    /// A cutoff that matches it.
+    Cutoff,
+    /// A repeated request got a new credential in its place.
+    Superseded,
+    /// The request that reserved it did not come to its end.
+    Compensated,
+}
+
+impl Cause {
+    /// The word that the API, records and metrics use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::TaskEnded(Outcome::Completed) => "task_completed",
+            Self::TaskEnded(Outcome::Failed) => "task_failed",
+            Self::TaskEnded(Outcome::Cancelled) => "task_cancelled",
+            Self::TaskEnded(Outcome::Expired) => "task_expired",
+            Self::TaskEnded(Outcome::Lost) => "task_lost",
+            Self::TaskEnded(Outcome::Revoked) => "task_revoked",
+            Self::TaskSuspended => "task_suspended",
+            Self::Revoked => "revoked",
+            Self::Cutoff => "cutoff",
+            Self::Superseded => "superseded",
+            Self::Compensated => "compensated",
+        }
+    }
+}
+
+/// The stated proof of how a lease ended. Never more than is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "proof")]
+pub enum Receipt {
+    /// The provider was asked afterwards and has it no more.
+    VerifiedAbsent {
+        /// When it was asked.
+        at: Timestamp,
+    },
+    /// Resource servers are told to refuse it.
+    DeniedAt {
+        /// From when.
+        at: Timestamp,
+    },
+    /// Nothing can recall it; it ends by itself.
+    ExpiresAt {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl Receipt {
+    /// The word for the kind of proof.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VerifiedAbsent { .. } => "verified_absent",
+            Self::DeniedAt { .. } => "denied_at",
+            Self::ExpiresAt { .. } => "expires_at",
+        }
+    }
+
+    /// The instant that the proof names.
+    pub const fn at(self) -> Timestamp {
+        match self {
+            Self::VerifiedAbsent { at } | Self::DeniedAt { at } | Self::ExpiresAt { at } => at,
+        }
+    }
+}
+
+/// Where a lease stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LeaseState {
+    /// Written down before anything exists outside.
+    Reserved,
+    /// The credential is out.
+    Active,
+    /// It has to end, and the reaper is at it. Nothing is renewed or seen as active any more.
+    Revoking(Effort),
+    /// Ending it keeps failing and a person must look. Still retried, slowly.
+    Stuck(Effort),
+    /// Over.
+    Ended {
+        /// Why.
+        cause: Cause,
+        /// When the end was settled.
+        at: Timestamp,
+        /// The proof.
+        receipt: Receipt,
+    },
+}
+
+/// What was done so far to end a lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Effort {
+    /// Why it has to end.
+    pub cause: Cause,
+    /// From when nothing is issued, renewed or seen as active for it.
+    pub since: Timestamp,
+    /// How often ending it failed.
+    pub attempts: u32,
+    /// What went wrong last, without secrets, at most 256 bytes.
+    pub last_error: Option<String>,
+}
+
+impl LeaseState {
+    /// The word for the state alone.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Active => "active",
+            Self::Revoking(_) => "revoking",
+            Self::Stuck(_) => "stuck",
+            Self::Ended { .. } => "ended",
+        }
+    }
+}
+
+/// One lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Its id; the `jti` of a token.
+    pub id: LeaseId,
+    /// Its task.
+    pub task: TaskId,
+    /// Whose it is.
+    pub agent: AgentName,
+    /// The environment of the agent.
+    pub environment: Environment,
+    /// The trust domain that vouched for the workload.
+    pub trust_domain: Option<TrustDomain>,
+    /// On whose behalf.
+    pub on_behalf_of: Option<UserId>,
+    /// What it is for.
+    pub tool: ToolName,
+    /// The permitted actions.
+    pub actions: BTreeSet<Operation>,
+    /// The permitted resources; none means the tool as a whole.
+    pub resources: BTreeSet<ResourcePath>,
+    /// Who minted it.
+    pub provider: ProviderName,
+    /// The provider's name for it, known before minting wherever the technology allows.
+    pub handle: Option<Handle>,
+    /// How it can end before its expiry.
+    pub ending: Ending,
+    /// The decision that permitted it.
+    pub decision: DecisionId,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+    /// What bounded its life.
+    pub bounded_by: Bound,
+    /// Where it stands.
+    pub state: LeaseState,
+}
+
+impl Lease {
+    /// Whether its credential counts as active at this instant, as far as the lease itself knows.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        matches!(self.state, LeaseState::Active) && now < self.expires_at
+    }
+
+    /// Whether a cutoff ends it.
+    pub fn is_cut_by(&self, cutoff: &Cutoff) -> bool {
+        self.id.made_at() <= cutoff.up_to
+            && match &cutoff.selector {
+                Selector::Lease(id) => *id == self.id,
+                Selector::Task(id) => *id == self.task,
+                Selector::Agent(name) => *name == self.agent,
+                Selector::Tool(name) => *name == self.tool,
+                Selector::User(id) => self.on_behalf_of.as_ref() == Some(id),
+                Selector::Environment(name) => *name == self.environment,
+                Selector::TrustDomain(name) => self.trust_domain.as_ref() == Some(name),
+                Selector::All => true,
+            }
+    }
+}

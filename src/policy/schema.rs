@@ -1,0 +1,1 @@
+//! The Cedar schema and entities, generated from the registry.

@@ -1,0 +1,1 @@
+//! The JWT provider: RFC 9068 access tokens.

@@ -1,0 +1,1 @@
+//! Agents and tools as files: read, checked, and built into one registry.
