@@ -4,10 +4,12 @@
 //! [`Registry::admit`] is the second step of every request: a proven workload becomes a [`Caller`],
 //! or is refused and recorded as a sighting. Only this module can make a `Caller`.
 
+pub mod builtin;
 pub mod files;
 pub mod matching;
+pub mod revision;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::identity::Workload;
@@ -22,12 +24,40 @@ use matching::MatchRule;
 /// like any other, about actions such as `dayfly:revoke`.
 pub const DAYFLY: &str = "dayfly";
 
-/// Agents, their match rules, and tools.
-#[derive(Debug, Default)]
+/// Agents, their match rules, and tools. The tool [`DAYFLY`] is always there.
+#[derive(Debug)]
 pub struct Registry {
     agents: BTreeMap<AgentName, Arc<Agent>>,
-    rules: Vec<(MatchRule, AgentName)>,
+    /// Rules that name one subject whole, by that subject: the usual kind, found without a search.
+    exact: HashMap<String, Vec<(MatchRule, AgentName)>>,
+    /// All other rules.
+    wide: Vec<(MatchRule, AgentName)>,
     tools: BTreeMap<ToolName, Arc<Tool>>,
+}
+
+/// Why agents, rules and tools are no registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRegistry {
+    /// Two agents of one name.
+    #[error("the agent `{0}` is registered twice")]
+    AgentTwice(AgentName),
+    /// Two tools of one name.
+    #[error("the tool `{0}` is catalogued twice")]
+    ToolTwice(ToolName),
+    /// A tool took the name that stands for Dayfly itself.
+    #[error("the tool name `{DAYFLY}` stands for Dayfly itself: choose another")]
+    Reserved,
+    /// A rule for an agent that is not there.
+    #[error("a match rule names the agent `{0}`, which is not registered")]
+    UnknownAgent(AgentName),
+    /// Whoever fits a rule of one agent fits a rule of the other, so it could never be admitted.
+    #[error("every workload that is `{narrow}` by a match rule is `{wide}` too: nobody could say which")]
+    Overlap {
+        /// The agent with the narrower rule, or one of two with the same rule.
+        narrow: AgentName,
+        /// The agent whose rule covers it.
+        wide: AgentName,
+    },
 }
 
 /// A proven workload that is a registered agent in good standing. Only [`Registry::admit`] makes one.
@@ -68,13 +98,81 @@ pub enum NotAdmitted {
     },
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        let dayfly = builtin::dayfly();
+        Self {
+            agents: BTreeMap::new(),
+            exact: HashMap::new(),
+            wide: Vec::new(),
+            tools: BTreeMap::from([(dayfly.name.clone(), Arc::new(dayfly))]),
+        }
+    }
+}
+
 impl Registry {
+    /// A registry in which every name is unique and no rule is swallowed by another agent's.
+    pub fn new(
+        agents: impl IntoIterator<Item = Agent>,
+        rules: impl IntoIterator<Item = (MatchRule, AgentName)>,
+        tools: impl IntoIterator<Item = Tool>,
+    ) -> Result<Self, InvalidRegistry> {
+        let mut registry = Self::default();
+        for agent in agents {
+            let name = agent.name.clone();
+            if registry.agents.insert(name.clone(), Arc::new(agent)).is_some() {
+                return Err(InvalidRegistry::AgentTwice(name));
+            }
+        }
+        for tool in tools {
+            let name = tool.name.clone();
+            if name.as_str() == DAYFLY {
+                return Err(InvalidRegistry::Reserved);
+            }
+            if registry.tools.insert(name.clone(), Arc::new(tool)).is_some() {
+                return Err(InvalidRegistry::ToolTwice(name));
+            }
+        }
+        for (rule, agent) in rules {
+            if !registry.agents.contains_key(&agent) {
+                return Err(InvalidRegistry::UnknownAgent(agent));
+            }
+            match rule.exact_subject().map(str::to_owned) {
+                Some(subject) => registry.exact.entry(subject).or_default().push((rule, agent)),
+                None => registry.wide.push((rule, agent)),
+            }
+        }
+        match registry.overlap() {
+            Some((narrow, wide)) => Err(InvalidRegistry::Overlap { narrow, wide }),
+            None => Ok(registry),
+        }
+    }
+
+    /// Two agents of which one has a rule that covers a rule of the other.
+    fn overlap(&self) -> Option<(AgentName, AgentName)> {
+        let all = self.exact.values().flatten().chain(&self.wide);
+        all.flat_map(|narrow| {
+            self.candidates(narrow.0.exact_subject())
+                .map(move |wide| (narrow, wide))
+        })
+        .find(|(narrow, wide)| narrow.1 != wide.1 && wide.0.covers(&narrow.0))
+        .map(|(narrow, wide)| (narrow.1.clone(), wide.1.clone()))
+    }
+
+    /// The rules that can fit a subject.
+    fn candidates<'a>(
+        &'a self,
+        subject: Option<&str>,
+    ) -> impl Iterator<Item = &'a (MatchRule, AgentName)> + use<'a> {
+        let exact = subject.and_then(|subject| self.exact.get(subject));
+        exact.into_iter().flatten().chain(&self.wide)
+    }
+
     /// Maps a workload to its agent and checks that the agent is in good standing.
     pub fn admit(&self, workload: Arc<Workload>, now: Timestamp) -> Result<Caller, NotAdmitted> {
         let attestation = workload.attestation();
         let mut matching = self
-            .rules
-            .iter()
+            .candidates(Some(&attestation.subject))
             .filter(|(rule, _)| rule.matches(attestation))
             .map(|(_, name)| name);
         let name = matching.next().ok_or(NotAdmitted::Unregistered)?;
@@ -107,5 +205,79 @@ impl Registry {
     /// Every tool, by name.
     pub fn tools(&self) -> impl Iterator<Item = &Arc<Tool>> {
         self.tools.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::agent::{AgentCeilings, AgentStatus, Autonomy};
+
+    fn agent(name: &str) -> Agent {
+        Agent {
+            name: name.parse().unwrap(),
+            owner: None,
+            purpose: String::new(),
+            environment: "test".parse().unwrap(),
+            autonomy: Autonomy::try_from(0).unwrap(),
+            zone: "eu".parse().unwrap(),
+            roles: BTreeSet::new(),
+            status: AgentStatus::Active,
+            review_by: Timestamp::MAX,
+            ceilings: AgentCeilings::default(),
+            facts: BTreeMap::new(),
+        }
+    }
+
+    fn rule(path: &str, agent: &str) -> (MatchRule, AgentName) {
+        let subject = format!("spiffe://example.org/{path}").parse().unwrap();
+        let rule = MatchRule::new(
+            crate::model::attestation::EvidenceKind::JwtSvid,
+            None,
+            Some(subject),
+            BTreeMap::new(),
+        );
+        (rule.unwrap(), agent.parse().unwrap())
+    }
+
+    #[test]
+    fn refuses_agents_that_nobody_could_tell_apart() {
+        let build = |rules: Vec<_>| Registry::new([agent("a"), agent("b")], rules, []).map(|_| ());
+        assert_eq!(
+            build(vec![rule("x", "a"), rule("y", "b"), rule("z/*", "b")]),
+            Ok(())
+        );
+        assert_eq!(
+            build(vec![rule("x", "a"), rule("x", "a")]),
+            Ok(()),
+            "one agent twice"
+        );
+        for (wide, narrow) in [("x", "x"), ("x/*", "x/y"), ("x/*", "x/*"), ("x/*", "x/y/*")] {
+            let refusal = build(vec![rule(narrow, "a"), rule(wide, "b")]);
+            assert!(
+                matches!(refusal, Err(InvalidRegistry::Overlap { .. })),
+                "{wide} {narrow}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_names_that_are_taken_and_rules_for_nobody() {
+        let twice = Registry::new([agent("a"), agent("a")], [], []);
+        assert_eq!(
+            twice.err(),
+            Some(InvalidRegistry::AgentTwice("a".parse().unwrap()))
+        );
+        let nobody = Registry::new([agent("a")], [rule("x", "b")], []);
+        assert_eq!(
+            nobody.err(),
+            Some(InvalidRegistry::UnknownAgent("b".parse().unwrap()))
+        );
+        assert_eq!(
+            Registry::new([], [], [builtin::dayfly()]).err(),
+            Some(InvalidRegistry::Reserved)
+        );
     }
 }
