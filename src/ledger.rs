@@ -6,10 +6,12 @@
 //! A ledger consists of shards; everything of a task lives in the shard of its slot
 //! ([`crate::model::ids::Slot`]), so a step never needs two of them.
 
+mod cursor;
 pub mod embedded;
 pub mod record;
 pub mod redis;
 pub mod reservation;
+pub mod rules;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -33,14 +35,19 @@ pub trait Ledger: Send + Sync + 'static {
     /// The task as it stands.
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError>;
 
-    /// Moves a task. Suspending or ending it turns each of its live leases to `revoking`, due at
-    /// once, and publishes the cutoffs, all in the same step. Answers the task as it then stands.
+    /// Moves a task. Suspending or ending it turns each of its reserved and active leases to
+    /// `revoking`, due at once, all in the same step. Ending it publishes one cutoff on the task,
+    /// suspending it one on each of those leases. Answers the task as it then stands.
+    ///
+    /// A task past its due instant counts as ended since then: it can be ended, which says how, and
+    /// everything else refuses with [`Refusal::TaskNotOpen`].
     async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError>;
 
     /// Writes a lease down, `reserved` or, for self-contained credentials, `active` at once.
     /// Refuses unless its task is open and not past its due instant at `lease.issued_at`, no cutoff
     /// ends the lease, every budget has room, and the key, if any, is new.
-    /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`].
+    /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`], before
+    /// anything else is looked at. What refuses leaves no trace: the key stays new.
     async fn reserve(
         &self,
         lease: &Lease,
@@ -49,24 +56,31 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<(), LedgerError>;
 
     /// A reserved lease becomes active, with the handle and expiry that the provider gave. Refuses
-    /// with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved.
+    /// with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved, and with [`Refusal::Cut`]
+    /// when a cutoff ends it.
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError>;
 
     /// An active lease lives on until `expires_at`. Refuses when it is not active at `now`, its task
-    /// is not open, or a cutoff ends it.
+    /// is not open, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
     async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError>;
 
     /// The lease as it stands.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
 
     /// A reserved or active lease turns to `revoking`, due at once, and its cutoff is published.
-    /// One that is revoking, stuck or ended stays as it is. Answers the lease as it then stands.
+    /// One that is revoking, stuck or ended stays as it is. Refuses with [`Refusal::NoLease`] when
+    /// there is none. Answers the lease as it then stands.
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError>;
 
     /// Claims what is due, for `hold`: nobody else is given it until then. What is due is a lease
     /// that has to end or whose time is up (it turns to `revoking` in the same step), a reservation
-    /// that was never activated, and a task past its due instant. A claim that is not settled
-    /// returns by itself. Also forgets what ended longer ago than the retention.
+    /// that was not activated within [`rules::MINT_TIME`] or its own life, and a task past its due
+    /// instant. The longest due come first, in each shard. A claim that is not settled, or a task
+    /// that is not ended, returns when the hold runs out. A reservation that falls due while its
+    /// credential may be alive publishes its cutoff; the expiry of a lease publishes nothing.
+    ///
+    /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs
+    /// and entries of the feed when their time is up.
     async fn claim_due(
         &self,
         now: Timestamp,
@@ -74,8 +88,10 @@ pub trait Ledger: Send + Sync + 'static {
         limit: NonZeroUsize,
     ) -> Result<Vec<Claim>, LedgerError>;
 
-    /// Says what became of a claimed lease. Refuses with [`Refusal::ClaimLost`] when the hold ran
-    /// out and somebody else has it.
+    /// Says what became of a claimed lease; each failure counts as one attempt. Refuses with
+    /// [`Refusal::ClaimLost`] when the hold ran out and somebody else has it, or had it and settled,
+    /// and when it was settled before. A hold that ran out while nobody else came still settles.
+    /// An end frees the budgets.
     async fn settle(
         &self,
         claim: &LeaseClaim,
@@ -85,18 +101,21 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Records a cutoff in every shard: from the answer on, nothing that it matches is reserved or
     /// renewed, and it is in the feed. Leases are turned to `revoking` by [`Ledger::find`] and
-    /// [`Ledger::revoke`] afterwards. Recording the same cutoff again is no error.
+    /// [`Ledger::revoke`] afterwards. Recording the same cutoff again is no error. Of two cutoffs on
+    /// one selector the one that reaches further holds.
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError>;
 
     /// The cutoffs on agents, tools, users, environments, trust domains and everything that are in force.
     async fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError>;
 
-    /// Leases that fit the filter, oldest first, after `page.after`.
+    /// Leases that fit the filter, oldest first, after `page.after`; ended ones too until they are
+    /// forgotten.
     async fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError>;
 
-    /// What was published after the cursor; waits up to `wait` when there is nothing yet. A cursor
-    /// of the start gets all that is retained. Entries may come again; they never go missing
-    /// while they are retained.
+    /// What was published after the cursor; waits up to `wait` when there is nothing yet, and then
+    /// answers without entries. A cursor of the start, or one that this ledger did not give, gets all
+    /// that is retained. Entries may come again; they never go missing while they are retained, which
+    /// is at least for the retention. At most [`rules::MOST_CHANGES`] at a time.
     async fn changes(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError>;
 
     /// Proves that the ledger can be written now: the readiness of the broker.

@@ -1,1 +1,407 @@
-//! How tasks, leases and cutoffs are stored: small, versioned records.
+//! How tasks, leases and cutoffs are stored, the same in every adapter: one byte that names the
+//! format, then postcard of a mirror of the model.
+//!
+//! The mirrors are spelled out here so that a change to the model does not change what is on disk
+//! behind its back. Postcard numbers the variants of an enum: in a mirror, and in `Ending`, `Bound`,
+//! `Cause` and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
+//! new format, and the old one stays readable.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::LedgerError;
+use crate::model::access::{Access, ResourcePath, Scope};
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::{DecisionId, LeaseId, TaskId};
+use crate::model::lease::{Cause, Effort, Ending, Handle, Lease, LeaseState, Receipt};
+use crate::model::name::{AgentName, Environment, Operation, ProviderName, Purpose, ToolName, UserId};
+use crate::model::spiffe::TrustDomain;
+use crate::model::task::{Charter, Outcome, Task, TaskState};
+use crate::model::time::Timestamp;
+use crate::model::ttl::{Bound, Ttl};
+
+/// The format that is written.
+const FORMAT: u8 = 1;
+
+/// The bytes of a task.
+pub fn encode_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
+    encode("task", &StoredTask::of(task))
+}
+
+/// The task of these bytes.
+pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
+    decode::<StoredTask<'_>>("task", bytes)?.into_task()
+}
+
+/// The bytes of a lease.
+pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
+    encode("lease", &StoredLease::of(lease))
+}
+
+/// The lease of these bytes.
+pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
+    decode::<StoredLease<'_>>("lease", bytes).map(StoredLease::into_lease)
+}
+
+/// The bytes of a cutoff.
+pub fn encode_cutoff(cutoff: &Cutoff) -> Result<Vec<u8>, LedgerError> {
+    let stored = StoredCutoff {
+        selector: StoredSelector::of(&cutoff.selector),
+        up_to: cutoff.up_to,
+        at: cutoff.at,
+        cause: cutoff.cause,
+    };
+    encode("cutoff", &stored)
+}
+
+/// The cutoff of these bytes.
+pub fn decode_cutoff(bytes: &[u8]) -> Result<Cutoff, LedgerError> {
+    let stored: StoredCutoff<'_> = decode("cutoff", bytes)?;
+    Ok(Cutoff {
+        selector: stored.selector.into_selector(),
+        up_to: stored.up_to,
+        at: stored.at,
+        cause: stored.cause,
+    })
+}
+
+/// The bytes of a selector, equal exactly when the selectors are: a key to find its cutoff by.
+pub fn encode_selector(selector: &Selector) -> Result<Vec<u8>, LedgerError> {
+    encode("selector", &StoredSelector::of(selector))
+}
+
+fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, LedgerError> {
+    postcard::to_extend(value, vec![FORMAT])
+        .map_err(|error| LedgerError::Corrupt(format!("a {what} that cannot be written: {error}")))
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, LedgerError> {
+    match bytes.split_first() {
+        Some((&FORMAT, body)) => match postcard::take_from_bytes(body) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, rest)) => Err(corrupt(what, format_args!("{} bytes too long", rest.len()))),
+            Err(error) => Err(corrupt(what, format_args!("{error}"))),
+        },
+        Some((other, _)) => Err(corrupt(
+            what,
+            format_args!("format {other}, and this version of Dayfly reads format {FORMAT}"),
+        )),
+        None => Err(corrupt(what, format_args!("no bytes"))),
+    }
+}
+
+fn corrupt(what: &str, why: std::fmt::Arguments<'_>) -> LedgerError {
+    LedgerError::Corrupt(format!("a {what}: {why}"))
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTask<'a> {
+    id: TaskId,
+    agent: Cow<'a, AgentName>,
+    environment: Cow<'a, Environment>,
+    trust_domain: Cow<'a, Option<TrustDomain>>,
+    subject: Cow<'a, str>,
+    purpose: Cow<'a, Purpose>,
+    scope: Vec<StoredAccess<'a>>,
+    on_behalf_of: Cow<'a, Option<UserId>>,
+    opened_at: Timestamp,
+    deadline: Timestamp,
+    heartbeat: Option<Ttl>,
+    state: StoredTaskState,
+    beat_at: Timestamp,
+}
+
+/// `Access` leaves out what is empty, which only a self-describing format can read back.
+#[derive(Serialize, Deserialize)]
+struct StoredAccess<'a> {
+    tool: Cow<'a, ToolName>,
+    actions: Cow<'a, BTreeSet<Operation>>,
+    resources: Cow<'a, BTreeSet<ResourcePath>>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredTaskState {
+    Open,
+    Suspended,
+    Ended { outcome: Outcome, at: Timestamp },
+}
+
+impl<'a> StoredTask<'a> {
+    fn of(task: &'a Task) -> Self {
+        let charter = &task.charter;
+        let access = |access: &'a Access| StoredAccess {
+            tool: Cow::Borrowed(access.tool()),
+            actions: Cow::Borrowed(access.actions()),
+            resources: Cow::Borrowed(access.resources()),
+        };
+        Self {
+            id: charter.id,
+            agent: Cow::Borrowed(&charter.agent),
+            environment: Cow::Borrowed(&charter.environment),
+            trust_domain: Cow::Borrowed(&charter.trust_domain),
+            subject: Cow::Borrowed(&charter.subject),
+            purpose: Cow::Borrowed(&charter.purpose),
+            scope: charter.scope.accesses().iter().map(access).collect(),
+            on_behalf_of: Cow::Borrowed(&charter.on_behalf_of),
+            opened_at: charter.opened_at,
+            deadline: charter.deadline,
+            heartbeat: charter.heartbeat,
+            state: match task.state {
+                TaskState::Open => StoredTaskState::Open,
+                TaskState::Suspended => StoredTaskState::Suspended,
+                TaskState::Ended { outcome, at } => StoredTaskState::Ended { outcome, at },
+            },
+            beat_at: task.beat_at,
+        }
+    }
+
+    fn into_task(self) -> Result<Task, LedgerError> {
+        let accesses = self.scope.into_iter().map(|access| {
+            Access::new(
+                access.tool.into_owned(),
+                access.actions.into_owned(),
+                access.resources.into_owned(),
+            )
+        });
+        let accesses = accesses
+            .collect::<Result<_, _>>()
+            .map_err(|error| corrupt("task", format_args!("{error}")))?;
+        let scope = Scope::new(accesses).map_err(|error| corrupt("task", format_args!("{error}")))?;
+        Ok(Task {
+            charter: Charter {
+                id: self.id,
+                agent: self.agent.into_owned(),
+                environment: self.environment.into_owned(),
+                trust_domain: self.trust_domain.into_owned(),
+                subject: self.subject.into_owned(),
+                purpose: self.purpose.into_owned(),
+                scope,
+                on_behalf_of: self.on_behalf_of.into_owned(),
+                opened_at: self.opened_at,
+                deadline: self.deadline,
+                heartbeat: self.heartbeat,
+            },
+            state: match self.state {
+                StoredTaskState::Open => TaskState::Open,
+                StoredTaskState::Suspended => TaskState::Suspended,
+                StoredTaskState::Ended { outcome, at } => TaskState::Ended { outcome, at },
+            },
+            beat_at: self.beat_at,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLease<'a> {
+    id: LeaseId,
+    task: TaskId,
+    agent: Cow<'a, AgentName>,
+    environment: Cow<'a, Environment>,
+    trust_domain: Cow<'a, Option<TrustDomain>>,
+    on_behalf_of: Cow<'a, Option<UserId>>,
+    tool: Cow<'a, ToolName>,
+    actions: Cow<'a, BTreeSet<Operation>>,
+    resources: Cow<'a, BTreeSet<ResourcePath>>,
+    provider: Cow<'a, ProviderName>,
+    handle: StoredHandle<'a>,
+    ending: Ending,
+    decision: DecisionId,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+    bounded_by: Bound,
+    state: StoredLeaseState,
+}
+
+/// The handle of a token is its lease id, which need not be stored twice.
+#[derive(Serialize, Deserialize)]
+enum StoredHandle<'a> {
+    None,
+    LeaseId,
+    Text(Cow<'a, str>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredLeaseState {
+    Reserved,
+    Active,
+    Revoking(StoredEffort),
+    Stuck(StoredEffort),
+    Ended {
+        cause: Cause,
+        at: Timestamp,
+        receipt: StoredReceipt,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEffort {
+    cause: Cause,
+    since: Timestamp,
+    attempts: u32,
+    last_error: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredReceipt {
+    VerifiedAbsent(Timestamp),
+    DeniedAt(Timestamp),
+    ExpiresAt(Timestamp),
+}
+
+impl<'a> StoredLease<'a> {
+    fn of(lease: &'a Lease) -> Self {
+        Self {
+            id: lease.id,
+            task: lease.task,
+            agent: Cow::Borrowed(&lease.agent),
+            environment: Cow::Borrowed(&lease.environment),
+            trust_domain: Cow::Borrowed(&lease.trust_domain),
+            on_behalf_of: Cow::Borrowed(&lease.on_behalf_of),
+            tool: Cow::Borrowed(&lease.tool),
+            actions: Cow::Borrowed(&lease.actions),
+            resources: Cow::Borrowed(&lease.resources),
+            provider: Cow::Borrowed(&lease.provider),
+            handle: match &lease.handle {
+                None => StoredHandle::None,
+                Some(Handle(text)) if text.parse() == Ok(lease.id) => StoredHandle::LeaseId,
+                Some(Handle(text)) => StoredHandle::Text(Cow::Borrowed(text)),
+            },
+            ending: lease.ending,
+            decision: lease.decision,
+            issued_at: lease.issued_at,
+            expires_at: lease.expires_at,
+            bounded_by: lease.bounded_by,
+            state: StoredLeaseState::of(&lease.state),
+        }
+    }
+
+    fn into_lease(self) -> Lease {
+        Lease {
+            id: self.id,
+            task: self.task,
+            agent: self.agent.into_owned(),
+            environment: self.environment.into_owned(),
+            trust_domain: self.trust_domain.into_owned(),
+            on_behalf_of: self.on_behalf_of.into_owned(),
+            tool: self.tool.into_owned(),
+            actions: self.actions.into_owned(),
+            resources: self.resources.into_owned(),
+            provider: self.provider.into_owned(),
+            handle: match self.handle {
+                StoredHandle::None => None,
+                StoredHandle::LeaseId => Some(Handle(self.id.to_string())),
+                StoredHandle::Text(text) => Some(Handle(text.into_owned())),
+            },
+            ending: self.ending,
+            decision: self.decision,
+            issued_at: self.issued_at,
+            expires_at: self.expires_at,
+            bounded_by: self.bounded_by,
+            state: self.state.into_state(),
+        }
+    }
+}
+
+impl StoredLeaseState {
+    fn of(state: &LeaseState) -> Self {
+        let effort = |effort: &Effort| StoredEffort {
+            cause: effort.cause,
+            since: effort.since,
+            attempts: effort.attempts,
+            last_error: effort.last_error.clone(),
+        };
+        match state {
+            LeaseState::Reserved => Self::Reserved,
+            LeaseState::Active => Self::Active,
+            LeaseState::Revoking(made) => Self::Revoking(effort(made)),
+            LeaseState::Stuck(made) => Self::Stuck(effort(made)),
+            LeaseState::Ended { cause, at, receipt } => Self::Ended {
+                cause: *cause,
+                at: *at,
+                receipt: match *receipt {
+                    Receipt::VerifiedAbsent { at } => StoredReceipt::VerifiedAbsent(at),
+                    Receipt::DeniedAt { at } => StoredReceipt::DeniedAt(at),
+                    Receipt::ExpiresAt { at } => StoredReceipt::ExpiresAt(at),
+                },
+            },
+        }
+    }
+
+    fn into_state(self) -> LeaseState {
+        let effort = |effort: StoredEffort| Effort {
+            cause: effort.cause,
+            since: effort.since,
+            attempts: effort.attempts,
+            last_error: effort.last_error,
+        };
+        match self {
+            Self::Reserved => LeaseState::Reserved,
+            Self::Active => LeaseState::Active,
+            Self::Revoking(made) => LeaseState::Revoking(effort(made)),
+            Self::Stuck(made) => LeaseState::Stuck(effort(made)),
+            Self::Ended { cause, at, receipt } => LeaseState::Ended {
+                cause,
+                at,
+                receipt: match receipt {
+                    StoredReceipt::VerifiedAbsent(at) => Receipt::VerifiedAbsent { at },
+                    StoredReceipt::DeniedAt(at) => Receipt::DeniedAt { at },
+                    StoredReceipt::ExpiresAt(at) => Receipt::ExpiresAt { at },
+                },
+            },
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCutoff<'a> {
+    selector: StoredSelector<'a>,
+    up_to: Timestamp,
+    at: Timestamp,
+    cause: Cause,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredSelector<'a> {
+    Lease(LeaseId),
+    Task(TaskId),
+    Agent(Cow<'a, AgentName>),
+    Tool(Cow<'a, ToolName>),
+    User(Cow<'a, UserId>),
+    Environment(Cow<'a, Environment>),
+    TrustDomain(Cow<'a, TrustDomain>),
+    All,
+}
+
+impl<'a> StoredSelector<'a> {
+    fn of(selector: &'a Selector) -> Self {
+        match selector {
+            Selector::Lease(id) => Self::Lease(*id),
+            Selector::Task(id) => Self::Task(*id),
+            Selector::Agent(name) => Self::Agent(Cow::Borrowed(name)),
+            Selector::Tool(name) => Self::Tool(Cow::Borrowed(name)),
+            Selector::User(id) => Self::User(Cow::Borrowed(id)),
+            Selector::Environment(name) => Self::Environment(Cow::Borrowed(name)),
+            Selector::TrustDomain(name) => Self::TrustDomain(Cow::Borrowed(name)),
+            Selector::All => Self::All,
+        }
+    }
+
+    fn into_selector(self) -> Selector {
+        match self {
+            Self::Lease(id) => Selector::Lease(id),
+            Self::Task(id) => Selector::Task(id),
+            Self::Agent(name) => Selector::Agent(name.into_owned()),
+            Self::Tool(name) => Selector::Tool(name.into_owned()),
+            Self::User(id) => Selector::User(id.into_owned()),
+            Self::Environment(name) => Selector::Environment(name.into_owned()),
+            Self::TrustDomain(name) => Selector::TrustDomain(name.into_owned()),
+            Self::All => Selector::All,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

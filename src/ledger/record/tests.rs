@@ -1,0 +1,291 @@
+//! What is written can be read, today's format stays readable, and damage is never read as something else.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+
+fn task_id() -> TaskId {
+    TaskId::new(AT, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+}
+
+fn lease() -> Lease {
+    let id = LeaseId::new(task_id(), AT, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+    Lease {
+        id,
+        task: task_id(),
+        agent: "support-bot".parse().unwrap(),
+        environment: "production".parse().unwrap(),
+        trust_domain: Some("example.org".parse().unwrap()),
+        on_behalf_of: Some("user-4711".parse().unwrap()),
+        tool: "crm".parse().unwrap(),
+        actions: ["read".parse().unwrap()].into(),
+        resources: ["customers/42".parse().unwrap()].into(),
+        provider: "jwt".parse().unwrap(),
+        handle: Some(Handle(id.to_string())),
+        ending: Ending::DenyListed,
+        decision: DecisionId::new(AT, [3; 10]),
+        issued_at: AT,
+        expires_at: Timestamp::from_millis(AT.as_millis() + 300_000),
+        bounded_by: Bound::Policy,
+        state: LeaseState::Active,
+    }
+}
+
+fn task() -> Task {
+    let access = |resources: &[&str]| {
+        let resources = resources.iter().map(|path| path.parse().unwrap()).collect();
+        Access::new(
+            "crm".parse().unwrap(),
+            ["read".parse().unwrap()].into(),
+            resources,
+        )
+        .unwrap()
+    };
+    Task {
+        charter: Charter {
+            id: task_id(),
+            agent: "support-bot".parse().unwrap(),
+            environment: "production".parse().unwrap(),
+            trust_domain: None,
+            subject: "spiffe://example.org/support".to_owned(),
+            purpose: "answer a ticket".parse().unwrap(),
+            scope: Scope::new(vec![access(&[]), access(&["customers"])]).unwrap(),
+            on_behalf_of: None,
+            opened_at: AT,
+            deadline: Timestamp::from_millis(AT.as_millis() + 3_600_000),
+            heartbeat: Ttl::from_secs(60),
+        },
+        state: TaskState::Suspended,
+        beat_at: AT,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+const LEASE_1: &str = "0101a201f2833a7102880706050403020101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e010b6578616d706c652e6f72670109757365722d343731310363726d010472656164010c637573746f6d6572732f3432036a7774010101a201f2833a73038303030303030303ba86ca8fa0349aaedc8fa0340201";
+const TASK_1: &str = "0101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e001c7370696666653a2f2f6578616d706c652e6f72672f737570706f72740f616e737765722061207469636b6574020363726d010472656164000363726d0104726561640109637573746f6d65727300ba86ca8fa034bae3a591a034013c01ba86ca8fa034";
+const CUTOFF_1: &str = "01020b737570706f72742d626f74ffb7ff90fdce39ba86ca8fa0340105";
+
+#[test]
+fn format_1_stays_readable() {
+    assert_eq!(decode_lease(&unhex(LEASE_1)).unwrap(), lease());
+    assert_eq!(decode_task(&unhex(TASK_1)).unwrap(), task());
+    assert_eq!(decode_cutoff(&unhex(CUTOFF_1)).unwrap(), cutoff());
+}
+
+#[test]
+fn format_1_is_what_is_written() {
+    assert_eq!(hex(&encode_lease(&lease()).unwrap()), LEASE_1);
+    assert_eq!(hex(&encode_task(&task()).unwrap()), TASK_1);
+    assert_eq!(hex(&encode_cutoff(&cutoff()).unwrap()), CUTOFF_1);
+}
+
+fn cutoff() -> Cutoff {
+    Cutoff {
+        selector: Selector::Agent("support-bot".parse().unwrap()),
+        up_to: Timestamp::MAX,
+        at: AT,
+        cause: Cause::TaskEnded(Outcome::Revoked),
+    }
+}
+
+#[test]
+fn a_typical_lease_takes_150_bytes() {
+    let size = encode_lease(&lease()).unwrap().len();
+    assert!(size <= 150, "{size}");
+}
+
+#[test]
+fn the_numbers_of_variants_do_not_move() {
+    fn number<T: Serialize>(value: T) -> Vec<u8> {
+        postcard::to_stdvec(&value).unwrap()
+    }
+    let endings = [Ending::Immediate, Ending::DenyListed, Ending::AtExpiry];
+    assert_eq!(endings.map(number).concat(), [0, 1, 2]);
+    let bounds = [
+        Bound::Requested,
+        Bound::Default,
+        Bound::Policy,
+        Bound::Agent,
+        Bound::Tool,
+        Bound::Provider,
+        Bound::Task,
+        Bound::Attestation,
+    ];
+    assert_eq!(bounds.map(number).concat(), [0, 1, 2, 3, 4, 5, 6, 7]);
+    let outcomes = [
+        Outcome::Completed,
+        Outcome::Failed,
+        Outcome::Cancelled,
+        Outcome::Expired,
+        Outcome::Lost,
+        Outcome::Revoked,
+    ];
+    assert_eq!(outcomes.map(number).concat(), [0, 1, 2, 3, 4, 5]);
+    let causes = [
+        Cause::Expired,
+        Cause::TaskEnded(Outcome::Completed),
+        Cause::TaskSuspended,
+        Cause::Revoked,
+        Cause::Cutoff,
+        Cause::Superseded,
+        Cause::Compensated,
+    ];
+    assert_eq!(causes.map(number).concat(), [0, 1, 0, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn names_the_format_that_it_cannot_read() {
+    let mut bytes = encode_lease(&lease()).unwrap();
+    bytes[0] = 9;
+    let error = decode_lease(&bytes).unwrap_err().to_string();
+    assert!(error.contains("format 9"), "{error}");
+}
+
+#[test]
+fn refuses_what_is_cut_short_or_too_long() {
+    let bytes = encode_lease(&lease()).unwrap();
+    for length in 0..bytes.len() {
+        let error = decode_lease(&bytes[..length]).unwrap_err();
+        assert!(matches!(error, LedgerError::Corrupt(_)), "{length}");
+    }
+    let longer = [bytes.as_slice(), &[0]].concat();
+    assert!(matches!(decode_lease(&longer), Err(LedgerError::Corrupt(_))));
+}
+
+#[test]
+fn keeps_every_kind_of_selector_apart() {
+    let name = "crm";
+    let selectors = [
+        Selector::Lease(lease().id),
+        Selector::Task(task_id()),
+        Selector::Agent(name.parse().unwrap()),
+        Selector::Tool(name.parse().unwrap()),
+        Selector::User(name.parse().unwrap()),
+        Selector::Environment(name.parse().unwrap()),
+        Selector::TrustDomain(name.parse().unwrap()),
+        Selector::All,
+    ];
+    let mut keys = BTreeSet::new();
+    for selector in selectors {
+        assert!(keys.insert(encode_selector(&selector).unwrap()), "{selector:?}");
+        let cutoff = Cutoff { selector, ..cutoff() };
+        assert_eq!(decode_cutoff(&encode_cutoff(&cutoff).unwrap()).unwrap(), cutoff);
+    }
+}
+
+fn instant() -> impl Strategy<Value = Timestamp> {
+    (0..=Timestamp::MAX.as_millis()).prop_map(Timestamp::from_millis)
+}
+
+fn parsed<T>(pattern: &'static str) -> impl Strategy<Value = T>
+where
+    T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug,
+{
+    pattern.prop_map(|text| text.parse().unwrap())
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    prop_oneof![
+        Just(Cause::Expired),
+        Just(Cause::TaskEnded(Outcome::Lost)),
+        Just(Cause::TaskSuspended),
+        Just(Cause::Superseded),
+    ]
+}
+
+fn lease_state() -> impl Strategy<Value = LeaseState> {
+    let effort = || {
+        let fields = (cause(), instant(), any::<u32>(), prop::option::of(".{0,40}"));
+        fields.prop_map(|(cause, since, attempts, last_error)| Effort {
+            cause,
+            since,
+            attempts,
+            last_error,
+        })
+    };
+    let receipt = instant().prop_flat_map(|at| {
+        prop_oneof![
+            Just(Receipt::VerifiedAbsent { at }),
+            Just(Receipt::DeniedAt { at }),
+            Just(Receipt::ExpiresAt { at })
+        ]
+    });
+    prop_oneof![
+        Just(LeaseState::Reserved),
+        Just(LeaseState::Active),
+        effort().prop_map(LeaseState::Revoking),
+        effort().prop_map(LeaseState::Stuck),
+        (cause(), instant(), receipt).prop_map(|(cause, at, receipt)| LeaseState::Ended {
+            cause,
+            at,
+            receipt
+        }),
+    ]
+}
+
+prop_compose! {
+    fn any_lease()(
+        random in any::<[u8; 10]>(),
+        (issued_at, expires_at) in (instant(), instant()),
+        agent in parsed("[a-z][a-z0-9-]{0,62}"),
+        trust_domain in prop::option::of(parsed("[a-z0-9.]{1,30}")),
+        on_behalf_of in prop::option::of(parsed("[a-zA-Zäöü@ ]{1,20}x")),
+        actions in prop::collection::btree_set(parsed("[a-z]{1,8}"), 0..5),
+        resources in prop::collection::btree_set(parsed("[a-z0-9]{1,8}/[a-z0-9]{1,8}"), 0..5),
+        handle in prop::option::of(".{0,60}"),
+        state in lease_state(),
+    ) -> Lease {
+        Lease {
+            id: LeaseId::new(task_id(), issued_at, random),
+            agent, trust_domain, on_behalf_of, actions, resources, issued_at, expires_at, state,
+            handle: handle.map(Handle),
+            ..lease()
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn reads_back_any_lease(lease in any_lease()) {
+        prop_assert_eq!(decode_lease(&encode_lease(&lease).unwrap()).unwrap(), lease);
+    }
+
+    #[test]
+    fn reads_back_any_task(
+        subject in ".{0,100}",
+        purpose in parsed("[a-zäöü ]{0,40}x"),
+        beat_at in instant(),
+        heartbeat in prop::option::of(1..=3600u32),
+        state in prop_oneof![
+            Just(TaskState::Open),
+            instant().prop_map(|at| TaskState::Ended { outcome: Outcome::Lost, at }),
+        ],
+    ) {
+        let mut stored = task();
+        stored.charter.subject = subject;
+        stored.charter.purpose = purpose;
+        stored.charter.heartbeat = heartbeat.and_then(Ttl::from_secs);
+        stored.beat_at = beat_at;
+        stored.state = state;
+        prop_assert_eq!(decode_task(&encode_task(&stored).unwrap()).unwrap(), stored);
+    }
+
+    #[test]
+    fn any_bytes_are_a_record_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let bytes = [&[FORMAT], bytes.as_slice()].concat();
+        let _ = decode_lease(&bytes);
+        let _ = decode_task(&bytes);
+        let _ = decode_cutoff(&bytes);
+    }
+}
