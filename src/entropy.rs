@@ -33,6 +33,12 @@ impl OsEntropy {
     pub fn new() -> Self {
         Self(SystemRandom::new())
     }
+
+    /// The same generator in the form that ring's keys ask for. ring takes no other, so keys and
+    /// ECDSA signatures cannot be drawn from an [`Entropy`] of our own.
+    pub fn ring(&self) -> &SystemRandom {
+        &self.0
+    }
 }
 
 impl Default for OsEntropy {

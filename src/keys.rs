@@ -16,6 +16,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use self::jwk::VerifyingKey;
 use crate::model::name::InvalidName;
 
 /// The name of a key: the RFC 7638 thumbprint of its public part, for keys of our own.
@@ -105,6 +106,8 @@ pub trait Signer: Send + Sync + 'static {
     fn key_id(&self) -> &KeyId;
     /// The one algorithm of the key.
     fn algorithm(&self) -> Algorithm;
+    /// The public part, named like the key.
+    fn public_key(&self) -> &VerifyingKey;
     /// Signs the bytes. The signature has the form that RFC 7518 §3 gives it.
     async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError>;
 }
