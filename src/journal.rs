@@ -5,7 +5,10 @@
 
 pub mod checkpoint;
 pub mod file;
+pub mod memory;
 pub mod merkle;
+pub mod note;
+pub mod proof;
 pub mod record;
 pub mod verify;
 
@@ -19,7 +22,8 @@ pub trait Journal: Send + Sync + 'static {
     /// Returns once the record is durable; the answer is its place in the log, from 0.
     async fn append(&self, record: Record) -> Result<u64, JournalError>;
 
-    /// Records from `from` on, as the canonical lines that were written, at most `limit`.
+    /// Records from `from` on, as the canonical lines that were written, at most `limit`. There may be
+    /// fewer; only an empty answer means that there are no more.
     async fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, JournalError>;
 
     /// The newest signed checkpoint (C2SP tlog-checkpoint), as text. Covers every record that was
