@@ -10,6 +10,7 @@ pub mod oidc;
 pub mod verifiers;
 
 use async_trait::async_trait;
+use ring::digest;
 
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::secret::Secret;
@@ -30,6 +31,15 @@ impl Evidence {
             1..=Self::LONGEST => Ok(Self(Secret::new(token))),
             _ => Err(IdentityError::Malformed("it is longer than 16 KiB".into())),
         }
+    }
+
+    /// SHA-256 of the text, in hex: enough to find it again, useless to present.
+    pub fn digest(&self) -> String {
+        digest::digest(&digest::SHA256, self.0.expose().as_bytes())
+            .as_ref()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect()
     }
 
     /// The text, for verifiers.

@@ -17,6 +17,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ring::digest;
 
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
@@ -140,6 +141,41 @@ pub struct IdempotencyKey {
     pub content: [u8; 32],
 }
 
+impl IdempotencyKey {
+    /// The key of one caller's write: the caller, the key that it chose, and what it asked for.
+    pub fn new(agent: &AgentName, chosen: &str, content: &[u8]) -> Self {
+        let mut key = digest::Context::new(&digest::SHA256);
+        key.update(agent.as_str().as_bytes());
+        key.update(&[0]);
+        key.update(chosen.as_bytes());
+        Self {
+            key: bytes(key.finish()),
+            content: bytes(digest::digest(&digest::SHA256, content)),
+        }
+    }
+
+    /// The key for the next attempt after the one that made `lease`.
+    #[must_use]
+    pub fn after(&self, lease: LeaseId) -> Self {
+        let mut key = digest::Context::new(&digest::SHA256);
+        key.update(&self.key);
+        key.update(&lease.to_bytes());
+        Self {
+            key: bytes(key.finish()),
+            content: self.content,
+        }
+    }
+}
+
+fn bytes(digest: digest::Digest) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes
+        .iter_mut()
+        .zip(digest.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    bytes
+}
+
 /// How many live leases (reserved, active, revoking or stuck) there may be. `None` is no limit.
 ///
 /// Agent and tool budgets are counted per shard against an equal share, rounded up, so they hold
@@ -218,6 +254,32 @@ pub struct Filter {
     pub user: Option<UserId>,
     /// In this state ([`crate::model::lease::LeaseState::as_str`]).
     pub state: Option<StateName>,
+}
+
+impl Filter {
+    /// The leases that a selector can match; for those without an index of their own, all.
+    pub fn of(selector: &Selector) -> Self {
+        let all = Self::default();
+        match selector {
+            Selector::Task(id) => Self {
+                task: Some(*id),
+                ..all
+            },
+            Selector::Agent(name) => Self {
+                agent: Some(name.clone()),
+                ..all
+            },
+            Selector::Tool(name) => Self {
+                tool: Some(name.clone()),
+                ..all
+            },
+            Selector::User(id) => Self {
+                user: Some(id.clone()),
+                ..all
+            },
+            Selector::Lease(_) | Selector::Environment(_) | Selector::TrustDomain(_) | Selector::All => all,
+        }
+    }
 }
 
 /// The names of the lease states.

@@ -2,12 +2,16 @@
 
 pub mod jwt;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::ledger::reservation::Reservation;
 use crate::model::credential::Credential;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Ending, Handle, Lease};
+use crate::model::name::ProviderName;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
@@ -79,4 +83,27 @@ pub enum ProviderError {
     /// It will not work until somebody changes something.
     #[error("the provider refuses: {0}")]
     Refused(String),
+}
+
+/// The configured providers, by name.
+#[derive(Clone, Default)]
+pub struct Providers(BTreeMap<ProviderName, Arc<dyn Provider>>);
+
+impl Providers {
+    /// A set of named providers.
+    pub fn new(providers: impl IntoIterator<Item = (ProviderName, Arc<dyn Provider>)>) -> Self {
+        Self(providers.into_iter().collect())
+    }
+
+    /// The provider of that name.
+    pub fn get(&self, name: &ProviderName) -> Result<&Arc<dyn Provider>, ProviderError> {
+        self.0
+            .get(name)
+            .ok_or_else(|| ProviderError::Refused(format!("no provider `{name}` is configured")))
+    }
+
+    /// Every provider, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ProviderName, &Arc<dyn Provider>)> {
+        self.0.iter()
+    }
 }

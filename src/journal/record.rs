@@ -23,8 +23,6 @@ pub enum Verb {
     Attest,
     /// A task was opened.
     Open,
-    /// A task sent a sign of life. Not recorded one by one.
-    Beat,
     /// A task was suspended.
     Suspend,
     /// A task was resumed.
@@ -47,6 +45,27 @@ pub enum Verb {
     Load,
     /// The broker started or stopped.
     Serve,
+}
+
+impl Verb {
+    /// The word that records, metrics and the command line use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attest => "attest",
+            Self::Open => "open",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Complete => "complete",
+            Self::Issue => "issue",
+            Self::Renew => "renew",
+            Self::Revoke => "revoke",
+            Self::End => "end",
+            Self::Decide => "decide",
+            Self::Inspect => "inspect",
+            Self::Load => "load",
+            Self::Serve => "serve",
+        }
+    }
 }
 
 /// What came of it.
