@@ -9,6 +9,7 @@ pub mod attestation;
 pub mod credential;
 pub mod cutoff;
 pub mod decision;
+pub mod document;
 pub mod ids;
 pub mod lease;
 pub mod name;

@@ -24,14 +24,17 @@ use matching::MatchRule;
 /// like any other, about actions such as `dayfly:revoke`.
 pub const DAYFLY: &str = "dayfly";
 
+/// A rule and the agent that it stands for.
+type OwnedRule = (MatchRule, AgentName);
+
 /// Agents, their match rules, and tools. The tool [`DAYFLY`] is always there.
 #[derive(Debug)]
 pub struct Registry {
     agents: BTreeMap<AgentName, Arc<Agent>>,
     /// Rules that name one subject whole, by that subject: the usual kind, found without a search.
-    exact: HashMap<String, Vec<(MatchRule, AgentName)>>,
+    exact: HashMap<String, Vec<OwnedRule>>,
     /// All other rules.
-    wide: Vec<(MatchRule, AgentName)>,
+    wide: Vec<OwnedRule>,
     tools: BTreeMap<ToolName, Arc<Tool>>,
 }
 
@@ -117,6 +120,20 @@ impl Registry {
         rules: impl IntoIterator<Item = (MatchRule, AgentName)>,
         tools: impl IntoIterator<Item = Tool>,
     ) -> Result<Self, InvalidRegistry> {
+        let registry = Self::build(agents, rules, tools)?;
+        let overlap = registry.overlaps().next().map(|(narrow, wide)| {
+            let (narrow, wide) = (narrow.1.clone(), wide.1.clone());
+            InvalidRegistry::Overlap { narrow, wide }
+        });
+        overlap.map_or(Ok(registry), Err)
+    }
+
+    /// A registry whose rules may still overlap.
+    fn build(
+        agents: impl IntoIterator<Item = Agent>,
+        rules: impl IntoIterator<Item = (MatchRule, AgentName)>,
+        tools: impl IntoIterator<Item = Tool>,
+    ) -> Result<Self, InvalidRegistry> {
         let mut registry = Self::default();
         for agent in agents {
             let name = agent.name.clone();
@@ -142,28 +159,21 @@ impl Registry {
                 None => registry.wide.push((rule, agent)),
             }
         }
-        match registry.overlap() {
-            Some((narrow, wide)) => Err(InvalidRegistry::Overlap { narrow, wide }),
-            None => Ok(registry),
-        }
+        Ok(registry)
     }
 
-    /// Two agents of which one has a rule that covers a rule of the other.
-    fn overlap(&self) -> Option<(AgentName, AgentName)> {
+    /// Pairs of rules of two agents of which the second covers the first.
+    fn overlaps(&self) -> impl Iterator<Item = (&OwnedRule, &OwnedRule)> {
         let all = self.exact.values().flatten().chain(&self.wide);
         all.flat_map(|narrow| {
             self.candidates(narrow.0.exact_subject())
                 .map(move |wide| (narrow, wide))
         })
-        .find(|(narrow, wide)| narrow.1 != wide.1 && wide.0.covers(&narrow.0))
-        .map(|(narrow, wide)| (narrow.1.clone(), wide.1.clone()))
+        .filter(|(narrow, wide)| narrow.1 != wide.1 && wide.0.covers(&narrow.0))
     }
 
     /// The rules that can fit a subject.
-    fn candidates<'a>(
-        &'a self,
-        subject: Option<&str>,
-    ) -> impl Iterator<Item = &'a (MatchRule, AgentName)> + use<'a> {
+    fn candidates<'a>(&'a self, subject: Option<&str>) -> impl Iterator<Item = &'a OwnedRule> + use<'a> {
         let exact = subject.and_then(|subject| self.exact.get(subject));
         exact.into_iter().flatten().chain(&self.wide)
     }

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, de};
+
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::name::InvalidName;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
@@ -66,6 +68,13 @@ impl FromStr for Pattern {
             literal: literal.into(),
             below,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 
