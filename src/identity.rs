@@ -2,16 +2,29 @@
 //!
 //! Only a verifier can make a [`Workload`]: its fields are private to this module and its children.
 //! What follows, from the registry to the provider, consumes what that proof made possible.
+//!
+//! The core helpers: [`verifiers`] picks a verifier and remembers what it proved, [`key_source`] holds
+//! the keys of an authority, [`bundles`] reads the documents they come in, [`fetch`] fetches them,
+//! [`claims`] has the rules that every token keeps to.
 
 pub mod bundles;
+pub mod claims;
+pub mod discovery;
+pub mod fetch;
 pub mod jwt_svid;
+pub mod key_source;
 pub mod kubernetes;
 pub mod oidc;
+#[cfg(test)]
+mod testing;
 pub mod verifiers;
 
-use async_trait::async_trait;
-use ring::digest;
+use std::sync::Arc;
 
+use async_trait::async_trait;
+use ring::digest::{SHA256, digest};
+
+use self::key_source::KeySource;
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
@@ -35,16 +48,18 @@ impl Evidence {
 
     /// SHA-256 of the text, in hex: enough to find it again, useless to present.
     pub fn digest(&self) -> String {
-        digest::digest(&digest::SHA256, self.0.expose().as_bytes())
-            .as_ref()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect()
+        self.sha256().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The text, for verifiers.
     pub fn expose(&self) -> &str {
         self.0.expose()
+    }
+
+    fn sha256(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, self.expose().as_bytes()).as_ref());
+        bytes
     }
 }
 
@@ -52,9 +67,24 @@ impl Evidence {
 #[derive(Clone, Debug)]
 pub struct Workload {
     attestation: Attestation,
+    /// Until when the proof may be remembered, where that is earlier than its end.
+    remember_until: Timestamp,
 }
 
 impl Workload {
+    fn proven(attestation: Attestation) -> Self {
+        Self {
+            remember_until: attestation.expires_at,
+            attestation,
+        }
+    }
+
+    /// For proof that an authority may take back before the evidence ends.
+    fn remembered_until(mut self, until: Timestamp) -> Self {
+        self.remember_until = self.remember_until.min(until);
+        self
+    }
+
     /// What was proven.
     pub fn attestation(&self) -> &Attestation {
         &self.attestation
@@ -68,6 +98,10 @@ pub trait Verifier: Send + Sync + 'static {
     fn accepts(&self) -> EvidenceKind;
     /// Whether this evidence is for this verifier, judged by its unverified claims and by nothing else. No I/O.
     fn recognises(&self, claimed: &Claimed<'_>) -> bool;
+    /// Whose keys it relies on. When one of them is withdrawn, what it proved before is proven again.
+    fn key_sources(&self) -> &[Arc<KeySource>] {
+        &[]
+    }
     /// Checks everything, from the signature to the audience.
     async fn verify(&self, evidence: &Evidence, now: Timestamp) -> Result<Workload, IdentityError>;
 }
@@ -81,6 +115,14 @@ pub struct Claimed<'a> {
     pub issuer: Option<&'a str>,
     /// The `sub` claim.
     pub subject: Option<&'a str>,
+}
+
+impl Claimed<'_> {
+    /// Whether the subject has the form of a SPIFFE ID.
+    pub fn names_spiffe_id(&self) -> bool {
+        self.subject
+            .is_some_and(|subject| subject.starts_with("spiffe://"))
+    }
 }
 
 /// Why evidence proves nothing. The texts help the caller and never quote the evidence.
@@ -105,3 +147,8 @@ pub enum IdentityError {
     #[error("the keys to check this evidence cannot be had now: {0}")]
     Unavailable(String),
 }
+
+/// Why the identity part of a configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupError(String);

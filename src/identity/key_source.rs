@@ -1,0 +1,310 @@
+//! The keys of one authority: where they come from, held in memory, kept fresh.
+//!
+//! Checking a signature reads what is held and does no I/O. Fetching is the work of one task,
+//! [`KeySource::run`]: it asks again in good time, and at once when evidence names a key that is not
+//! held, but never more often than the floor allows. A fetch that fails changes nothing until the held
+//! keys are too old to rely on; then nothing is accepted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::bundles::Document;
+use super::discovery::{discover, document_of};
+use super::fetch::{Address, Endpoint, FetchError, Fetcher, read};
+use super::{IdentityError, SetupError};
+use crate::entropy::{Entropy, draw};
+use crate::keys::jose::{JoseError, Unverified};
+use crate::keys::jwk::KeyUse;
+use crate::model::name::InvalidName;
+
+/// The bounds of what a publisher's hint can ask for.
+const OFTENEST: Duration = Duration::from_secs(10);
+const SELDOMEST: Duration = Duration::from_secs(60 * 60);
+/// How long evidence waits for a fetch that it caused: a little more than a request may take.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Where the keys come from. Always configured, never taken from evidence.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Pinned: the document itself.
+    Inline(String),
+    /// A file, read again like an endpoint is asked again.
+    File(PathBuf),
+    /// A server that answers with the document.
+    Endpoint(Endpoint),
+    /// The `jwks_uri` of an OpenID provider's discovery document.
+    Discovery {
+        /// The issuer, exactly as it stands in `iss`.
+        issuer: String,
+        /// The discovery document's place.
+        endpoint: Endpoint,
+    },
+}
+
+impl Origin {
+    /// The keys that the discovery document of this issuer points to.
+    pub fn discovered(issuer: &str) -> Result<Self, InvalidName> {
+        Ok(Self::Discovery {
+            issuer: issuer.to_owned(),
+            endpoint: Endpoint::open(document_of(issuer)?),
+        })
+    }
+}
+
+/// How fresh the keys are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    /// How often to ask when the document does not say. Default 5 minutes.
+    pub refresh: Duration,
+    /// The least time between two fetches that unknown keys cause. Default 30 seconds.
+    pub floor: Duration,
+    /// How long keys are relied on when they cannot be fetched again. Default 24 hours.
+    pub max_age: Duration,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(5 * 60),
+            floor: Duration::from_secs(30),
+            max_age: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    document: Document,
+    since: Instant,
+}
+
+/// The keys of one authority.
+#[derive(Debug)]
+pub struct KeySource {
+    authority: String,
+    purpose: KeyUse,
+    origin: Origin,
+    fetcher: Option<Fetcher>,
+    freshness: Freshness,
+    held: ArcSwapOption<Held>,
+    withdrawals: AtomicU64,
+    wanted: Notify,
+    /// When the last fetch ended. Only `run` writes it.
+    attempted: watch::Sender<Option<Instant>>,
+}
+
+impl KeySource {
+    /// The keys of `authority`, as messages call it.
+    ///
+    /// Pinned keys and files are read at once, so that a mistake in them shows at start; servers are
+    /// first asked by [`run`](Self::run), because they may be down when we start.
+    pub fn new(
+        authority: impl Into<String>,
+        purpose: KeyUse,
+        origin: Origin,
+        freshness: Freshness,
+    ) -> Result<Self, SetupError> {
+        let authority = authority.into();
+        let unusable =
+            |reason: String| SetupError(format!("the keys of `{authority}` cannot be used: {reason}"));
+        let fetcher = match &origin {
+            Origin::Inline(_) | Origin::File(_) => None,
+            Origin::Endpoint(endpoint) | Origin::Discovery { endpoint, .. } => {
+                Some(Fetcher::new(endpoint).map_err(|e| unusable(e.to_string()))?)
+            }
+        };
+        let source = Self {
+            authority: authority.clone(),
+            purpose,
+            fetcher,
+            freshness,
+            held: ArcSwapOption::empty(),
+            withdrawals: AtomicU64::new(0),
+            wanted: Notify::new(),
+            attempted: watch::Sender::new(None),
+            origin,
+        };
+        match &source.origin {
+            Origin::Inline(text) => source.replace(text.as_bytes()).map_err(unusable)?,
+            Origin::File(path) => {
+                let about = |reason: String| unusable(format!("{}: {reason}", path.display()));
+                let content = std::fs::read(path).map_err(|e| about(e.to_string()))?;
+                source.replace(&content).map_err(about)?;
+            }
+            Origin::Endpoint(_) | Origin::Discovery { .. } => {}
+        }
+        Ok(source)
+    }
+
+    /// Whose keys these are.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// How many times keys stopped being trusted. What was checked before the last time no longer counts.
+    pub fn withdrawals(&self) -> u64 {
+        self.withdrawals.load(Ordering::Acquire)
+    }
+
+    /// Checks the signature with the key that the header names. Fetches once when that key is not held.
+    pub(super) async fn check(&self, token: &Unverified<'_>) -> Result<(), IdentityError> {
+        if let Some(verdict) = self.check_held(token) {
+            return verdict;
+        }
+        self.refetch().await;
+        self.check_held(token).unwrap_or_else(|| Err(self.no_key()))
+    }
+
+    /// Why there is no key to check with.
+    pub(super) fn no_key(&self) -> IdentityError {
+        if self.has_keys() {
+            IdentityError::Refused(format!(
+                "`{}` has no key with this `kid` and `alg`",
+                self.authority
+            ))
+        } else {
+            IdentityError::Unavailable(format!(
+                "those of `{}` were not fetched recently enough; try again in {} s",
+                self.authority,
+                self.freshness.floor.as_secs()
+            ))
+        }
+    }
+
+    /// Whether a document is held that may be relied on. It may have no keys.
+    pub(super) fn has_keys(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// Like [`check`](Self::check) with the keys that are held. `None` when the named key is not among them.
+    pub(super) fn check_held(&self, token: &Unverified<'_>) -> Option<Result<(), IdentityError>> {
+        let held = self.current()?;
+        match token.verify_with(&held.document.keys) {
+            Ok(()) => Some(Ok(())),
+            Err(JoseError::NoKey) => None,
+            Err(_) => Some(Err(IdentityError::Refused(format!(
+                "its signature is not by the key of `{}` that it names",
+                self.authority
+            )))),
+        }
+    }
+
+    /// Waits for a fetch, unless the last one is too recent or the keys are pinned.
+    pub(super) async fn refetch(&self) {
+        let mut attempted = self.attempted.subscribe();
+        if matches!(self.origin, Origin::Inline(_)) || !self.may_fetch() {
+            return;
+        }
+        self.wanted.notify_one();
+        // Whether it came, came too late or failed: what is held now decides.
+        let _ended = timeout(PATIENCE, attempted.changed()).await;
+    }
+
+    fn may_fetch(&self) -> bool {
+        let last = *self.attempted.borrow();
+        last.is_none_or(|last| last.elapsed() >= self.freshness.floor)
+    }
+
+    fn current(&self) -> Option<Arc<Held>> {
+        let fresh = |held: &Arc<Held>| {
+            matches!(self.origin, Origin::Inline(_)) || held.since.elapsed() <= self.freshness.max_age
+        };
+        self.held.load_full().filter(fresh)
+    }
+
+    /// Keeps the keys fresh until told to stop. Without it, servers are never asked.
+    pub async fn run(self: Arc<Self>, entropy: Arc<dyn Entropy>, stop: CancellationToken) {
+        if matches!(self.origin, Origin::Inline(_)) {
+            return;
+        }
+        let mut failures = 0;
+        loop {
+            let outcome = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = self.refresh() => outcome,
+            };
+            match outcome {
+                Ok(()) => failures = 0,
+                Err(reason) => {
+                    failures += 1;
+                    tracing::warn!(authority = %self.authority, %reason, failures, "keys could not be refreshed");
+                    self.drop_overdue();
+                }
+            }
+            self.attempted.send_replace(Some(Instant::now()));
+            let next = Instant::now() + self.pause(failures, &*entropy);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep_until(next) => break,
+                    () = self.wanted.notified() => if self.may_fetch() { break },
+                }
+            }
+        }
+    }
+
+    async fn refresh(&self) -> Result<(), String> {
+        let text = |e: FetchError| e.to_string();
+        let document = match (&self.origin, &self.fetcher) {
+            (Origin::File(path), _) => read(path).await,
+            (Origin::Endpoint(endpoint), Some(fetcher)) => fetcher.get(&endpoint.address).await,
+            (Origin::Discovery { issuer, endpoint }, Some(fetcher)) => {
+                let keys: Address = discover(fetcher, issuer, &endpoint.address).await.map_err(text)?;
+                fetcher.get(&keys).await
+            }
+            (Origin::Inline(_), _) | (_, None) => return Ok(()),
+        };
+        self.replace(&document.map_err(text)?)
+    }
+
+    /// Puts a document in the place of the held one, unless it is an older one.
+    fn replace(&self, json: &[u8]) -> Result<(), String> {
+        let document = Document::parse(json, self.purpose)?;
+        let held = self.held.load_full();
+        let withdrawn = match held.as_deref() {
+            Some(held) if document.rolls_back(&held.document) => {
+                return Err("its `spiffe_sequence` is lower than that of the bundle held".into());
+            }
+            Some(held) => !document.keeps_all_of(&held.document),
+            None => false,
+        };
+        let since = Instant::now();
+        self.held.store(Some(Arc::new(Held { document, since })));
+        if withdrawn {
+            self.withdraw();
+        }
+        Ok(())
+    }
+
+    fn drop_overdue(&self) {
+        if self.held.load().is_some() && self.current().is_none() {
+            self.held.store(None);
+            self.withdraw();
+        }
+    }
+
+    /// Counted after the keys are gone: whoever reads the new count can no longer use the old keys.
+    fn withdraw(&self) {
+        self.withdrawals.fetch_add(1, Ordering::AcqRel);
+        tracing::info!(authority = %self.authority, "keys were withdrawn; evidence is verified again");
+    }
+
+    /// The time until the next fetch: as hinted, sooner after a failure, and never for all at once.
+    fn pause(&self, failures: u32, entropy: &dyn Entropy) -> Duration {
+        let hint = self.held.load().as_ref().and_then(|h| h.document.refresh_hint);
+        let regular = hint.unwrap_or(self.freshness.refresh).clamp(OFTENEST, SELDOMEST);
+        let whole = match failures {
+            0 => regular,
+            n => regular.min(OFTENEST.saturating_mul(1 << (n - 1).min(16))),
+        };
+        let [spread] = draw(entropy).unwrap_or_default();
+        whole - whole.mul_f64(0.1) * u32::from(spread) / 255
+    }
+}
