@@ -5,16 +5,27 @@
 
 pub mod cases;
 pub mod cedar;
-pub mod index;
+pub mod explain;
 pub mod permit;
+pub mod problem;
 pub mod schema;
+
+mod annotations;
+mod entities;
+mod index;
+mod load;
+#[cfg(test)]
+mod samples;
 
 use std::sync::Arc;
 
 use crate::model::access::Access;
+use crate::model::agent::Agent;
+use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Decision;
 use crate::model::ids::TaskId;
 use crate::model::name::{Purpose, UserId};
+use crate::model::spiffe::TrustDomain;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
@@ -48,6 +59,54 @@ pub struct TaskContext {
     pub on_behalf_of: Option<UserId>,
     /// When it was opened.
     pub opened_at: Timestamp,
+}
+
+/// How the agent's workload was proven, as far as policies may know.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Attested<'a> {
+    /// By which kind of evidence.
+    pub kind: EvidenceKind,
+    /// By which trust domain, where there was one.
+    pub trust_domain: Option<&'a TrustDomain>,
+}
+
+/// An access request without the proof behind it: what policies are asked. Anybody can make one up, so that
+/// tests and `policy explain` can ask "what if"; nothing is issued on the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who would ask.
+    pub agent: &'a Agent,
+    /// How that would be proven.
+    pub attested: Attested<'a>,
+    /// The tool that `access` names.
+    pub tool: &'a Tool,
+    /// What would be asked for.
+    pub access: &'a Access,
+    /// The task it would be for.
+    pub task: Option<&'a TaskContext>,
+    /// The life that would be asked for.
+    pub ttl: Option<Ttl>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl AccessRequest {
+    /// What policies are asked about this request.
+    pub fn question(&self) -> Question<'_> {
+        let attestation = self.caller.workload().attestation();
+        Question {
+            agent: self.caller.agent(),
+            attested: Attested {
+                kind: attestation.kind,
+                trust_domain: attestation.trust_domain.as_ref(),
+            },
+            tool: &self.tool,
+            access: &self.access,
+            task: self.task.as_ref(),
+            ttl: self.ttl,
+            at: self.at,
+        }
+    }
 }
 
 /// Decides.

@@ -1,0 +1,328 @@
+//! From a question to what Cedar evaluates: entities, actions, resources and context.
+//!
+//! What does not change while an engine lives is built once: tools, actions, whole tools as resources, and
+//! agents for each way in which they were attested. Only what the request names enters its entities.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, LazyLock};
+
+use cedar_policy::{Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+
+use crate::model::access::ResourcePath;
+use crate::model::agent::Agent;
+use crate::model::name::{Operation, Owner, ToolName};
+use crate::model::tool::{Effect, Tool};
+use crate::registry::Registry;
+
+use super::schema::action_name;
+use super::{Attested, Question};
+
+/// Why a question could not be put to Cedar. It is a denial like any other fault.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unfit(pub String);
+
+fn unfit(error: impl std::fmt::Display) -> Unfit {
+    Unfit(error.to_string())
+}
+
+struct Types {
+    agent: EntityTypeName,
+    role: EntityTypeName,
+    tool: EntityTypeName,
+    resource: EntityTypeName,
+    action: EntityTypeName,
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "the type names are literals here, and every test uses them"
+)]
+static TYPES: LazyLock<Types> = LazyLock::new(|| {
+    let name = |text: &str| text.parse().expect("a type name of the schema");
+    Types {
+        agent: name("Agent"),
+        role: name("Role"),
+        tool: name("Tool"),
+        resource: name("Resource"),
+        action: name("Action"),
+    }
+});
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+pub(super) fn agent_uid(name: &str) -> EntityUid {
+    uid(&TYPES.agent, name)
+}
+
+/// One action as Cedar knows it.
+#[derive(Clone, Debug)]
+pub(super) struct ActionEntity {
+    pub(super) name: Arc<str>,
+    pub(super) effect: Effect,
+    pub(super) uid: EntityUid,
+    entity: Entity,
+}
+
+/// One resource as Cedar knows it.
+#[derive(Clone, Debug)]
+pub(super) struct ResourceEntity {
+    /// `crm` or `crm/customers/42`.
+    pub(super) name: Arc<str>,
+    pub(super) uid: EntityUid,
+    entity: Entity,
+}
+
+/// A tool as Cedar knows it.
+#[derive(Clone, Debug)]
+pub(super) struct ToolEntity {
+    source: Arc<Tool>,
+    entity: Entity,
+    actions: BTreeMap<Operation, ActionEntity>,
+    root: ResourceEntity,
+}
+
+impl ToolEntity {
+    fn new(source: Arc<Tool>) -> Result<Self, Unfit> {
+        let tool = &*source;
+        let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+        let entity = Entity::new_with_tags(
+            uid(&TYPES.tool, tool.name.as_str()),
+            [
+                ("owner".to_owned(), text(tool.owner.as_str())),
+                ("environment".to_owned(), text(tool.environment.as_str())),
+                ("zone".to_owned(), text(tool.zone.as_str())),
+                ("risk".to_owned(), text(tool.risk.as_str())),
+                (
+                    "risk_rank".to_owned(),
+                    RestrictedExpression::new_long(tool.risk as i64),
+                ),
+                ("sensitivity".to_owned(), text(tool.sensitivity.as_str())),
+                (
+                    "sensitivity_rank".to_owned(),
+                    RestrictedExpression::new_long(tool.sensitivity as i64),
+                ),
+            ],
+            [],
+            tags(&tool.facts),
+        )
+        .map_err(unfit)?;
+        let actions = tool.actions.iter().map(|(operation, effect)| {
+            let name = action_name(&tool.name, operation);
+            let uid = uid(&TYPES.action, &name);
+            let group = self::uid(&TYPES.action, effect.as_str());
+            let entity = Entity::new_no_attrs(uid.clone(), HashSet::from([group]));
+            (
+                operation.clone(),
+                ActionEntity {
+                    name: name.into(),
+                    effect: *effect,
+                    uid,
+                    entity,
+                },
+            )
+        });
+        Ok(Self {
+            actions: actions.collect(),
+            root: resource(&tool.name, None)?,
+            entity,
+            source,
+        })
+    }
+
+    pub(super) fn action(&self, operation: &Operation) -> Option<&ActionEntity> {
+        self.actions.get(operation)
+    }
+
+    /// The resources of an access: the whole tool when it names none.
+    pub(super) fn resources<'a>(
+        &self,
+        paths: impl ExactSizeIterator<Item = &'a ResourcePath>,
+    ) -> Result<Vec<ResourceEntity>, Unfit> {
+        if paths.len() == 0 {
+            return Ok(vec![self.root.clone()]);
+        }
+        paths
+            .map(|path| resource(&self.source.name, Some(path)))
+            .collect()
+    }
+
+    pub(super) fn source(&self) -> &Tool {
+        &self.source
+    }
+
+    fn is(&self, tool: &Tool) -> bool {
+        std::ptr::eq(&raw const *self.source, tool)
+    }
+}
+
+/// A resource has every path above it, its whole tool and its tool as direct parents: nothing in between
+/// has to be at hand.
+fn resource(tool: &ToolName, path: Option<&ResourcePath>) -> Result<ResourceEntity, Unfit> {
+    let name = path.map_or_else(|| tool.to_string(), |path| format!("{tool}/{path}"));
+    let own = uid(&TYPES.resource, &name);
+    let tool_uid = uid(&TYPES.tool, tool.as_str());
+    let mut parents = HashSet::from([tool_uid.clone()]);
+    if let Some(path) = path {
+        parents.insert(uid(&TYPES.resource, tool.as_str()));
+        for above in path.ancestry().skip(1) {
+            parents.insert(uid(&TYPES.resource, &format!("{tool}/{above}")));
+        }
+    }
+    let attributes = [
+        ("tool".to_owned(), RestrictedExpression::new_entity_uid(tool_uid)),
+        (
+            "path".to_owned(),
+            RestrictedExpression::new_string(path.map(ToString::to_string).unwrap_or_default()),
+        ),
+    ];
+    Ok(ResourceEntity {
+        entity: Entity::new_with_tags(own.clone(), attributes, parents, []).map_err(unfit)?,
+        name: name.into(),
+        uid: own,
+    })
+}
+
+/// An agent, attested in one way, as Cedar knows it.
+pub(super) fn agent(agent: &Agent, attested: Attested<'_>) -> Result<Entity, Unfit> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let mut attributes = vec![
+        (
+            "owner".to_owned(),
+            text(agent.owner.as_ref().map_or("", Owner::as_str)),
+        ),
+        ("environment".to_owned(), text(agent.environment.as_str())),
+        (
+            "autonomy".to_owned(),
+            RestrictedExpression::new_long(agent.autonomy.level().into()),
+        ),
+        ("zone".to_owned(), text(agent.zone.as_str())),
+        ("attestation".to_owned(), text(attested.kind.as_str())),
+    ];
+    if let Some(domain) = attested.trust_domain {
+        attributes.push(("trust_domain".to_owned(), text(domain.as_str())));
+    }
+    let roles = agent.roles.iter().map(|role| uid(&TYPES.role, role.as_str()));
+    Entity::new_with_tags(
+        agent_uid(agent.name.as_str()),
+        attributes,
+        roles,
+        tags(&agent.facts),
+    )
+    .map_err(unfit)
+}
+
+fn tags(facts: &BTreeMap<String, String>) -> Vec<(String, RestrictedExpression)> {
+    let tag =
+        |(name, value): (&String, &String)| (name.clone(), RestrictedExpression::new_string(value.clone()));
+    facts.iter().map(tag).collect()
+}
+
+/// The context of a question: the `Circumstances` of the schema.
+pub(super) fn context(question: &Question<'_>) -> Result<Context, Unfit> {
+    let task = question.task;
+    let age = task
+        .map(|task| question.at.since(task.opened_at).as_secs())
+        .unwrap_or_default();
+    let ttl = question.ttl.unwrap_or(question.tool.default_ttl);
+    let purpose = task.map(|task| task.purpose.to_string()).unwrap_or_default();
+    let mut pairs = vec![
+        (
+            "has_task".to_owned(),
+            RestrictedExpression::new_bool(task.is_some()),
+        ),
+        ("purpose".to_owned(), RestrictedExpression::new_string(purpose)),
+        (
+            "task_age".to_owned(),
+            RestrictedExpression::new_long(i64::try_from(age).unwrap_or(i64::MAX)),
+        ),
+        (
+            "requested_ttl".to_owned(),
+            RestrictedExpression::new_long(ttl.as_secs().into()),
+        ),
+        (
+            "time".to_owned(),
+            RestrictedExpression::new_datetime(question.at.to_string()),
+        ),
+        (
+            "crosses_zone".to_owned(),
+            RestrictedExpression::new_bool(question.agent.zone != question.tool.zone),
+        ),
+    ];
+    if let Some(user) = task.and_then(|task| task.on_behalf_of.as_ref()) {
+        pairs.push((
+            "on_behalf_of".to_owned(),
+            RestrictedExpression::new_string(user.to_string()),
+        ));
+    }
+    Context::from_pairs(pairs).map_err(unfit)
+}
+
+/// Everything of a registry that does not depend on the request.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    agents: HashMap<Arc<str>, Arc<Agent>>,
+    tools: HashMap<ToolName, Arc<ToolEntity>>,
+}
+
+impl Catalogue {
+    pub(super) fn of(registry: &Registry) -> Result<Self, Unfit> {
+        let tool = |tool: &Arc<Tool>| Ok((tool.name.clone(), Arc::new(ToolEntity::new(tool.clone())?)));
+        Ok(Self {
+            agents: registry
+                .agents()
+                .map(|agent| (agent.name.as_str().into(), agent.clone()))
+                .collect(),
+            tools: registry.tools().map(tool).collect::<Result<_, Unfit>>()?,
+        })
+    }
+
+    /// Whether this very agent, and not just one of its name, is the one in the registry of this revision.
+    /// The registry's own is kept alive here, so its address says so.
+    pub(super) fn knows(&self, agent: &Agent) -> bool {
+        self.agents
+            .get(agent.name.as_str())
+            .is_some_and(|known| std::ptr::eq(&raw const **known, agent))
+    }
+
+    /// The name of a registered agent, to keep without a copy.
+    pub(super) fn name(&self, name: &str) -> Option<&Arc<str>> {
+        self.agents.get_key_value(name).map(|(name, _)| name)
+    }
+
+    /// The agent of that name.
+    pub(super) fn agent(&self, name: &str) -> Option<&Arc<Agent>> {
+        self.agents.get(name)
+    }
+
+    /// The tool of that name.
+    pub(super) fn tool(&self, name: &ToolName) -> Option<&Arc<ToolEntity>> {
+        self.tools.get(name)
+    }
+
+    /// This tool as Cedar knows it: the prepared one, or built now when the question brings another.
+    pub(super) fn tool_entity(&self, tool: &Tool) -> Result<Arc<ToolEntity>, Unfit> {
+        match self.tools.get(&tool.name) {
+            Some(known) if known.is(tool) => Ok(known.clone()),
+            _ => ToolEntity::new(Arc::new(tool.clone())).map(Arc::new),
+        }
+    }
+}
+
+/// The entities of one question.
+pub(super) fn gather(
+    agent: Option<Entity>,
+    tool: &ToolEntity,
+    actions: &[&ActionEntity],
+    resources: &[ResourceEntity],
+) -> Result<cedar_policy::Entities, Unfit> {
+    let asked = actions
+        .iter()
+        .map(|action| action.entity.clone())
+        .chain(resources.iter().map(|resource| resource.entity.clone()))
+        .chain([tool.entity.clone()])
+        .chain(agent);
+    cedar_policy::Entities::from_entities(asked, None).map_err(unfit)
+}

@@ -1,0 +1,173 @@
+//! Why a question is answered as it is: every policy whose head fits, what it said, and on which terms.
+
+use std::fmt;
+
+use cedar_policy::PolicySet;
+use serde::Serialize;
+
+use crate::model::decision::{Decision, Obligations, PolicyId};
+
+use super::Question;
+use super::cedar::{CedarEngine, Verdict, effect_word};
+use super::entities::Unfit;
+use super::problem::Position;
+
+/// Why a decision is as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The decision, with its grounds and obligations.
+    pub decision: Decision,
+    /// What was said about each action on each resource.
+    pub parts: Vec<Part>,
+}
+
+/// What was said about one action on one resource.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Part {
+    /// Such as `crm:read`.
+    pub action: String,
+    /// Such as `crm/customers/42`, or `crm` for the tool as a whole.
+    pub resource: String,
+    /// Whether this part alone would be permitted.
+    pub permitted: bool,
+    /// The policies whose head fits, in the order of the text.
+    pub findings: Vec<Finding>,
+}
+
+/// What one policy said.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// Which policy.
+    pub policy: PolicyId,
+    /// Where it stands.
+    pub at: Position,
+    /// `permit` or `forbid`.
+    pub effect: &'static str,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// `@max_ttl`, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<String>,
+    /// `@approval`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    /// `@reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What came of a policy whose head fits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It matched, so it counts.
+    Matched,
+    /// Its conditions did not hold. For a permit: a near miss.
+    ConditionFalse,
+    /// It could not be evaluated, which denies the whole.
+    Fault(String),
+}
+
+impl CedarEngine {
+    /// Answers a question and says why. Slower than [`CedarEngine::evaluate`]: each policy is asked alone.
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let decision = self.evaluate(question);
+        // Where no part can be asked about, the decision says why.
+        let parts = self.parts(question).unwrap_or_default();
+        Explanation { decision, parts }
+    }
+
+    fn parts(&self, question: &Question<'_>) -> Result<Vec<Part>, Unfit> {
+        let prepared = self.prepare(question)?;
+        let mut parts = Vec::new();
+        for (action, resource) in prepared.pairs() {
+            let request = prepared.request(action, resource)?;
+            let mut numbers = self.matching(&prepared, action, None);
+            for path in self.index.paths(&resource.name) {
+                numbers.extend(self.matching(&prepared, action, Some(path)));
+            }
+            let mut whole = Verdict::default();
+            let mut findings = Vec::new();
+            for (number, loaded) in numbers.iter().filter_map(|n| Some((n, self.policies.get(*n)?))) {
+                let mut verdict = Verdict::default();
+                let alone =
+                    PolicySet::from_policies([loaded.policy.clone()]).map_err(|e| Unfit(e.to_string()))?;
+                let fault = self.judge(&request, &alone, prepared.entities(), &mut verdict);
+                let outcome = if let Some(fault) = fault {
+                    Outcome::Fault(fault)
+                } else if verdict.permits.contains(number) || verdict.forbids.contains(number) {
+                    Outcome::Matched
+                } else {
+                    Outcome::ConditionFalse
+                };
+                whole.add(verdict);
+                let Obligations { max_ttl, approval } = &loaded.terms.obligations;
+                findings.push(Finding {
+                    policy: loaded.id.clone(),
+                    at: loaded.at.clone(),
+                    effect: effect_word(loaded.effect),
+                    outcome,
+                    max_ttl: max_ttl.map(|ttl| ttl.to_string()),
+                    approval: approval.as_ref().map(ToString::to_string),
+                    reason: loaded.terms.reason.clone(),
+                });
+            }
+            parts.push(Part {
+                action: action.name.to_string(),
+                resource: resource.name.to_string(),
+                permitted: whole.permitted(),
+                findings,
+            });
+        }
+        Ok(parts)
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.decision {
+            Decision::Permit { obligations, .. } => {
+                f.write_str("permit")?;
+                if let Some(ttl) = obligations.max_ttl {
+                    write!(f, ", for {ttl} at most")?;
+                }
+                if let Some(role) = &obligations.approval {
+                    write!(f, ", once `{role}` approved")?;
+                }
+            }
+            Decision::Deny { reason, .. } => write!(f, "deny: {reason}")?,
+        }
+        for part in &self.parts {
+            let word = if part.permitted { "permit" } else { "deny" };
+            write!(f, "\n{} on {}: {word}", part.action, part.resource)?;
+            if part.findings.is_empty() {
+                f.write_str("\n  no policy is about this")?;
+            }
+            for finding in &part.findings {
+                write!(f, "\n  {finding}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match &self.outcome {
+            Outcome::Matched => "matched".to_owned(),
+            Outcome::ConditionFalse => "its conditions do not hold".to_owned(),
+            Outcome::Fault(why) => format!("could not be evaluated: {why}"),
+        };
+        write!(f, "{} {} ({}): {outcome}", self.effect, self.policy, self.at)?;
+        for (name, value) in [
+            ("max_ttl", &self.max_ttl),
+            ("approval", &self.approval),
+            ("reason", &self.reason),
+        ] {
+            if let Some(value) = value {
+                write!(f, " @{name}({value:?})")?;
+            }
+        }
+        Ok(())
+    }
+}
