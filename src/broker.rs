@@ -1,1 +1,182 @@
 //! Floor 3, the broker: the use-cases. Knows traits, no technology.
+//!
+//! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
+//! siblings), [`decide`], [`inspect`]. Each starts from a [`Caller`], which only
+//! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
+//! The [`reaper`] ends what is due.
+
+pub mod attest;
+pub mod complete;
+pub mod decide;
+pub mod error;
+pub mod inspect;
+pub mod issue;
+pub mod measure;
+pub mod open;
+mod permission;
+pub mod reaper;
+mod records;
+pub mod renew;
+pub mod revoke;
+pub mod rules;
+mod sightings;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::entropy::{Entropy, draw};
+use crate::identity::verifiers::Verifiers;
+use crate::journal::Journal;
+use crate::journal::record::Record;
+use crate::ledger::Ledger;
+use crate::model::ids::{DecisionId, RequestId, TaskId};
+use crate::model::task::{Charter, Task};
+use crate::model::time::Timestamp;
+use crate::model::ttl::Ttl;
+use crate::provider::Providers;
+use crate::registry::Caller;
+
+use error::BrokerError;
+use rules::Rules;
+use sightings::Sightings;
+
+/// What a broker is made of.
+pub struct Parts {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Appraises evidence.
+    pub verifiers: Arc<Verifiers>,
+    /// Policies, agents and tools: one revision, replaced whole.
+    pub rules: Arc<Rules>,
+    /// Live state.
+    pub ledger: Arc<dyn Ledger>,
+    /// Who mints.
+    pub providers: Providers,
+    /// The record.
+    pub journal: Arc<dyn Journal>,
+    /// Limits.
+    pub settings: Settings,
+}
+
+/// Limits that hold for every task and credential.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a task lives when its agent names no deadline.
+    pub default_task_life: Ttl,
+    /// How long a task may live.
+    pub longest_task_life: Ttl,
+    /// How many live credentials a task may have.
+    pub live_credentials_per_task: Option<u32>,
+    /// No credential outlives the evidence that it was issued on.
+    pub bind_to_attestation: bool,
+    /// How many open tasks are remembered, to spare the ledger a read.
+    pub remembered_tasks: NonZeroUsize,
+    /// How the reaper works.
+    pub reaper: reaper::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let hours = |hours: u32| Ttl::from_secs(hours * 3600).unwrap_or(Ttl::MAX);
+        Self {
+            default_task_life: hours(1),
+            longest_task_life: hours(24),
+            live_credentials_per_task: Some(100),
+            bind_to_attestation: false,
+            remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
+            reaper: reaper::Settings::default(),
+        }
+    }
+}
+
+/// The use-cases over the seams.
+pub struct Broker {
+    parts: Parts,
+    /// Charters never change, so remembering them needs no invalidation.
+    charters: Cache<TaskId, Arc<Charter>>,
+    sightings: Sightings,
+    /// Wakes the reaper when something became due.
+    due: Notify,
+    /// Wakes those who wait for receipts.
+    settled: Notify,
+}
+
+impl Broker {
+    /// A broker of these parts.
+    pub fn new(parts: Parts) -> Self {
+        let remembered = u64::try_from(parts.settings.remembered_tasks.get()).unwrap_or(u64::MAX);
+        let charters = Cache::builder()
+            .max_capacity(remembered)
+            .time_to_idle(Duration::from_secs(3600))
+            .build();
+        Self {
+            parts,
+            charters,
+            sightings: Sightings::new(),
+            due: Notify::new(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// The present instant.
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// An id for a request.
+    pub fn request_id(&self) -> Result<RequestId, BrokerError> {
+        Ok(RequestId::new(self.now(), self.draw()?))
+    }
+
+    /// Policies, agents and tools as they are in force.
+    pub fn rules(&self) -> &Rules {
+        &self.parts.rules
+    }
+
+    /// Live state, for readiness and for the feed.
+    pub fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.parts.ledger
+    }
+
+    fn draw(&self) -> Result<[u8; 10], BrokerError> {
+        Ok(draw(&*self.parts.entropy)?)
+    }
+
+    fn decision_id(&self, now: Timestamp) -> Result<DecisionId, BrokerError> {
+        Ok(DecisionId::new(now, self.draw()?))
+    }
+
+    /// The charter of one of the caller's own tasks. Another agent's task does not exist for it.
+    async fn own_charter(&self, caller: &Caller, id: TaskId) -> Result<Arc<Charter>, BrokerError> {
+        let charter = match self.charters.get(&id) {
+            Some(charter) => charter,
+            None => {
+                let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+                self.remember(task)
+            }
+        };
+        if charter.agent == caller.agent().name {
+            Ok(charter)
+        } else {
+            Err(BrokerError::NoTask)
+        }
+    }
+
+    fn remember(&self, task: Task) -> Arc<Charter> {
+        let charter = Arc::new(task.charter);
+        self.charters.insert(charter.id, charter.clone());
+        charter
+    }
+
+    async fn record(&self, record: Record) -> Result<(), BrokerError> {
+        self.parts.journal.append(record).await?;
+        Ok(())
+    }
+}

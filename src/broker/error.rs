@@ -1,0 +1,75 @@
+//! Why the broker did not do what was asked. One enum for the whole floor: `http/problem.rs` maps it,
+//! exhaustively.
+
+use crate::entropy::NoEntropy;
+use crate::identity::IdentityError;
+use crate::journal::JournalError;
+use crate::ledger::{LedgerError, Refusal};
+use crate::model::ids::DecisionId;
+use crate::model::name::Role;
+use crate::provider::ProviderError;
+use crate::registry::NotAdmitted;
+
+/// Why the broker did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The evidence proves nothing.
+    #[error(transparent)]
+    Unidentified(#[from] IdentityError),
+    /// The workload is proven and gets nothing.
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
+    /// There is no such task, or it is not the caller's to see.
+    #[error("there is no such task")]
+    NoTask,
+    /// There is no such lease, or it is not the caller's to see.
+    #[error("there is no such lease")]
+    NoLease,
+    /// Policy, or the scope of the task, does not allow it. Recorded under the decision id.
+    #[error("{reason}")]
+    Denied {
+        /// The record to look for.
+        decision: DecisionId,
+        /// What the agent may know.
+        reason: String,
+        /// It would be permitted once somebody in this role approved.
+        approval: Option<Role>,
+    },
+    /// A value that was asked for is out of its bounds.
+    #[error("{reason}")]
+    OutOfBounds {
+        /// The field, as a JSON pointer (RFC 6901).
+        pointer: &'static str,
+        /// Which bound, and what to do.
+        reason: String,
+    },
+    /// The ledger says no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// This cannot be done with this credential or key.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The ledger does not work. Nothing was issued.
+    #[error("the ledger does not work")]
+    Ledger(#[source] LedgerError),
+    /// The journal does not work. Nothing was issued.
+    #[error("the journal does not work")]
+    Journal(#[from] JournalError),
+    /// The provider does not work. Nothing was issued.
+    #[error("the provider does not work")]
+    Provider(#[from] ProviderError),
+    /// There is no randomness. Nothing was issued.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+}
+
+impl From<LedgerError> for BrokerError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Refused(Refusal::NoTask) => Self::NoTask,
+            LedgerError::Refused(Refusal::NoLease) => Self::NoLease,
+            LedgerError::Refused(refusal) => Self::Refused(refusal),
+            broken => Self::Ledger(broken),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `inspect`: what there is. One's own is always to be seen; another's by policy, or it does not exist.
+
+use std::time::Duration;
+
+use crate::journal::record::Verb;
+use crate::ledger::{Changes, Cursor, Filter, Page};
+use crate::model::ids::{LeaseId, RequestId, TaskId};
+use crate::model::lease::Lease;
+use crate::model::name::AgentName;
+use crate::model::task::Task;
+use crate::registry::Caller;
+
+use super::Broker;
+use super::error::BrokerError;
+
+impl Broker {
+    /// One task.
+    pub async fn inspect_task(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        request: RequestId,
+    ) -> Result<Task, BrokerError> {
+        let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+        self.may_see(caller, Some(&task.charter.agent), request)
+            .await
+            .map_err(|e| hidden(e, BrokerError::NoTask))?;
+        Ok(task)
+    }
+
+    /// One lease.
+    pub async fn inspect_lease(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+        request: RequestId,
+    ) -> Result<Lease, BrokerError> {
+        let lease = self.parts.ledger.lease(id).await?.ok_or(BrokerError::NoLease)?;
+        self.may_see(caller, Some(&lease.agent), request)
+            .await
+            .map_err(|e| hidden(e, BrokerError::NoLease))?;
+        Ok(lease)
+    }
+
+    /// Leases that fit a filter. Those of other agents, or of all when the filter names no agent,
+    /// take a permit.
+    pub async fn inspect_leases(
+        &self,
+        caller: &Caller,
+        filter: Filter,
+        page: Page,
+        request: RequestId,
+    ) -> Result<Vec<Lease>, BrokerError> {
+        self.may_see(caller, filter.agent.as_ref(), request).await?;
+        Ok(self.parts.ledger.find(&filter, &page).await?)
+    }
+
+    /// Whether the caller may see the registry beyond its own entry.
+    pub async fn inspect_registry(&self, caller: &Caller, request: RequestId) -> Result<(), BrokerError> {
+        self.may_see(caller, None, request).await
+    }
+
+    /// Records of the journal from `from` on, as they were written, and the checkpoint that covers them.
+    pub async fn inspect_journal(
+        &self,
+        caller: &Caller,
+        from: u64,
+        limit: usize,
+        request: RequestId,
+    ) -> Result<(Vec<String>, String), BrokerError> {
+        let record = self.may(caller, Verb::Inspect, "journal", None, request).await?;
+        self.record(record).await?;
+        let lines = self.parts.journal.read(from, limit).await?;
+        Ok((lines, self.parts.journal.checkpoint().await?))
+    }
+
+    /// The revocation feed. Taking part takes a permit; a long poll is not recorded each time.
+    pub async fn follow(
+        &self,
+        caller: &Caller,
+        since: &Cursor,
+        wait: Duration,
+        request: RequestId,
+    ) -> Result<Changes, BrokerError> {
+        self.may(caller, Verb::Inspect, "follow", None, request).await?;
+        Ok(self.parts.ledger.changes(since, wait).await?)
+    }
+
+    async fn may_see(
+        &self,
+        caller: &Caller,
+        owner: Option<&AgentName>,
+        request: RequestId,
+    ) -> Result<(), BrokerError> {
+        if owner == Some(&caller.agent().name) {
+            return Ok(());
+        }
+        let record = self.may(caller, Verb::Inspect, "inspect", owner, request).await?;
+        self.record(record).await
+    }
+}
+
+fn hidden(error: BrokerError, unknown: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::Denied { .. } => unknown,
+        other => other,
+    }
+}

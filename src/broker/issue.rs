@@ -1,0 +1,287 @@
+//! `issue`: the life of a credential begins. The steps are those of the table in
+//! `docs/concepts/architecture.md`, in that order, and the types allow no other.
+
+use tokio::time::Instant;
+
+use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::ledger::reservation::{NotReserved, Reservation};
+use crate::ledger::{Budgets, IdempotencyKey, LedgerError, Refusal};
+use crate::model::access::Access;
+use crate::model::credential::Credential;
+use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
+use crate::model::lease::{Cause, Lease, LeaseState};
+use crate::model::task::Charter;
+use crate::model::time::Timestamp;
+use crate::model::ttl::{Bounded, Ttl};
+use crate::policy::AccessRequest;
+use crate::policy::permit::Permit;
+use crate::provider::{Minted, Provider};
+use crate::registry::Caller;
+
+use super::error::BrokerError;
+use super::records::{Fill, of_caller};
+use super::{Broker, measure};
+
+/// How often one idempotency key may bring a new credential in place of the last.
+const MOST_REPEATS: usize = 8;
+
+/// What an agent asks for.
+#[derive(Clone, Debug)]
+pub struct IssueOrder {
+    /// For which task.
+    pub task: TaskId,
+    /// Which access.
+    pub access: Access,
+    /// For how long; the tool's default when absent.
+    pub ttl: Option<Ttl>,
+    /// Repeating the order with this key ends the credential of the first time and gives a new one.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A credential and what is to be known about it.
+#[derive(Debug)]
+pub struct Issued {
+    /// The credential, once.
+    pub credential: Credential,
+    /// Its lease.
+    pub lease: Lease,
+    /// The life that was asked for, or the tool's default.
+    pub requested: Ttl,
+    /// The life that was granted, and what bounded it.
+    pub granted: Bounded,
+}
+
+impl Broker {
+    /// Issues a credential for one access of a task.
+    pub async fn issue(
+        &self,
+        caller: Caller,
+        order: IssueOrder,
+        request: RequestId,
+    ) -> Result<Issued, BrokerError> {
+        let started = Instant::now();
+        let now = self.now();
+        let charter = self.own_charter(&caller, order.task).await?;
+        let decision = self.decision_id(now)?;
+        let record = Record {
+            decision: Some(decision),
+            requested: order.ttl,
+            ..of_caller(Verb::Issue, Outcome::Permitted, now, &caller, request)
+                .task(&charter)
+                .access(&order.access)
+        };
+        let permit = match self.permit(caller, &charter, &order.access, order.ttl, now) {
+            Ok(permit) => permit,
+            Err(denial) => return Err(self.deny(record, decision, denial).await?),
+        };
+        let tool = permit.request().tool.clone();
+        let provider = self.parts.providers.get(&tool.binding.provider)?;
+        let promise = provider.promise();
+        let granted = match self.bound(&permit, &charter, order.ttl, promise, now) {
+            Ok(granted) => granted,
+            Err(denial) => return Err(self.deny(record, decision, denial).await?),
+        };
+        let lease = self.draft(&permit, &charter, decision, granted, &**provider, now)?;
+        let record = Record {
+            lease: Some(lease.id),
+            granted: Some(granted.ttl),
+            bounded_by: Some(granted.by),
+            ..record.grounds(permit.grounds())
+        };
+        let budgets = Budgets {
+            task: self.parts.settings.live_credentials_per_task,
+            agent: permit.request().caller.agent().ceilings.live_credentials,
+            tool: tool.live_credentials,
+        };
+        let reserving = self.reserve(permit, &lease, &budgets, order.key);
+        let minted = if promise.self_contained {
+            // Nothing exists outside until we answer, so the reservation is the activation too, and
+            // the record is written beside it: one ledger round trip.
+            let (reserved, recorded) = tokio::join!(reserving, self.record(record.clone()));
+            self.finish(&**provider, &lease, reserved, recorded, record)
+                .await?
+        } else {
+            let reserved = reserving.await;
+            let recorded = if reserved.is_ok() {
+                self.record(record.clone()).await
+            } else {
+                Ok(())
+            };
+            let minted = self
+                .finish(&**provider, &lease, reserved, recorded, record.clone())
+                .await?;
+            self.activate(&**provider, &lease, &minted, record).await?;
+            minted
+        };
+        measure::decided(Verb::Issue, Outcome::Permitted);
+        measure::issued(started.elapsed());
+        let lease = Lease {
+            handle: Some(minted.handle),
+            expires_at: minted.expires_at,
+            ..lease
+        };
+        let requested = order.ttl.unwrap_or(tool.default_ttl);
+        Ok(Issued {
+            credential: minted.credential,
+            lease,
+            requested,
+            granted,
+        })
+    }
+
+    /// Writes the lease down. A repeated order ends the credential of the time before: it was shown
+    /// once and is not kept, so it cannot be shown again.
+    async fn reserve(
+        &self,
+        mut permit: Permit,
+        lease: &Lease,
+        budgets: &Budgets,
+        mut key: Option<IdempotencyKey>,
+    ) -> Result<Reservation, BrokerError> {
+        let ledger = &*self.parts.ledger;
+        for _ in 0..MOST_REPEATS {
+            let NotReserved {
+                error,
+                permit: unspent,
+            } = match Reservation::make(ledger, permit, lease.clone(), budgets, key.as_ref()).await {
+                Ok(reservation) => return Ok(reservation),
+                Err(not) => not,
+            };
+            let (LedgerError::Refused(Refusal::Repeated(before)), Some(repeated)) = (&error, &key) else {
+                return Err(error.into());
+            };
+            ledger.revoke(*before, Cause::Superseded, lease.issued_at).await?;
+            self.due.notify_one();
+            key = Some(repeated.after(*before));
+            permit = *unspent;
+        }
+        Err(BrokerError::Unsupported(
+            "this idempotency key was repeated too often; use a new one".into(),
+        ))
+    }
+
+    /// Mints once the lease is written down and the permit is on record. Whichever of the two failed,
+    /// the other is undone: no record, no credential.
+    async fn finish(
+        &self,
+        provider: &dyn Provider,
+        lease: &Lease,
+        reserved: Result<Reservation, BrokerError>,
+        recorded: Result<(), BrokerError>,
+        record: Record,
+    ) -> Result<Minted, BrokerError> {
+        let error = match (reserved, recorded) {
+            (Ok(reservation), Ok(())) => match provider.mint(&reservation).await {
+                Ok(minted) => return Ok(minted),
+                Err(error) => {
+                    self.compensate(provider, lease).await;
+                    error.into()
+                }
+            },
+            (Ok(_), Err(unrecorded)) => {
+                self.compensate(provider, lease).await;
+                return Err(unrecorded);
+            }
+            (Err(error), _) => error,
+        };
+        self.record_failure(record, &error).await;
+        Err(error)
+    }
+
+    /// The credential exists outside; its lease becomes active, unless the task ended meanwhile.
+    async fn activate(
+        &self,
+        provider: &dyn Provider,
+        lease: &Lease,
+        minted: &Minted,
+        record: Record,
+    ) -> Result<(), BrokerError> {
+        let Err(error) = self
+            .parts
+            .ledger
+            .activate(lease.id, &minted.handle, minted.expires_at)
+            .await
+        else {
+            return Ok(());
+        };
+        let exists = Lease {
+            handle: Some(minted.handle.clone()),
+            ..lease.clone()
+        };
+        self.compensate(provider, &exists).await;
+        let error = BrokerError::from(error);
+        self.record_failure(record, &error).await;
+        Err(error)
+    }
+
+    /// The lease as it will be written down.
+    fn draft(
+        &self,
+        permit: &Permit,
+        charter: &Charter,
+        decision: DecisionId,
+        granted: Bounded,
+        provider: &dyn Provider,
+        now: Timestamp,
+    ) -> Result<Lease, BrokerError> {
+        let promise = provider.promise();
+        let AccessRequest {
+            caller, tool, access, ..
+        } = permit.request();
+        let id = LeaseId::new(charter.id, now, self.draw()?);
+        Ok(Lease {
+            id,
+            task: charter.id,
+            agent: charter.agent.clone(),
+            environment: caller.agent().environment.clone(),
+            trust_domain: caller.workload().attestation().trust_domain.clone(),
+            on_behalf_of: charter.on_behalf_of.clone(),
+            tool: tool.name.clone(),
+            actions: access.actions().clone(),
+            resources: access.resources().clone(),
+            provider: tool.binding.provider.clone(),
+            handle: provider.handle(id),
+            ending: promise.ending,
+            decision,
+            issued_at: now,
+            expires_at: now.plus(granted.ttl.as_duration()),
+            bounded_by: granted.by,
+            state: if promise.self_contained {
+                LeaseState::Active
+            } else {
+                LeaseState::Reserved
+            },
+        })
+    }
+
+    /// Ends what was written down and may exist. Whatever fails here is left to the reaper, which
+    /// finds the lease due.
+    async fn compensate(&self, provider: &dyn Provider, lease: &Lease) {
+        if let Err(error) = provider.revoke(lease).await {
+            tracing::warn!(lease = %lease.id, %error, "could not revoke at once; the reaper will");
+        }
+        if let Err(error) = self
+            .parts
+            .ledger
+            .revoke(lease.id, Cause::Compensated, self.now())
+            .await
+        {
+            tracing::warn!(lease = %lease.id, %error, "could not mark the lease; it falls due by itself");
+        }
+        self.due.notify_one();
+    }
+
+    /// Adds that a permit had no effect. The permit may stand in the journal already, so a failure to
+    /// add this hides nothing.
+    async fn record_failure(&self, record: Record, error: &BrokerError) {
+        measure::decided(Verb::Issue, Outcome::Failed);
+        let record = Record {
+            result: Outcome::Failed,
+            at: self.now(),
+            ..record.reason(error.to_string())
+        };
+        if let Err(unrecorded) = self.record(record).await {
+            tracing::warn!(error = %unrecorded, "could not record that a permit had no effect");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the broker counts. Label values come from closed sets; never an id, never an agent's name.
+
+use std::time::Duration;
+
+use crate::journal::record::{Result, Verb};
+use crate::model::lease::{Cause, Receipt};
+
+/// Decisions, by verb and result.
+pub const DECISIONS: &str = "dayfly_decisions_total";
+/// Evidence that was refused, by reason.
+pub const REFUSED_EVIDENCE: &str = "dayfly_evidence_refused_total";
+/// Leases that ended, by cause and proof.
+pub const ENDED: &str = "dayfly_leases_ended_total";
+/// Attempts to end a lease that failed.
+pub const END_FAILURES: &str = "dayfly_lease_end_failures_total";
+/// Leases that became stuck.
+pub const STUCK: &str = "dayfly_leases_stuck_total";
+/// Seconds from the instant that a lease had to end to its proof.
+pub const REVOCATION_LAG: &str = "dayfly_revocation_lag_seconds";
+/// Seconds that an issue took inside the broker.
+pub const ISSUE_SECONDS: &str = "dayfly_issue_duration_seconds";
+
+pub(super) fn decided(verb: Verb, result: Result) {
+    let result = match result {
+        Result::Permitted => "permitted",
+        Result::Denied => "denied",
+        Result::Failed => "failed",
+    };
+    metrics::counter!(DECISIONS, "verb" => verb.as_str(), "result" => result).increment(1);
+}
+
+pub(super) fn refused_evidence(reason: &'static str) {
+    metrics::counter!(REFUSED_EVIDENCE, "reason" => reason).increment(1);
+}
+
+pub(super) fn ended(cause: Cause, receipt: Receipt, lag: Duration) {
+    metrics::counter!(ENDED, "cause" => cause.as_str(), "proof" => receipt.as_str()).increment(1);
+    metrics::histogram!(REVOCATION_LAG).record(lag.as_secs_f64());
+}
+
+pub(super) fn end_failed(became_stuck: bool) {
+    metrics::counter!(END_FAILURES).increment(1);
+    if became_stuck {
+        metrics::counter!(STUCK).increment(1);
+    }
+}
+
+pub(super) fn issued(took: Duration) {
+    metrics::histogram!(ISSUE_SECONDS).record(took.as_secs_f64());
+}

@@ -1,0 +1,95 @@
+//! `open`: a task begins.
+
+use crate::journal::record::{Result as Outcome, Verb};
+use crate::ledger::{IdempotencyKey, Opened};
+use crate::model::access::Scope;
+use crate::model::ids::{RequestId, Slot, TaskId};
+use crate::model::name::{Purpose, UserId};
+use crate::model::task::{Charter, Task, TaskState};
+use crate::model::ttl::Ttl;
+use crate::registry::Caller;
+
+use super::error::BrokerError;
+use super::records::{Fill, of_caller};
+use super::{Broker, measure};
+
+/// What an agent says about the work that it is about to do.
+#[derive(Clone, Debug)]
+pub struct OpenOrder {
+    /// Why.
+    pub purpose: Purpose,
+    /// What it may ask for at most.
+    pub scope: Scope,
+    /// On whose behalf.
+    pub on_behalf_of: Option<UserId>,
+    /// How long it takes at most.
+    pub ttl: Option<Ttl>,
+    /// The task ends when no heartbeat comes for this long.
+    pub heartbeat: Option<Ttl>,
+    /// Repeating the order with this key answers the same task.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl Broker {
+    /// Opens a task. Its scope gives nothing by itself: each credential is decided when it is asked for.
+    pub async fn open(
+        &self,
+        caller: &Caller,
+        order: OpenOrder,
+        request: RequestId,
+    ) -> Result<Task, BrokerError> {
+        let now = self.now();
+        let longest = self.parts.settings.longest_task_life;
+        let life = order
+            .ttl
+            .unwrap_or(self.parts.settings.default_task_life.min(longest));
+        if life > longest {
+            return Err(BrokerError::OutOfBounds {
+                pointer: "/ttl",
+                reason: format!("a task lives at most {longest}: ask for less, and open another task later"),
+            });
+        }
+        if order.heartbeat.is_some_and(|every| every > life) {
+            return Err(BrokerError::OutOfBounds {
+                pointer: "/heartbeat",
+                reason: "heartbeats further apart than the task is long can never be missed: ask for less"
+                    .into(),
+            });
+        }
+        let random = self.draw()?;
+        let id = match &order.key {
+            // A repeated order has to fall into the shard that knows its key.
+            Some(IdempotencyKey { key: [a, b, ..], .. }) => {
+                TaskId::in_slot(now, Slot::new(u16::from_be_bytes([*a, *b])), random)
+            }
+            None => TaskId::new(now, random),
+        };
+        let agent = caller.agent();
+        let attestation = caller.workload().attestation();
+        let mut task = Task {
+            charter: Charter {
+                id,
+                agent: agent.name.clone(),
+                environment: agent.environment.clone(),
+                trust_domain: attestation.trust_domain.clone(),
+                subject: attestation.subject.clone(),
+                purpose: order.purpose,
+                scope: order.scope,
+                on_behalf_of: order.on_behalf_of,
+                opened_at: now,
+                deadline: now.plus(life.as_duration()),
+                heartbeat: order.heartbeat,
+            },
+            state: TaskState::Open,
+            beat_at: now,
+        };
+        if let Opened::Repeated(first) = self.parts.ledger.open(&task, order.key.as_ref()).await? {
+            task = first;
+        }
+        let record = of_caller(Verb::Open, Outcome::Permitted, now, caller, request);
+        self.record(record.task(&task.charter)).await?;
+        measure::decided(Verb::Open, Outcome::Permitted);
+        self.remember(task.clone());
+        Ok(task)
+    }
+}

@@ -1,0 +1,192 @@
+//! What the verbs share on the way to a permit: the question to policy, the bounds of a life, and the
+//! recorded denial.
+
+use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::model::access::Access;
+use crate::model::decision::Grounds;
+use crate::model::ids::{DecisionId, RequestId};
+use crate::model::name::{AgentName, Operation};
+use crate::model::task::Charter;
+use crate::model::time::Timestamp;
+use crate::model::ttl::{Bound, Bounded, Ttl};
+use crate::policy::permit::{Denial, Permit};
+use crate::policy::{AccessRequest, TaskContext};
+use crate::provider::Promise;
+use crate::registry::{Caller, DAYFLY};
+
+use super::error::BrokerError;
+use super::records::{Fill, of_caller};
+use super::rules::Ruleset;
+use super::{Broker, measure};
+
+/// What an agent is told when nothing permits: the same words whether the tool is unknown, the action
+/// is unknown, or no policy fits.
+const NOTHING_PERMITS: &str = "no policy permits this";
+
+impl Broker {
+    /// Asks policy about one access of a task. What is outside the scope, or names a tool or an action
+    /// that the catalogue does not have, never reaches policy, and nobody outside can tell them apart.
+    pub(super) fn permit(
+        &self,
+        caller: Caller,
+        charter: &Charter,
+        access: &Access,
+        ttl: Option<Ttl>,
+        at: Timestamp,
+    ) -> Result<Permit, Denial> {
+        let rules = self.parts.rules.current();
+        if !charter.scope.covers(access) {
+            return Err(denial(&rules, "this is outside the scope of the task"));
+        }
+        let task = TaskContext {
+            id: charter.id,
+            purpose: charter.purpose.clone(),
+            on_behalf_of: charter.on_behalf_of.clone(),
+            opened_at: charter.opened_at,
+        };
+        ask(&rules, caller, access, Some(task), ttl, at)
+    }
+
+    /// Asks policy whether the caller may do something on Dayfly itself, to what belongs to an agent
+    /// or, without one, to everybody's. A denial is recorded here; a permit comes back as the record
+    /// that its caller completes.
+    pub(super) async fn may(
+        &self,
+        caller: &Caller,
+        verb: Verb,
+        operation: &'static str,
+        about: Option<&AgentName>,
+        request: RequestId,
+    ) -> Result<Record, BrokerError> {
+        let now = self.now();
+        let decision = self.decision_id(now)?;
+        let access = dayfly(operation, about)?;
+        let record = Record {
+            decision: Some(decision),
+            ..of_caller(verb, Outcome::Permitted, now, caller, request).access(&access)
+        };
+        match ask(
+            &self.parts.rules.current(),
+            caller.clone(),
+            &access,
+            None,
+            None,
+            now,
+        ) {
+            Ok(permit) => Ok(record.grounds(permit.grounds())),
+            Err(denial) => Err(self.deny(record, decision, denial).await?),
+        }
+    }
+
+    /// The shortest of everything that bounds the life of a credential, and which it was.
+    pub(super) fn bound(
+        &self,
+        permit: &Permit,
+        charter: &Charter,
+        asked: Option<Ttl>,
+        promise: Promise,
+        now: Timestamp,
+    ) -> Result<Bounded, Denial> {
+        let AccessRequest { caller, tool, .. } = permit.request();
+        let denied = |reason: &str| Denial {
+            grounds: permit.grounds().clone(),
+            reason: reason.to_owned(),
+            approval: None,
+        };
+        let left = |until: Timestamp| Ttl::from_duration(until.since(now));
+        let task_left = left(charter.deadline).ok_or_else(|| denied("the task's time is up"))?;
+        let start = match asked {
+            Some(ttl) => Bounded::new(ttl, Bound::Requested),
+            None => Bounded::new(tool.default_ttl, Bound::Default),
+        };
+        let mut bounded = start
+            .at_most(permit.obligations().max_ttl, Bound::Policy)
+            .at_most(caller.agent().ceilings.ttl, Bound::Agent)
+            .at_most(Some(tool.max_ttl), Bound::Tool)
+            .at_most(Some(promise.most), Bound::Provider)
+            .at_most(Some(task_left), Bound::Task);
+        if self.parts.settings.bind_to_attestation {
+            let evidence_left = left(caller.workload().attestation().expires_at)
+                .ok_or_else(|| denied("the evidence is about to expire: present a new one"))?;
+            bounded = bounded.at_most(Some(evidence_left), Bound::Attestation);
+        }
+        if bounded.ttl < promise.least {
+            return Err(denied(
+                "less life is left than this tool's provider can give at least",
+            ));
+        }
+        Ok(bounded)
+    }
+
+    /// Records a denial and turns it into the answer. When it cannot be recorded, the answer is that.
+    pub(super) async fn deny(
+        &self,
+        record: Record,
+        decision: DecisionId,
+        denial: Denial,
+    ) -> Result<BrokerError, BrokerError> {
+        let record = Record {
+            result: Outcome::Denied,
+            ..record.grounds(&denial.grounds).reason(&denial.reason)
+        };
+        let verb = record.verb;
+        self.record(record).await?;
+        measure::decided(verb, Outcome::Denied);
+        Ok(BrokerError::Denied {
+            decision,
+            reason: denial.reason,
+            approval: denial.approval,
+        })
+    }
+}
+
+fn ask(
+    rules: &Ruleset,
+    caller: Caller,
+    access: &Access,
+    task: Option<TaskContext>,
+    ttl: Option<Ttl>,
+    at: Timestamp,
+) -> Result<Permit, Denial> {
+    let tool = rules
+        .registry
+        .tool(access.tool())
+        .filter(|tool| {
+            access
+                .actions()
+                .iter()
+                .all(|action| tool.actions.contains_key(action))
+        })
+        .ok_or_else(|| denial(rules, NOTHING_PERMITS))?;
+    let request = AccessRequest {
+        caller,
+        tool: tool.clone(),
+        access: access.clone(),
+        task,
+        ttl,
+        at,
+    };
+    Permit::obtain(&*rules.engine, request)
+}
+
+fn denial(rules: &Ruleset, reason: &str) -> Denial {
+    Denial {
+        grounds: Grounds {
+            policies: Vec::new(),
+            faults: Vec::new(),
+            revision: rules.revision.clone(),
+        },
+        reason: reason.to_owned(),
+        approval: None,
+    }
+}
+
+/// The access that stands for a deed on Dayfly itself: `dayfly:<operation>` on `agents/<name>`.
+fn dayfly(operation: &'static str, about: Option<&AgentName>) -> Result<Access, BrokerError> {
+    let unusable = |error: &dyn std::fmt::Display| BrokerError::Unsupported(error.to_string());
+    let tool = DAYFLY.parse().map_err(|error| unusable(&error))?;
+    let operation: Operation = operation.parse().map_err(|error| unusable(&error))?;
+    let resource = about.map(|name| format!("agents/{name}").parse()).transpose();
+    let resources = resource.map_err(|error| unusable(&error))?.into_iter().collect();
+    Access::new(tool, [operation].into(), resources).map_err(|error| unusable(&error))
+}

@@ -1,0 +1,192 @@
+//! `revoke`: an end is ordered, for one lease or for all that fit.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::journal::record::{Record, Result as Decided, Verb};
+use crate::ledger::{Filter, Page};
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::{LeaseId, RequestId, TaskId};
+use crate::model::lease::{Cause, Lease, LeaseState};
+use crate::model::name::{AgentName, ToolName};
+use crate::model::task::{Outcome, TaskChange};
+use crate::registry::Caller;
+
+use super::complete::Completed;
+use super::error::BrokerError;
+use super::records::{Fill, of_caller};
+use super::{Broker, measure};
+
+/// What a revocation of many did.
+#[derive(Debug)]
+pub struct Revoked {
+    /// The record that denies at once.
+    pub cutoff: Cutoff,
+    /// How many live leases it found and turned to their end.
+    pub leases: usize,
+}
+
+impl Broker {
+    /// Ends one lease: the caller's own or, if policy permits `dayfly:revoke`, another's. Ending what
+    /// has ended is no error.
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        id: LeaseId,
+        reason: &str,
+        request: RequestId,
+    ) -> Result<Lease, BrokerError> {
+        let lease = self.parts.ledger.lease(id).await?.ok_or(BrokerError::NoLease)?;
+        let record = self
+            .may_end(caller, &lease.agent, BrokerError::NoLease, request)
+            .await?;
+        let lease = self.parts.ledger.revoke(id, Cause::Revoked, self.now()).await?;
+        self.due.notify_one();
+        let record = Record {
+            lease: Some(id),
+            task: Some(lease.task),
+            tool: Some(lease.tool.clone()),
+            on_behalf_of: lease.on_behalf_of.clone(),
+            ..record.reason(reason)
+        };
+        self.record(record).await?;
+        measure::decided(Verb::Revoke, Decided::Permitted);
+        Ok(lease)
+    }
+
+    /// Ends one task and all its leases: the caller's own or, if policy permits, another's.
+    pub async fn revoke_task(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        reason: &str,
+        wait: Duration,
+        request: RequestId,
+    ) -> Result<Completed, BrokerError> {
+        let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+        let record = self
+            .may_end(caller, &task.charter.agent, BrokerError::NoTask, request)
+            .await?;
+        let task = self
+            .parts
+            .ledger
+            .advance(id, TaskChange::End(Outcome::Revoked), self.now())
+            .await?;
+        self.due.notify_one();
+        self.record(record.task(&task.charter).reason(reason)).await?;
+        measure::decided(Verb::Revoke, Decided::Permitted);
+        self.drained(task, wait).await
+    }
+
+    /// Ends every lease of an agent that was made up to now.
+    pub async fn revoke_agent(
+        &self,
+        caller: &Caller,
+        agent: AgentName,
+        reason: &str,
+        request: RequestId,
+    ) -> Result<Revoked, BrokerError> {
+        let record = self
+            .may(caller, Verb::Revoke, "revoke", Some(&agent), request)
+            .await?;
+        let filter = Filter {
+            agent: Some(agent.clone()),
+            ..Filter::default()
+        };
+        self.revoke_all(record.reason(reason), Selector::Agent(agent), filter)
+            .await
+    }
+
+    /// Ends every lease for a tool that was made up to now.
+    pub async fn revoke_tool(
+        &self,
+        caller: &Caller,
+        tool: ToolName,
+        reason: &str,
+        request: RequestId,
+    ) -> Result<Revoked, BrokerError> {
+        let record = self.may(caller, Verb::Revoke, "revoke", None, request).await?;
+        let filter = Filter {
+            tool: Some(tool.clone()),
+            ..Filter::default()
+        };
+        let record = Record {
+            tool: Some(tool.clone()),
+            ..record.reason(reason)
+        };
+        self.revoke_all(record, Selector::Tool(tool), filter).await
+    }
+
+    /// One record denies at once; then each lease that it matches is turned to its end.
+    async fn revoke_all(
+        &self,
+        record: Record,
+        selector: Selector,
+        filter: Filter,
+    ) -> Result<Revoked, BrokerError> {
+        let now = self.now();
+        let cutoff = Cutoff {
+            selector,
+            up_to: now,
+            at: now,
+            cause: Cause::Cutoff,
+        };
+        self.parts.ledger.cut(&cutoff).await?;
+        self.record(record).await?;
+        measure::decided(Verb::Revoke, Decided::Permitted);
+        let leases = self.drain(&cutoff, filter).await?;
+        Ok(Revoked { cutoff, leases })
+    }
+
+    /// Turns every live lease that a cutoff matches to its end, a page at a time.
+    pub(super) async fn drain(&self, cutoff: &Cutoff, filter: Filter) -> Result<usize, BrokerError> {
+        let limit = NonZeroUsize::new(Page::MOST).unwrap_or(NonZeroUsize::MIN);
+        let mut page = Page { after: None, limit };
+        let mut turned = 0;
+        loop {
+            let leases = self.parts.ledger.find(&filter, &page).await?;
+            for lease in &leases {
+                let live = matches!(lease.state, LeaseState::Reserved | LeaseState::Active);
+                if live && lease.is_cut_by(cutoff) {
+                    self.parts
+                        .ledger
+                        .revoke(lease.id, cutoff.cause, self.now())
+                        .await?;
+                    turned += 1;
+                }
+            }
+            self.due.notify_one();
+            match leases.last() {
+                Some(last) if leases.len() == limit.get() => page.after = Some(last.id),
+                _ => return Ok(turned),
+            }
+        }
+    }
+
+    /// The record of an end that the caller may order: of its own, or of another's by policy. Without
+    /// a permit, what belongs to another does not exist.
+    async fn may_end(
+        &self,
+        caller: &Caller,
+        owner: &AgentName,
+        unknown: BrokerError,
+        request: RequestId,
+    ) -> Result<Record, BrokerError> {
+        if *owner == caller.agent().name {
+            return Ok(of_caller(
+                Verb::Revoke,
+                Decided::Permitted,
+                self.now(),
+                caller,
+                request,
+            ));
+        }
+        match self
+            .may(caller, Verb::Revoke, "revoke", Some(owner), request)
+            .await
+        {
+            Err(BrokerError::Denied { .. }) => Err(unknown),
+            answer => answer,
+        }
+    }
+}
