@@ -268,3 +268,66 @@ pub(super) fn malformed(error: JoseError) -> IdentityError {
 pub(super) fn refused(reason: impl Into<String>) -> IdentityError {
     IdentityError::Refused(reason.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn flat(claims: Value) -> Result<BTreeMap<String, String>, IdentityError> {
+        Claims(claims.as_object().unwrap().clone()).flatten()
+    }
+
+    #[test]
+    fn flattens_into_text_that_reads_in_one_way() {
+        let claims = flat(json!({
+            "repository": "example/bot", "run": 7, "protected": true, "none": null, "jti": "x", "exp": 1,
+            "google": {"compute": {"zone": "eu"}}, "groups": ["a", "b"], "empty": [],
+            "sly": ["a,b", "c"], "deep": [["a"]], "long": "x".repeat(257), "fits": "x".repeat(256),
+        }))
+        .unwrap();
+        let names: Vec<_> = claims.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "empty",
+                "fits",
+                "google.compute.zone",
+                "groups",
+                "protected",
+                "repository",
+                "run"
+            ]
+        );
+        assert_eq!(claims["groups"], "a,b");
+        assert_eq!(claims["run"], "7");
+        assert_eq!(claims["empty"], "");
+    }
+
+    #[test]
+    fn keeps_no_more_than_64_claims() {
+        let many: Map<String, Value> = (0..100).map(|n| (format!("c{n:03}"), json!("x"))).collect();
+        let claims = flat(Value::Object(many)).unwrap();
+        assert_eq!(claims.len(), 64);
+        assert!(claims.contains_key("c063") && !claims.contains_key("c064"));
+    }
+
+    #[test]
+    fn refuses_two_claims_under_one_name() {
+        for claims in [
+            json!({"a.b": "1", "a": {"b": "2"}}),
+            json!({"a": {"b.c": 1, "b": {"c": 2}}}),
+        ] {
+            assert!(flat(claims).is_err());
+        }
+    }
+
+    #[test]
+    fn an_audience_is_named_and_a_skew_is_short() {
+        assert!(Audiences::new(Vec::<String>::new()).is_err());
+        assert!(Audiences::new([""]).is_err());
+        assert!(Skew::new(Duration::from_secs(60)).is_ok());
+        assert!(Skew::new(Duration::from_millis(60_001)).is_err());
+    }
+}

@@ -308,3 +308,159 @@ impl KeySource {
         whole - whole.mul_f64(0.1) * u32::from(spread) / 255
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::entropy::{NoEntropy, OsEntropy};
+    use crate::identity::claims::parse;
+    use crate::identity::testing::{Authority, Server, keep_fresh, pass, slow};
+
+    const FLOOR: Duration = Duration::from_secs(31);
+
+    fn at_server(server: &Server, purpose: KeyUse) -> Arc<KeySource> {
+        let origin = Origin::Endpoint(Endpoint::open(server.address("/keys")));
+        Arc::new(KeySource::new("authority", purpose, origin, slow()).unwrap())
+    }
+
+    fn document(sequence: u64, authorities: &[&Authority]) -> String {
+        let keys: Vec<Value> = authorities.iter().map(|a| a.jwk("jwt-svid")).collect();
+        json!({"keys": keys, "spiffe_sequence": sequence}).to_string()
+    }
+
+    async fn check(source: &KeySource, signer: &Authority) -> Result<(), IdentityError> {
+        let evidence = signer.sign(&json!({})).await;
+        source.check(&parse(&evidence).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_causes_a_fetch_but_not_below_the_floor() {
+        let (server, old, new) = (Server::start().await, Authority::new(), Authority::new());
+        server.answer("/keys", &document(1, &[&old]));
+        let source = at_server(&server, KeyUse::JwtSvid);
+        let _running = keep_fresh([&source]);
+        assert_eq!(check(&source, &old).await, Ok(()));
+        server.answer("/keys", &document(2, &[&old, &new]));
+        for _ in 0..5 {
+            assert!(matches!(
+                check(&source, &new).await,
+                Err(IdentityError::Refused(_))
+            ));
+        }
+        assert_eq!(server.hits("/keys"), 1, "the floor was not kept");
+        pass(FLOOR).await;
+        assert_eq!(check(&source, &new).await, Ok(()));
+        assert_eq!(check(&source, &old).await, Ok(()));
+        assert_eq!(server.hits("/keys"), 2);
+        assert_eq!(source.withdrawals(), 0, "nothing was taken away");
+    }
+
+    #[tokio::test]
+    async fn many_unknown_keys_at_once_cause_one_fetch() {
+        let (server, known) = (Server::start().await, Authority::new());
+        server.answer("/keys", &document(1, &[&known]));
+        let source = at_server(&server, KeyUse::JwtSvid);
+        let _running = keep_fresh([&source]);
+        assert_eq!(check(&source, &known).await, Ok(()));
+        pass(FLOOR).await;
+        let strangers: Vec<Authority> = (0..20).map(|_| Authority::new()).collect();
+        let checks = strangers.iter().map(|stranger| check(&source, stranger));
+        for outcome in futures_util::future::join_all(checks).await {
+            assert!(outcome.is_err());
+        }
+        assert_eq!(server.hits("/keys"), 2);
+    }
+
+    #[tokio::test]
+    async fn an_older_bundle_changes_nothing() {
+        let (server, held, rolled_back) = (Server::start().await, Authority::new(), Authority::new());
+        server.answer("/keys", &document(5, &[&held]));
+        let source = at_server(&server, KeyUse::JwtSvid);
+        let _running = keep_fresh([&source]);
+        assert_eq!(check(&source, &held).await, Ok(()));
+        server.answer("/keys", &document(4, &[&rolled_back]));
+        pass(FLOOR).await;
+        assert!(check(&source, &rolled_back).await.is_err());
+        assert_eq!(server.hits("/keys"), 2);
+        assert_eq!(check(&source, &held).await, Ok(()));
+        assert_eq!(source.withdrawals(), 0);
+    }
+
+    #[tokio::test]
+    async fn keys_outlive_failing_fetches_only_until_they_are_too_old() {
+        let (server, authority) = (Server::start().await, Authority::new());
+        server.answer("/keys", &document(1, &[&authority]));
+        let source = at_server(&server, KeyUse::JwtSvid);
+        let _running = keep_fresh([&source]);
+        assert_eq!(check(&source, &authority).await, Ok(()));
+        for broken in ["", "{}", "<html>", r#"{"keys":{}}"#] {
+            server.answer("/keys", broken);
+            pass(FLOOR).await;
+            assert!(check(&source, &Authority::new()).await.is_err());
+            assert_eq!(check(&source, &authority).await, Ok(()));
+        }
+        server.forget("/keys");
+        pass(Duration::from_secs(24 * 60 * 60)).await;
+        let refused = check(&source, &authority).await.unwrap_err();
+        assert!(matches!(refused, IdentityError::Unavailable(_)), "{refused}");
+        assert_eq!(source.withdrawals(), 1);
+        server.answer("/keys", &document(2, &[&authority]));
+        pass(FLOOR).await;
+        assert_eq!(check(&source, &authority).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_at_start_and_again() {
+        let (old, new) = (Authority::new(), Authority::new());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.json");
+        let open = || KeySource::new("a", KeyUse::JwtSvid, Origin::File(path.clone()), slow());
+        assert!(open().unwrap_err().to_string().contains("bundle.json"));
+        std::fs::write(&path, "{").unwrap();
+        assert!(open().unwrap_err().to_string().contains("bundle.json"));
+        std::fs::write(&path, document(1, &[&old])).unwrap();
+        let source = Arc::new(open().unwrap());
+        assert_eq!(check(&source, &old).await, Ok(()));
+        std::fs::write(&path, document(2, &[&new])).unwrap();
+        let _running = keep_fresh([&source]);
+        assert_eq!(check(&source, &new).await, Ok(()));
+        assert!(check(&source, &old).await.is_err());
+        assert_eq!(source.withdrawals(), 1);
+    }
+
+    #[tokio::test]
+    async fn stops_when_told() {
+        let server = Server::start().await;
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let source = at_server(&server, KeyUse::JwtSvid);
+        source.run(Arc::new(OsEntropy::new()), stop).await;
+    }
+
+    #[test]
+    fn asks_as_often_as_hinted_within_bounds_and_sooner_after_a_failure() {
+        struct Fixed(u8);
+        impl Entropy for Fixed {
+            fn fill(&self, buffer: &mut [u8]) -> Result<(), NoEntropy> {
+                buffer.fill(self.0);
+                Ok(())
+            }
+        }
+        let hinting = |hint: Value| {
+            let text = json!({"keys": [], "spiffe_refresh_hint": hint}).to_string();
+            KeySource::new("a", KeyUse::JwtSvid, Origin::Inline(text), Freshness::default()).unwrap()
+        };
+        let secs = |hint, failures| hinting(hint).pause(failures, &Fixed(0)).as_secs();
+        assert_eq!(secs(Value::Null, 0), 300);
+        assert_eq!(secs(json!(60), 0), 60);
+        assert_eq!(secs(json!(1), 0), 10);
+        assert_eq!(secs(json!(86_400), 0), 3600);
+        assert_eq!([1, 2, 3, 99].map(|n| secs(Value::Null, n)), [10, 20, 40, 300]);
+        assert_eq!(
+            hinting(Value::Null).pause(0, &Fixed(255)),
+            Duration::from_secs(270)
+        );
+    }
+}

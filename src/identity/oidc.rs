@@ -146,3 +146,161 @@ impl Verifier for Oidc {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::identity::fetch::Endpoint;
+    use crate::identity::testing::{Authority, NOW, Server, US, at, keep_fresh, refuses, slow, terms, with};
+
+    const ISSUER: &str = "https://ci.example.org";
+    const METADATA: &str = "/.well-known/openid-configuration";
+
+    fn pinned(authority: &Authority) -> Issuer {
+        Issuer::new(ISSUER, Origin::Inline(authority.jwks()), terms())
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": ISSUER, "sub": "repo:example/bot:ref:main", "aud": US, "exp": at(300), "iat": at(0),
+            "repository": "example/bot",
+        })
+    }
+
+    #[tokio::test]
+    async fn a_token_of_the_issuer_proves_its_subject() {
+        for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
+            let ci = Authority::with(algorithm);
+            let verifier = Oidc::new(pinned(&ci)).unwrap();
+            let header = with(&ci.header(), json!({"x5t": "abc", "typ": "jwt"}));
+            for evidence in [ci.sign(&claims()).await, ci.sign_with(&header, &claims()).await] {
+                let workload = verifier.verify(&evidence, NOW).await.unwrap();
+                assert_eq!(workload.attestation().authority, ISSUER);
+                assert_eq!(workload.attestation().subject, "repo:example/bot:ref:main");
+                assert_eq!(workload.attestation().claims["repository"], "example/bot");
+                assert_eq!(workload.attestation().trust_domain, None);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_what_the_issuer_did_not_say_to_us_now() {
+        let ci = Authority::new();
+        let verifier = Oidc::new(pinned(&ci)).unwrap();
+        for (changes, says) in [
+            (json!({"iss": format!("{ISSUER}/")}), "another issuer"),
+            (json!({"iss": "https://CI.example.org"}), "another issuer"),
+            (json!({"iss": null}), "no `iss`"),
+            (json!({"sub": null}), "no `sub`"),
+            (json!({"sub": ""}), "no `sub`"),
+            (json!({"sub": "a".repeat(2049)}), "longer than 2048"),
+            (json!({"aud": ["https://other.example.org"]}), "`aud`"),
+            (json!({"exp": at(-1)}), "expired"),
+            (json!({"exp": null}), "no `exp`"),
+            (json!({"nbf": at(45)}), "`nbf`"),
+            (json!({"iat": at(45)}), "`iat`"),
+            (json!({"exp": at(7200)}), "lives longer"),
+        ] {
+            let evidence = ci.sign(&with(&claims(), changes)).await;
+            refuses(&verifier, &evidence, says).await;
+        }
+        refuses(&verifier, &Authority::new().sign(&claims()).await, "no key").await;
+    }
+
+    #[tokio::test]
+    async fn what_a_token_may_be_is_configured_and_not_said_by_the_token() {
+        let ci = Authority::new();
+        let verifier = Oidc::new(pinned(&ci)).unwrap();
+        for (changes, says) in [
+            (json!({"typ": "at+jwt"}), "`typ`"),
+            (json!({"jku": "https://evil.example/keys"}), "`jku`"),
+            (json!({"jwk": ci.jwk("sig")}), "`jwk`"),
+            (json!({"kid": null}), "does not name its key"),
+            (json!({"alg": "none"}), "algorithm"),
+        ] {
+            let evidence = ci.sign_with(&with(&ci.header(), changes), &claims()).await;
+            refuses(&verifier, &evidence, says).await;
+        }
+        let narrow = Issuer {
+            algorithms: vec![Algorithm::Rs256],
+            ..pinned(&ci)
+        };
+        let narrow = Oidc::new(narrow).unwrap();
+        refuses(&narrow, &ci.sign(&claims()).await, "ES256 is not accepted").await;
+        let access_tokens = Issuer {
+            types: vec!["at+jwt".into()],
+            ..pinned(&ci)
+        };
+        let access_tokens = Oidc::new(access_tokens).unwrap();
+        let header = with(&ci.header(), json!({"typ": "at+jwt"}));
+        let evidence = ci.sign_with(&header, &claims()).await;
+        assert!(access_tokens.verify(&evidence, NOW).await.is_ok());
+        refuses(&access_tokens, &ci.sign(&claims()).await, "`typ`").await;
+    }
+
+    #[tokio::test]
+    async fn required_claims_have_exactly_their_values() {
+        let ci = Authority::new();
+        let required = BTreeMap::from([("repository".to_owned(), "example/bot".to_owned())]);
+        let issuer = Issuer {
+            required,
+            ..pinned(&ci)
+        };
+        let verifier = Oidc::new(issuer).unwrap();
+        assert!(verifier.verify(&ci.sign(&claims()).await, NOW).await.is_ok());
+        for other in [json!("example/bot2"), json!(["example/bot", "x"]), Value::Null] {
+            let evidence = ci.sign(&with(&claims(), json!({"repository": other}))).await;
+            refuses(&verifier, &evidence, "`repository`").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_discovered_from_the_issuers_own_document_and_host() {
+        let (server, ci) = (Server::start().await, Authority::new());
+        server.answer("/keys", &ci.jwks());
+        let issuer = server.url("");
+        let says = |issuer: &str, keys: &str| {
+            server.answer(METADATA, &json!({"issuer": issuer, "jwks_uri": keys}).to_string());
+        };
+        let outcome = async || {
+            let mut configured = Issuer::new(&issuer, Origin::discovered(&issuer).unwrap(), terms());
+            configured.freshness = slow();
+            let verifier = Oidc::new(configured).unwrap();
+            let _running = keep_fresh(verifier.key_sources());
+            let evidence = ci.sign(&with(&claims(), json!({"iss": issuer}))).await;
+            verifier.verify(&evidence, NOW).await
+        };
+        says(&issuer, &server.url("/keys"));
+        assert_eq!(outcome().await.unwrap().attestation().authority, issuer);
+        assert_eq!(server.hits("/keys"), 1);
+        let elsewhere = Server::start().await;
+        elsewhere.answer("/keys", &ci.jwks());
+        for (named, keys) in [
+            ("https://ci.example.org", server.url("/keys")),
+            (&format!("{issuer}/"), server.url("/keys")),
+            (&issuer, elsewhere.url("/keys")),
+            (&issuer, "file:///keys".to_owned()),
+        ] {
+            says(named, &keys);
+            assert!(
+                matches!(outcome().await, Err(IdentityError::Unavailable(_))),
+                "{named} {keys}"
+            );
+        }
+        assert_eq!(server.hits("/keys"), 1);
+        assert_eq!(elsewhere.hits("/keys"), 0);
+    }
+
+    #[tokio::test]
+    async fn keys_at_a_configured_address_need_no_discovery() {
+        let (server, ci) = (Server::start().await, Authority::new());
+        server.answer("/keys", &ci.jwks());
+        let origin = Origin::Endpoint(Endpoint::open(server.address("/keys")));
+        let verifier = Oidc::new(Issuer::new(ISSUER, origin, terms())).unwrap();
+        let _running = keep_fresh(verifier.key_sources());
+        assert!(verifier.verify(&ci.sign(&claims()).await, NOW).await.is_ok());
+        assert_eq!(server.hits(METADATA), 0);
+    }
+}
