@@ -1,0 +1,51 @@
+//! `[tasks]`: how long tasks live, and how much they may hold.
+
+use std::num::NonZeroU32;
+
+use crate::model::document::Section;
+use crate::model::ttl::Ttl;
+
+use super::read::{ordered, seconds};
+
+/// Limits of tasks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TasksConfig {
+    /// The deadline of a task that asks for none, from its opening.
+    pub default_deadline: Ttl,
+    /// The furthest deadline.
+    pub max_deadline: Ttl,
+    /// The heartbeat of a task that asks for none; none means that no sign of life is expected.
+    pub default_heartbeat: Option<Ttl>,
+    /// The longest heartbeat.
+    pub max_heartbeat: Ttl,
+    /// How many live credentials one task may hold.
+    pub live_credentials: NonZeroU32,
+    /// Whether a credential ends with the evidence that it was issued on.
+    pub bind_to_attestation: bool,
+}
+
+const LIVE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+
+pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
+    let tasks = TasksConfig {
+        default_deadline: section.or("default_deadline", seconds(3600)),
+        max_deadline: section.or("max_deadline", seconds(24 * 3600)),
+        default_heartbeat: section.optional("default_heartbeat"),
+        max_heartbeat: section.or("max_heartbeat", seconds(3600)),
+        live_credentials: section.or("live_credentials", LIVE),
+        bind_to_attestation: section.or("bind_to_attestation", false),
+    };
+    ordered(
+        section,
+        ("default_deadline", tasks.default_deadline),
+        ("max_deadline", tasks.max_deadline),
+    );
+    if let Some(heartbeat) = tasks.default_heartbeat {
+        ordered(
+            section,
+            ("default_heartbeat", heartbeat),
+            ("max_heartbeat", tasks.max_heartbeat),
+        );
+    }
+    tasks
+}
