@@ -17,5 +17,6 @@ pub mod secret;
 pub mod spiffe;
 pub mod task;
 pub mod time;
+pub mod token;
 pub mod tool;
 pub mod ttl;

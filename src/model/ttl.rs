@@ -19,6 +19,9 @@ const LONGEST: u32 = 365 * 24 * 3600;
 const RULE: &str = "write seconds or units such as `90`, `90s`, `5m` or `1h30m`, from 1s to 365d";
 
 impl Ttl {
+    /// The shortest length: one second.
+    pub const MIN: Self = Self(NonZeroU32::MIN);
+
     /// The longest length that can be asked for: 365 days.
     pub const MAX: Self = Self(match NonZeroU32::new(LONGEST) {
         Some(seconds) => seconds,

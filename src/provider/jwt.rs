@@ -1,1 +1,379 @@
-//! The JWT provider: RFC 9068 access tokens.
+//! The JWT provider: RFC 9068 access tokens, signed here, verified by the tools themselves.
+//!
+//! Nothing exists outside until the token is handed out, and nothing can be called to end it:
+//! resource servers refuse it once the revocation feed names it, and at its expiry at the latest.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Minted, Presence, Promise, Provider, ProviderError};
+use crate::keys::jose;
+use crate::keys::key_ring::KeyRing;
+use crate::ledger::reservation::Reservation;
+use crate::model::credential::Credential;
+use crate::model::ids::LeaseId;
+use crate::model::lease::{Ending, Handle, Lease};
+use crate::model::secret::Secret;
+use crate::model::time::Timestamp;
+use crate::model::token::{AccessToken, Actor, Detail, DetailKind, Marks, Profile, TYP};
+use crate::model::tool::Tool;
+use crate::model::ttl::Ttl;
+
+/// Mints access tokens.
+pub struct JwtProvider {
+    issuer: String,
+    keys: Arc<KeyRing>,
+    most: Ttl,
+}
+
+impl JwtProvider {
+    /// A provider that issues as `issuer`, the URL where the broker is found, with the keys of this
+    /// ring, for `most` at the longest.
+    pub fn new(issuer: impl Into<String>, keys: Arc<KeyRing>, most: Ttl) -> Result<Self, ProviderError> {
+        let issuer = issuer.into();
+        if !absolute(&issuer) || issuer.contains('?') {
+            return Err(ProviderError::Refused(format!(
+                "the issuer `{issuer}` has to be an absolute https or http URL without query and fragment"
+            )));
+        }
+        Ok(Self { issuer, keys, most })
+    }
+
+    fn claims(&self, lease: &Lease, audience: &str, at: Timestamp) -> AccessToken {
+        let agent = &lease.agent;
+        let (sub, sub_profile, act) = match &lease.on_behalf_of {
+            None => (agent.to_string(), Profile::AiAgent, None),
+            Some(user) => {
+                let act = Actor {
+                    sub: agent.clone(),
+                    iss: self.issuer.clone(),
+                    sub_profile: Profile::AiAgent,
+                };
+                (user.to_string(), Profile::User, Some(act))
+            }
+        };
+        let mut scope = String::new();
+        for action in &lease.actions {
+            if !scope.is_empty() {
+                scope.push(' ');
+            }
+            scope.extend([lease.tool.as_str(), ":", action.as_str()]);
+        }
+        AccessToken {
+            iss: self.issuer.clone(),
+            sub,
+            sub_profile,
+            aud: audience.to_owned(),
+            client_id: agent.clone(),
+            iat: at.as_secs(),
+            nbf: at.as_secs(),
+            exp: lease.expires_at.as_secs(),
+            jti: lease.id,
+            txn: lease.task,
+            scope,
+            authorization_details: vec![Detail {
+                kind: DetailKind::DayflyAccess,
+                locations: vec![audience.to_owned()],
+                actions: lease.actions.clone(),
+                resources: lease.resources.clone(),
+            }],
+            act,
+            cnf: None,
+            marks: Marks {
+                task: lease.task,
+                lease: lease.id,
+                agent: agent.clone(),
+                tool: lease.tool.clone(),
+                environment: lease.environment.clone(),
+                trust_domain: lease.trust_domain.clone(),
+                decision: lease.decision,
+            },
+        }
+    }
+
+    async fn issue(&self, lease: &Lease, audience: &str, at: Timestamp) -> Result<Minted, ProviderError> {
+        let claims = self.claims(lease, audience, at);
+        let token = jose::sign(&*self.keys.current(), TYP, &claims)
+            .await
+            .map_err(|e| ProviderError::Unavailable(e.to_string()))?;
+        Ok(Minted {
+            credential: Credential::Bearer(Secret::new(token)),
+            handle: Handle(lease.id.to_string()),
+            expires_at: Timestamp::from_secs(claims.exp),
+        })
+    }
+}
+
+/// An absolute URI of a tool or an issuer (RFC 8707 §2): https or http, a host, no fragment, no user.
+fn absolute(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "https" | "http")
+            && url.has_host()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    }) && text.len() <= 2048
+        && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+#[async_trait]
+impl Provider for JwtProvider {
+    fn kind(&self) -> &'static str {
+        "jwt"
+    }
+
+    fn promise(&self) -> Promise {
+        Promise {
+            ending: Ending::DenyListed,
+            least: Ttl::MIN,
+            most: self.most,
+            self_contained: true,
+        }
+    }
+
+    fn accepts(&self, tool: &Tool) -> Result<(), ProviderError> {
+        if !absolute(&tool.audience) {
+            return Err(ProviderError::Refused(format!(
+                "the audience of the tool `{}` has to be an absolute https or http URI without a fragment",
+                tool.name
+            )));
+        }
+        match tool.binding.parameters.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(ProviderError::Refused(format!(
+                "the tool `{}` sets `{name}`, and this provider has no parameters",
+                tool.name
+            ))),
+        }
+    }
+
+    fn handle(&self, lease: LeaseId) -> Option<Handle> {
+        Some(Handle(lease.to_string()))
+    }
+
+    /// A renewed lease gets a new token with the same `jti`: it is the lease that is revoked.
+    async fn mint(&self, reservation: &Reservation) -> Result<Minted, ProviderError> {
+        let request = reservation.permit().request();
+        self.issue(reservation.lease(), &request.tool.audience, request.at)
+            .await
+    }
+
+    /// Nothing to call: the ledger published the cutoff when the lease had to end.
+    async fn revoke(&self, _: &Lease) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    async fn probe(&self, _: &Lease) -> Result<Presence, ProviderError> {
+        Ok(Presence::Unknown)
+    }
+
+    async fn inventory(&self) -> Result<Vec<Handle>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    /// Signs something and verifies it by what is published.
+    async fn preflight(&self) -> Result<(), ProviderError> {
+        let unavailable = |e: &dyn fmt::Display| ProviderError::Unavailable(e.to_string());
+        let token = jose::sign(&*self.keys.current(), "preflight+jwt", &serde_json::json!({}))
+            .await
+            .map_err(|e| unavailable(&e))?;
+        jose::Unverified::parse(&token, 4096)
+            .and_then(|token| token.verify_with(&self.keys.key_set()))
+            .map_err(|e| unavailable(&e))
+    }
+}
+
+impl fmt::Debug for JwtProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtProvider")
+            .field("issuer", &self.issuer)
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::entropy::OsEntropy;
+    use crate::keys::Algorithm;
+    use crate::keys::ring_keys::RingSigner;
+    use crate::model::ids::{DecisionId, TaskId};
+    use crate::model::lease::LeaseState;
+    use crate::model::tool::{Binding, Risk, Sensitivity};
+    use crate::model::ttl::Bound;
+
+    const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+    const AUDIENCE: &str = "https://crm.example.org/api";
+
+    fn provider() -> JwtProvider {
+        let key = RingSigner::generate(Algorithm::Es256, &OsEntropy::new()).unwrap();
+        let ring = Arc::new(KeyRing::of(Arc::new(key)));
+        JwtProvider::new("https://dayfly.example.org", ring, Ttl::from_secs(900).unwrap()).unwrap()
+    }
+
+    fn lease() -> Lease {
+        let task = TaskId::new(AT, [1; 10]);
+        Lease {
+            id: LeaseId::new(task, AT, [2; 10]),
+            task,
+            agent: "support-bot".parse().unwrap(),
+            environment: "prod".parse().unwrap(),
+            trust_domain: Some("example.org".parse().unwrap()),
+            on_behalf_of: Some("u-4711".parse().unwrap()),
+            tool: "crm".parse().unwrap(),
+            actions: ["read", "list"].iter().map(|a| a.parse().unwrap()).collect(),
+            resources: ["customers/42".parse().unwrap()].into(),
+            provider: "jwt".parse().unwrap(),
+            handle: None,
+            ending: Ending::DenyListed,
+            decision: DecisionId::new(AT, [3; 10]),
+            issued_at: AT,
+            expires_at: AT.plus(std::time::Duration::from_secs(300)),
+            bounded_by: Bound::Policy,
+            state: LeaseState::Active,
+        }
+    }
+
+    fn tool(audience: &str) -> Tool {
+        Tool {
+            name: "crm".parse().unwrap(),
+            description: String::new(),
+            owner: "crm team".parse().unwrap(),
+            actions: BTreeMap::new(),
+            risk: Risk::Low,
+            sensitivity: Sensitivity::Public,
+            zone: "internal".parse().unwrap(),
+            environment: "prod".parse().unwrap(),
+            audience: audience.into(),
+            binding: Binding {
+                provider: "jwt".parse().unwrap(),
+                parameters: BTreeMap::new(),
+            },
+            max_ttl: Ttl::MAX,
+            default_ttl: Ttl::MAX,
+            live_credentials: None,
+            facts: BTreeMap::new(),
+        }
+    }
+
+    async fn claims(lease: &Lease) -> Value {
+        let provider = provider();
+        let minted = provider.issue(lease, AUDIENCE, AT).await.unwrap();
+        let Credential::Bearer(token) = &minted.credential;
+        let token = jose::Unverified::parse(token.expose(), 4096).unwrap();
+        token.verify_with(&provider.keys.key_set()).unwrap();
+        assert!(token.header().is_typ(TYP));
+        assert_eq!(Some(minted.handle), provider.handle(lease.id));
+        token.claims().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_says_exactly_this() {
+        let lease = lease();
+        let (task, id, decision) = (
+            lease.task.to_string(),
+            lease.id.to_string(),
+            lease.decision.to_string(),
+        );
+        assert_eq!(
+            claims(&lease).await,
+            json!({
+                "iss": "https://dayfly.example.org",
+                "sub": "u-4711",
+                "sub_profile": "user",
+                "aud": AUDIENCE,
+                "client_id": "support-bot",
+                "iat": 1_795_329_000, "nbf": 1_795_329_000, "exp": 1_795_329_300,
+                "jti": id,
+                "txn": task,
+                "scope": "crm:list crm:read",
+                "authorization_details": [{
+                    "type": "dayfly_access",
+                    "locations": [AUDIENCE],
+                    "actions": ["list", "read"],
+                    "resources": ["customers/42"],
+                }],
+                "act": {"sub": "support-bot", "iss": "https://dayfly.example.org", "sub_profile": "ai_agent"},
+                "https://dayfly.dev/claims": {
+                    "task": task, "lease": id, "agent": "support-bot", "tool": "crm", "environment": "prod",
+                    "trust_domain": "example.org", "decision": decision,
+                },
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn an_agent_on_its_own_is_the_subject_and_there_is_no_actor() {
+        let alone = Lease {
+            on_behalf_of: None,
+            trust_domain: None,
+            resources: [].into(),
+            ..lease()
+        };
+        let claims = claims(&alone).await;
+        assert_eq!(
+            (&claims["sub"], &claims["sub_profile"]),
+            (&json!("support-bot"), &json!("ai_agent"))
+        );
+        for absent in ["/act", "/cnf", "/authorization_details/0/resources"] {
+            assert_eq!(claims.pointer(absent), None, "{absent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_never_outlives_its_lease() {
+        let minted = provider().issue(&lease(), AUDIENCE, AT).await.unwrap();
+        assert!(minted.expires_at <= lease().expires_at);
+        assert!(!format!("{minted:?}").contains("eyJ"), "the token does not print");
+    }
+
+    #[test]
+    fn takes_only_audiences_that_are_absolute_uris() {
+        let provider = provider();
+        for good in [
+            "https://crm.example.org",
+            "http://127.0.0.1:8080/mcp",
+            "https://a.example/b?c=d",
+        ] {
+            assert!(provider.accepts(&tool(good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "crm",
+            "/api",
+            "urn:crm",
+            "ftp://crm.example.org",
+            "https://",
+            "https://crm.example.org#x",
+            "https://crm.example.org#",
+            "https://user@crm.example.org",
+            " https://crm.example.org",
+        ] {
+            assert!(provider.accepts(&tool(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuses_parameters_that_it_does_not_know() {
+        let mut tool = tool(AUDIENCE);
+        tool.binding.parameters.insert("ttl".into(), json!(5));
+        let error = provider().accepts(&tool).unwrap_err().to_string();
+        assert!(error.contains("`ttl`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn ends_nothing_and_says_that_nothing_can_be_asked() {
+        let provider = provider();
+        assert!(provider.revoke(&lease()).await.is_ok());
+        assert_eq!(provider.probe(&lease()).await.unwrap(), Presence::Unknown);
+        assert_eq!(provider.inventory().await.unwrap(), []);
+        provider.preflight().await.unwrap();
+    }
+}
