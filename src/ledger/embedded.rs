@@ -1,1 +1,206 @@
-//! The embedded ledger, on redb with group commit.
+//! The embedded ledger: one redb file, one process, one shard.
+//!
+//! Every step runs on one writer thread, which applies as many waiting steps as there are in one
+//! transaction, makes them durable with one flush to disk, and only then answers ([`writer`]). So
+//! an answered step survives a crash at any instruction, and many callers share the price of a flush.
+//! Reads take a snapshot on the caller's side and wait for nobody.
+//!
+//! Start-up reads the head of the file and nothing else: what is due is found as it falls due.
+
+mod reads;
+mod steps;
+mod tables;
+mod writer;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::reads::Snapshot;
+use self::tables::Tables;
+use self::writer::{Store, Writer};
+use super::{
+    Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
+    Settlement,
+};
+use crate::model::cutoff::Cutoff;
+use crate::model::ids::{LeaseId, TaskId};
+use crate::model::lease::{Cause, Handle, Lease};
+use crate::model::task::{Task, TaskChange};
+use crate::model::time::Timestamp;
+
+/// What an embedded ledger can be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long ended tasks and leases, idempotency keys and entries of the feed are kept. No shorter
+    /// than the longest life of a credential, so that whoever follows the feed from its start knows
+    /// of every cutoff that still matters.
+    pub retention: Duration,
+    /// Memory for pages of the file, in bytes.
+    pub cache: usize,
+}
+
+impl Default for Config {
+    /// A week, and 64 MiB.
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(7 * 24 * 3600),
+            cache: 64 << 20,
+        }
+    }
+}
+
+/// A ledger in a file. Dropping it finishes the steps that were handed in and closes the file.
+#[derive(Debug)]
+pub struct Embedded {
+    store: Arc<Store>,
+    writer: Writer,
+}
+
+impl Embedded {
+    /// Opens the ledger in this file, or makes a new one. One process at a time can have it open.
+    pub fn open(path: &Path, config: Config) -> Result<Self, LedgerError> {
+        Self::on(Store::file(path, config.cache)?, config)
+    }
+
+    /// A ledger that ends with its value, for development and tests.
+    pub fn in_memory(config: Config) -> Result<Self, LedgerError> {
+        Self::on(Store::memory(config.cache)?, config)
+    }
+
+    fn on(store: Store, config: Config) -> Result<Self, LedgerError> {
+        let store = Arc::new(store);
+        let writer = Writer::start(Arc::clone(&store), config.retention)?;
+        Ok(Self { store, writer })
+    }
+
+    /// Makes one step, durably, and answers.
+    async fn step<T: Send + 'static>(
+        &self,
+        step: impl FnMut(&mut Tables<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.writer.step(step).await
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, LedgerError> {
+        Snapshot::of(&self.store)
+    }
+}
+
+#[async_trait]
+impl Ledger for Embedded {
+    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError> {
+        let (task, key) = (task.clone(), key.cloned());
+        self.step(move |tables| steps::open(tables, &task, key.as_ref()))
+            .await
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {
+        self.snapshot()?.task(id)
+    }
+
+    async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError> {
+        self.step(move |tables| steps::advance(tables, id, change, now))
+            .await
+    }
+
+    async fn reserve(
+        &self,
+        lease: &Lease,
+        budgets: &Budgets,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<(), LedgerError> {
+        let (lease, budgets, key) = (lease.clone(), *budgets, key.cloned());
+        self.step(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref()))
+            .await
+    }
+
+    async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
+        let handle = handle.clone();
+        self.step(move |tables| steps::activate(tables, id, &handle, expires_at))
+            .await
+    }
+
+    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.step(move |tables| steps::renew(tables, id, expires_at, now))
+            .await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
+        self.snapshot()?.lease(id)
+    }
+
+    async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.step(move |tables| steps::revoke(tables, id, cause, now))
+            .await
+    }
+
+    async fn claim_due(
+        &self,
+        now: Timestamp,
+        hold: Duration,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<Claim>, LedgerError> {
+        // The reaper asks often and mostly in vain, and a question need not cost a flush.
+        if !self.snapshot()?.anything_due(now)? {
+            return Ok(Vec::new());
+        }
+        self.step(move |tables| steps::claim_due(tables, now, hold, limit))
+            .await
+    }
+
+    async fn settle(
+        &self,
+        claim: &LeaseClaim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let (id, hold) = (claim.lease.id, claim.hold);
+        self.step(move |tables| steps::settle(tables, id, hold, &settlement, now))
+            .await
+    }
+
+    async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {
+        let cutoff = cutoff.clone();
+        self.step(move |tables| steps::cut(tables, &cutoff)).await
+    }
+
+    async fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError> {
+        self.snapshot()?.cutoffs()
+    }
+
+    async fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError> {
+        // A page can take many reads, so it does not hold up a worker.
+        let (snapshot, filter, page) = (self.snapshot()?, filter.clone(), *page);
+        tokio::task::spawn_blocking(move || snapshot.find(&filter, &page))
+            .await
+            .map_err(|error| LedgerError::Unavailable(error.to_string()))?
+    }
+
+    async fn changes(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut published = self.writer.published();
+        loop {
+            published.borrow_and_update(); // before looking, so that nothing slips in between
+            let changes = self.snapshot()?.changes(since)?;
+            if !changes.cutoffs.is_empty() {
+                return Ok(changes);
+            }
+            match tokio::time::timeout_at(deadline, published.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(writer::stopped()),
+                Err(_) => return Ok(changes),
+            }
+        }
+    }
+
+    async fn ping(&self) -> Result<(), LedgerError> {
+        self.step(|tables| tables.touch()).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Reads, all of one snapshot: what the latest commit left.
+
+use redb::{ReadOnlyTable, ReadTransaction};
+
+use super::tables::{
+    CUTOFFS, DUE, EPOCH, FEED, FORGET, INDEX, Id, LEASES, META, PUBLISHED, Property, TASKS, damaged, fallen,
+};
+use super::writer::Store;
+use crate::ledger::record::{decode_cutoff, decode_lease, decode_task};
+use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, rules};
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::{LeaseId, TaskId};
+use crate::model::lease::Lease;
+use crate::model::task::Task;
+use crate::model::time::Timestamp;
+
+pub(super) struct Snapshot(ReadTransaction);
+
+impl Snapshot {
+    pub(super) fn of(store: &Store) -> Result<Self, LedgerError> {
+        store.read().map(Self)
+    }
+
+    pub(super) fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {
+        let row = self.0.open_table(TASKS)?.get(&id.to_bytes())?;
+        row.map(|row| decode_task(row.value().1)).transpose()
+    }
+
+    pub(super) fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
+        let row = self.0.open_table(LEASES)?.get(&id.to_bytes())?;
+        row.map(|row| decode_lease(row.value().2)).transpose()
+    }
+
+    /// Whether a claim would find anything to hand out or to forget.
+    pub(super) fn anything_due(&self, now: Timestamp) -> Result<bool, LedgerError> {
+        let due = !fallen(&self.0.open_table(DUE)?, now, 1)?.is_empty();
+        Ok(due || !fallen(&self.0.open_table(FORGET)?, now, 1)?.is_empty())
+    }
+
+    pub(super) fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError> {
+        let mut cutoffs = Vec::new();
+        for entry in self.0.open_table(CUTOFFS)?.range::<&[u8]>(..)? {
+            let cutoff = decode_cutoff(entry?.1.value())?;
+            if !matches!(cutoff.selector, Selector::Lease(_) | Selector::Task(_)) {
+                cutoffs.push(cutoff);
+            }
+        }
+        Ok(cutoffs)
+    }
+
+    pub(super) fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError> {
+        let limit = page.limit.get().min(Page::MOST);
+        let Some(from) = page.after.map_or(Some([0; 16]), |after| next(after.to_bytes())) else {
+            return Ok(Vec::new());
+        };
+        let properties: Vec<_> = [
+            filter.task.map(Property::task),
+            filter.user.as_ref().map(|user| Property::user(user.as_str())),
+            filter.agent.as_ref().map(|agent| Property::agent(agent.as_str())),
+            filter.tool.as_ref().map(|tool| Property::tool(tool.as_str())),
+            filter.state.map(Property::state),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+
+        let table = self.0.open_table(LEASES)?;
+        if properties.is_empty() {
+            let rows = table.range::<&Id>(&from..)?.take(limit);
+            return rows.map(|row| decode_lease(row?.1.value().2)).collect();
+        }
+        let ids = with_all(&self.0.open_table(INDEX)?, &properties, from, limit)?;
+        let lease = |id: Id| match table.get(&id)? {
+            Some(row) => decode_lease(row.value().2),
+            None => Err(damaged("the index of leases")),
+        };
+        ids.into_iter().map(lease).collect()
+    }
+
+    pub(super) fn changes(&self, since: &Cursor) -> Result<Changes, LedgerError> {
+        let meta = self.0.open_table(META)?;
+        let number = |name| Ok::<_, LedgerError>(meta.get(name)?.map_or(0, |number| number.value()));
+        let (epoch, published) = (number(EPOCH)?, number(PUBLISHED)?);
+        // A cursor of a ledger that was lost, or rolled back, says nothing about this one.
+        let since = match since.0.as_slice() {
+            [theirs, read] if *theirs == epoch && *read <= published => *read,
+            _ => 0,
+        };
+        let (mut cutoffs, mut last, mut more) = (Vec::new(), published, false);
+        for entry in self.0.open_table(FEED)?.range(since + 1..)? {
+            if cutoffs.len() == rules::MOST_CHANGES {
+                more = true;
+                break;
+            }
+            let (number, record) = entry?;
+            cutoffs.push(decode_cutoff(record.value())?);
+            last = number.value();
+        }
+        let next = Cursor(vec![epoch, last]);
+        Ok(Changes { cutoffs, next, more })
+    }
+}
+
+/// The id that follows this one.
+fn next(id: Id) -> Option<Id> {
+    u128::from_be_bytes(id).checked_add(1).map(u128::to_be_bytes)
+}
+
+/// The first `limit` leases at or after `from` that have every property. Each index sorts by id, so
+/// they are walked side by side, each jumping to where the others already are.
+fn with_all(
+    index: &ReadOnlyTable<&'static [u8], ()>,
+    properties: &[Property],
+    from: Id,
+    limit: usize,
+) -> Result<Vec<Id>, LedgerError> {
+    let mut found = Vec::new();
+    let (mut candidate, mut agreeing) = (from, 0);
+    for property in properties.iter().cycle() {
+        match property.seek(index, candidate)? {
+            None => break,
+            Some(id) if id == candidate => agreeing += 1,
+            Some(id) => (candidate, agreeing) = (id, 1),
+        }
+        if agreeing < properties.len() {
+            continue;
+        }
+        found.push(candidate);
+        agreeing = 0;
+        match next(candidate) {
+            Some(id) if found.len() < limit => candidate = id,
+            _ => break,
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,307 @@
+//! The steps, each on the tables of one transaction: it looks first and writes then, so that a
+//! refusal has changed nothing.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::tables::{Id, Kind, Row, Tables, Use, damaged};
+use crate::ledger::{
+    Budget, Budgets, Claim, IdempotencyKey, LeaseClaim, LedgerError, Opened, Refusal, Settlement, rules,
+};
+use crate::model::cutoff::Cutoff;
+use crate::model::ids::{LeaseId, TaskId};
+use crate::model::lease::{Cause, Handle, Lease, LeaseState};
+use crate::model::task::{Task, TaskChange, TaskState};
+use crate::model::time::Timestamp;
+
+/// The most that one claim forgets on the way.
+const MOST_FORGOTTEN: usize = 512;
+
+pub(super) fn open(
+    tables: &mut Tables<'_>,
+    task: &Task,
+    key: Option<&IdempotencyKey>,
+) -> Result<Opened, LedgerError> {
+    if let Some(key) = key
+        && let Some((content, first)) = tables.key(Use::Opening, &key.key)?
+    {
+        if content != key.content {
+            return Err(Refusal::KeyReused.into());
+        }
+        let first = TaskId::from_bytes(first)
+            .map(|first| tables.task(first))
+            .transpose()?
+            .flatten();
+        return first
+            .map(Opened::Repeated)
+            .ok_or_else(|| damaged("an idempotency key"));
+    }
+    if tables.task(task.charter.id)?.is_some() {
+        return Err(Refusal::Exists.into());
+    }
+    tables.put_task(task, task.due().map(|(due, _)| due))?;
+    if let Some(key) = key {
+        tables.insert_key(
+            Use::Opening,
+            key,
+            task.charter.id.to_bytes(),
+            task.charter.opened_at,
+        )?;
+    }
+    Ok(Opened::New)
+}
+
+pub(super) fn advance(
+    tables: &mut Tables<'_>,
+    id: TaskId,
+    change: TaskChange,
+    now: Timestamp,
+) -> Result<Task, LedgerError> {
+    let task = tables.task(id)?.ok_or(Refusal::NoTask)?;
+    let Some((moved, cause)) = rules::advanced(&task, change, now)? else {
+        return Ok(task);
+    };
+    let live = match cause {
+        Some(_) => tables.live(id)?,
+        None => Vec::new(),
+    };
+    tables.put_task(&moved, moved.due().map(|(due, _)| due))?;
+    if let TaskState::Ended { at, .. } = moved.state {
+        tables.forget_task_at(id, at.plus(tables.retention))?;
+    }
+    let Some(cause) = cause else { return Ok(moved) };
+    let ended = matches!(moved.state, TaskState::Ended { .. });
+    if ended {
+        tables.publish(&rules::task_cutoff(&moved, cause, now))?;
+    }
+    for row in live {
+        if !matches!(row.lease.state, LeaseState::Reserved | LeaseState::Active) {
+            continue;
+        }
+        let lease = turned(&row, cause, now);
+        tables.update_lease(&row, &lease, Some(now), row.hold)?;
+        if !ended {
+            tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+        }
+    }
+    Ok(moved)
+}
+
+/// The lease, as one that has to end.
+fn turned(row: &Row, cause: Cause, since: Timestamp) -> Lease {
+    Lease {
+        state: rules::revoking(cause, since),
+        ..row.lease.clone()
+    }
+}
+
+pub(super) fn reserve(
+    tables: &mut Tables<'_>,
+    lease: &Lease,
+    budgets: &Budgets,
+    key: Option<&IdempotencyKey>,
+) -> Result<(), LedgerError> {
+    if let Some(key) = key
+        && let Some((content, first)) = tables.key(Use::Reserving, &key.key)?
+    {
+        if content != key.content {
+            return Err(Refusal::KeyReused.into());
+        }
+        let first = LeaseId::from_bytes(first).ok_or_else(|| damaged("an idempotency key"))?;
+        return Err(Refusal::Repeated(first).into());
+    }
+    if !matches!(lease.state, LeaseState::Reserved | LeaseState::Active) {
+        return Err(Refusal::LeaseNotOpen(lease.state.as_str()).into());
+    }
+    let task = tables.task(lease.task)?.ok_or(Refusal::NoTask)?;
+    if tables.lease(lease.id)?.is_some() {
+        return Err(Refusal::Exists.into());
+    }
+    rules::open_at(&task, lease.issued_at)?;
+    if let Some(selector) = tables.cut_by(lease)? {
+        return Err(Refusal::Cut(selector).into());
+    }
+    let limits = [
+        (Budget::Task, budgets.task),
+        (Budget::Agent, budgets.agent),
+        (Budget::Tool, budgets.tool),
+    ];
+    for ((budget, limit), count) in limits.into_iter().zip(tables.counts(lease)?) {
+        if let Some(limit) = limit
+            && count >= limit
+        {
+            return Err(Refusal::Budget { budget, limit }.into());
+        }
+    }
+    tables.insert_lease(lease)?;
+    if let Some(key) = key {
+        tables.insert_key(Use::Reserving, key, lease.id.to_bytes(), lease.issued_at)?;
+    }
+    Ok(())
+}
+
+pub(super) fn activate(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    handle: &Handle,
+    expires_at: Timestamp,
+) -> Result<(), LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    if row.lease.state != LeaseState::Reserved {
+        return Err(Refusal::LeaseNotOpen(row.lease.state.as_str()).into());
+    }
+    if let Some(selector) = tables.cut_by(&row.lease)? {
+        return Err(Refusal::Cut(selector).into());
+    }
+    let lease = Lease {
+        handle: Some(handle.clone()),
+        expires_at,
+        state: LeaseState::Active,
+        ..row.lease.clone()
+    };
+    tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)
+}
+
+pub(super) fn renew(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Result<Lease, LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    if row.lease.state != LeaseState::Active {
+        return Err(Refusal::LeaseNotOpen(row.lease.state.as_str()).into());
+    }
+    if !row.lease.is_live(now) {
+        return Err(Refusal::LeaseNotOpen("expired").into());
+    }
+    let task = tables.task(row.lease.task)?.ok_or(Refusal::NoTask)?;
+    rules::open_at(&task, now)?;
+    if let Some(selector) = tables.cut_by(&row.lease)? {
+        return Err(Refusal::Cut(selector).into());
+    }
+    let lease = Lease {
+        expires_at,
+        ..row.lease.clone()
+    };
+    tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)?;
+    Ok(lease)
+}
+
+pub(super) fn revoke(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    cause: Cause,
+    now: Timestamp,
+) -> Result<Lease, LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    if !matches!(row.lease.state, LeaseState::Reserved | LeaseState::Active) {
+        return Ok(row.lease);
+    }
+    let lease = turned(&row, cause, now);
+    tables.update_lease(&row, &lease, Some(now), row.hold)?;
+    tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+    Ok(lease)
+}
+
+pub(super) fn claim_due(
+    tables: &mut Tables<'_>,
+    now: Timestamp,
+    hold: Duration,
+    limit: NonZeroUsize,
+) -> Result<Vec<Claim>, LedgerError> {
+    let until = now.plus(hold);
+    let mut claims = Vec::new();
+    for (kind, key) in tables.fallen_due(now, limit.get())? {
+        let id = Id::try_from(key.as_slice()).map_err(|_| damaged("an entry of the schedule"))?;
+        claims.push(match kind {
+            Kind::Lease => claim_lease(tables, &id, now, until)?,
+            Kind::Task => claim_task(tables, id, until)?,
+            Kind::Key | Kind::Cutoff | Kind::Entry => return Err(damaged("an entry of the schedule")),
+        });
+    }
+    tables.forget(now, MOST_FORGOTTEN)?;
+    Ok(claims)
+}
+
+fn claim_lease(
+    tables: &mut Tables<'_>,
+    id: &Id,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Claim, LedgerError> {
+    let row = tables
+        .row(id)?
+        .ok_or_else(|| damaged("an entry of the schedule"))?;
+    let mut lease = row.lease.clone();
+    if matches!(lease.state, LeaseState::Reserved | LeaseState::Active) {
+        let (cause, since) = rules::fallen_due(&lease, now);
+        if lease.state == LeaseState::Reserved && now < lease.expires_at {
+            tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+        }
+        lease.state = rules::revoking(cause, since);
+    }
+    // Odd numbers are holds; a hold that ran out is followed by the next odd one.
+    let hold = (row.hold + 1) | 1;
+    tables.update_lease(&row, &lease, Some(until), hold)?;
+    Ok(Claim::Lease(Box::new(LeaseClaim { lease, hold })))
+}
+
+fn claim_task(tables: &mut Tables<'_>, id: Id, until: Timestamp) -> Result<Claim, LedgerError> {
+    let task = TaskId::from_bytes(id)
+        .map(|id| tables.task(id))
+        .transpose()?
+        .flatten();
+    let task = task.ok_or_else(|| damaged("an entry of the schedule"))?;
+    let (_, outcome) = task.due().ok_or_else(|| damaged("an entry of the schedule"))?;
+    tables.put_task(&task, Some(until))?;
+    Ok(Claim::Task(Box::new(task), outcome))
+}
+
+pub(super) fn settle(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    hold: u64,
+    settlement: &Settlement,
+    now: Timestamp,
+) -> Result<(), LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    let effort = match rules::effort(&row.lease.state) {
+        Some(effort) if row.hold == hold && hold % 2 == 1 => effort,
+        _ => return Err(Refusal::ClaimLost.into()),
+    };
+    let (state, due) = match settlement {
+        Settlement::Ended(receipt) => {
+            let (cause, receipt) = (effort.cause, *receipt);
+            (
+                LeaseState::Ended {
+                    cause,
+                    at: now,
+                    receipt,
+                },
+                None,
+            )
+        }
+        Settlement::RetryAt(next, error) => (
+            LeaseState::Revoking(rules::failed_again(effort, error)),
+            Some(*next),
+        ),
+        Settlement::Stuck(next, error) => {
+            (LeaseState::Stuck(rules::failed_again(effort, error)), Some(*next))
+        }
+    };
+    let lease = Lease {
+        state,
+        ..row.lease.clone()
+    };
+    tables.update_lease(&row, &lease, due, hold + 1)
+}
+
+pub(super) fn cut(tables: &mut Tables<'_>, cutoff: &Cutoff) -> Result<(), LedgerError> {
+    match tables.cutoff(&cutoff.selector)? {
+        Some(standing) if standing == *cutoff => return Ok(()),
+        Some(standing) if rules::adds_nothing(cutoff, &standing) => {}
+        _ => tables.put_cutoff(cutoff)?,
+    }
+    tables.publish(cutoff)
+}

@@ -1,0 +1,3 @@
+//! What every adapter of a seam must keep, whatever technology it stands on.
+
+mod ledger;

@@ -1,0 +1,340 @@
+//! The contract of [`dayfly::ledger::Ledger`]: one test for each promise, run against every adapter.
+//!
+//! An adapter joins with a [`Fixture`] and one line of `ledger_contract!`. Time and ids come from the
+//! tests, so nothing here sleeps; tasks are put into one slot where a promise holds for one shard.
+
+mod changes;
+mod claims;
+mod cutoffs;
+mod finding;
+mod leases;
+mod races;
+mod tasks;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dayfly::ledger::{
+    Budgets, Claim, Cursor, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Refusal, Settlement,
+};
+use dayfly::model::access::{Access, Scope};
+use dayfly::model::cutoff::{Cutoff, Selector};
+use dayfly::model::ids::{DecisionId, LeaseId, Randomness, Slot, TaskId};
+use dayfly::model::lease::{Cause, Ending, Lease, LeaseState, Receipt};
+use dayfly::model::task::{Charter, Task, TaskChange, TaskState};
+use dayfly::model::time::Timestamp;
+use dayfly::model::ttl::Bound;
+
+/// Makes ledgers of one adapter.
+#[async_trait]
+pub(super) trait Fixture: Send + Sync {
+    /// An empty ledger with a retention of [`RETENTION`].
+    async fn ledger(&self) -> Arc<dyn Ledger>;
+}
+
+/// How long the ledgers under test keep what is over.
+pub(super) const RETENTION: Duration = Duration::from_secs(3600);
+
+/// The instant at which every test begins.
+const START: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+/// How long the tasks of the tests live.
+const TASK_LIFE: Duration = Duration::from_secs(600);
+/// How long the leases of the tests live.
+const LEASE_LIFE: Duration = Duration::from_secs(300);
+/// How long the tests hold a claim.
+const HOLD: Duration = Duration::from_secs(30);
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// This long after the beginning.
+fn at(seconds: u64) -> Timestamp {
+    START.plus(secs(seconds))
+}
+
+fn most() -> NonZeroUsize {
+    NonZeroUsize::new(100).unwrap()
+}
+
+/// Random enough to be new, and the same in every run.
+fn random() -> Randomness {
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+    let mixed = drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    let [a, b, ..] = mixed;
+    let [c, d, e, f, g, h, i, j] = drawn.to_be_bytes();
+    [a, b, c, d, e, f, g, h, i, j]
+}
+
+fn key(key: u8, content: u8) -> IdempotencyKey {
+    IdempotencyKey {
+        key: [key; 32],
+        content: [content; 32],
+    }
+}
+
+/// An open task that nobody has written down yet, always in the same slot.
+fn task_at(opened_at: Timestamp) -> Task {
+    task_in(Slot::new(7), opened_at)
+}
+
+fn task_in(slot: Slot, opened_at: Timestamp) -> Task {
+    let access = Access::new(
+        "crm".parse().unwrap(),
+        ["read".parse().unwrap()].into(),
+        [].into(),
+    )
+    .unwrap();
+    Task {
+        charter: Charter {
+            id: TaskId::in_slot(opened_at, slot, random()),
+            agent: "support-bot".parse().unwrap(),
+            environment: "production".parse().unwrap(),
+            trust_domain: Some("example.org".parse().unwrap()),
+            subject: "spiffe://example.org/support".to_owned(),
+            purpose: "answer a ticket".parse().unwrap(),
+            scope: Scope::new(vec![access]).unwrap(),
+            on_behalf_of: Some("user-1".parse().unwrap()),
+            opened_at,
+            deadline: opened_at.plus(TASK_LIFE),
+            heartbeat: None,
+        },
+        state: TaskState::Open,
+        beat_at: opened_at,
+    }
+}
+
+/// A reservation for the task that nobody has written down yet.
+fn lease_at(task: &Task, issued_at: Timestamp) -> Lease {
+    let charter = &task.charter;
+    Lease {
+        id: LeaseId::new(charter.id, issued_at, random()),
+        task: charter.id,
+        agent: charter.agent.clone(),
+        environment: charter.environment.clone(),
+        trust_domain: charter.trust_domain.clone(),
+        on_behalf_of: charter.on_behalf_of.clone(),
+        tool: "crm".parse().unwrap(),
+        actions: ["read".parse().unwrap()].into(),
+        resources: ["customers/42".parse().unwrap()].into(),
+        provider: "orders-db".parse().unwrap(),
+        handle: None,
+        ending: Ending::Immediate,
+        decision: DecisionId::new(issued_at, random()),
+        issued_at,
+        expires_at: issued_at.plus(LEASE_LIFE),
+        bounded_by: Bound::Policy,
+        state: LeaseState::Reserved,
+    }
+}
+
+/// A lease that is active from the beginning, as those of tokens are.
+fn active_at(task: &Task, issued_at: Timestamp) -> Lease {
+    Lease {
+        state: LeaseState::Active,
+        ending: Ending::DenyListed,
+        ..lease_at(task, issued_at)
+    }
+}
+
+const UNLIMITED: Budgets = Budgets {
+    task: None,
+    agent: None,
+    tool: None,
+};
+
+fn cutoff(selector: Selector, up_to: Timestamp, at: Timestamp) -> Cutoff {
+    let cause = Cause::Cutoff;
+    Cutoff {
+        selector,
+        up_to,
+        at,
+        cause,
+    }
+}
+
+/// What the tests say about a ledger, shorter.
+#[async_trait]
+trait Shorthand {
+    /// Writes down a new task.
+    async fn opened(&self, task: Task) -> Task;
+    /// Writes down an open task at the beginning.
+    async fn open_task(&self) -> Task;
+    /// Writes a lease down without budgets and without a key.
+    async fn hold(&self, lease: Lease) -> Lease;
+    /// Tries to write a lease down without budgets and without a key.
+    async fn try_hold(&self, lease: &Lease) -> Result<(), LedgerError>;
+    /// The lease, which exists.
+    async fn stored(&self, id: LeaseId) -> Lease;
+    /// What is due, to the last.
+    async fn due(&self, now: Timestamp) -> Vec<Claim>;
+    /// The leases that are due, to the last; nothing else is.
+    async fn due_leases(&self, now: Timestamp) -> Vec<LeaseClaim>;
+    /// Revokes, claims and settles: the lease is over.
+    async fn end(&self, id: LeaseId, now: Timestamp);
+    /// All entries of the feed, and where they end.
+    async fn feed(&self) -> (Vec<Cutoff>, Cursor);
+    /// The selectors of the feed.
+    async fn told(&self) -> Vec<Selector>;
+    /// A change of a task that is made.
+    async fn advanced(&self, task: &Task, change: TaskChange, now: Timestamp) -> Task;
+}
+
+#[async_trait]
+impl Shorthand for Arc<dyn Ledger> {
+    async fn opened(&self, task: Task) -> Task {
+        assert_eq!(self.open(&task, None).await.unwrap(), Opened::New);
+        task
+    }
+
+    async fn open_task(&self) -> Task {
+        self.opened(task_at(START)).await
+    }
+
+    async fn hold(&self, lease: Lease) -> Lease {
+        self.try_hold(&lease).await.unwrap();
+        lease
+    }
+
+    async fn try_hold(&self, lease: &Lease) -> Result<(), LedgerError> {
+        self.reserve(lease, &UNLIMITED, None).await
+    }
+
+    async fn stored(&self, id: LeaseId) -> Lease {
+        self.lease(id).await.unwrap().expect("a lease")
+    }
+
+    async fn due(&self, now: Timestamp) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        loop {
+            let more = self.claim_due(now, HOLD, most()).await.unwrap();
+            if more.is_empty() {
+                return claims;
+            }
+            claims.extend(more);
+        }
+    }
+
+    async fn due_leases(&self, now: Timestamp) -> Vec<LeaseClaim> {
+        let lease = |claim| match claim {
+            Claim::Lease(claim) => *claim,
+            Claim::Task(task, outcome) => panic!("{} is due: {outcome:?}", task.charter.id),
+        };
+        self.due(now).await.into_iter().map(lease).collect()
+    }
+
+    async fn end(&self, id: LeaseId, now: Timestamp) {
+        self.revoke(id, Cause::Revoked, now).await.unwrap();
+        for claim in self.due(now).await {
+            if let Claim::Lease(claim) = claim
+                && claim.lease.id == id
+            {
+                self.settle(&claim, ended(now), now).await.unwrap();
+            }
+        }
+        assert_eq!(self.stored(id).await.state.as_str(), "ended");
+    }
+
+    async fn feed(&self) -> (Vec<Cutoff>, Cursor) {
+        let (mut cutoffs, mut cursor) = (Vec::new(), Cursor::default());
+        loop {
+            let changes = self.changes(&cursor, Duration::ZERO).await.unwrap();
+            cutoffs.extend(changes.cutoffs);
+            cursor = changes.next;
+            if !changes.more {
+                return (cutoffs, cursor);
+            }
+        }
+    }
+
+    async fn told(&self) -> Vec<Selector> {
+        let (cutoffs, _) = self.feed().await;
+        cutoffs.into_iter().map(|cutoff| cutoff.selector).collect()
+    }
+
+    async fn advanced(&self, task: &Task, change: TaskChange, now: Timestamp) -> Task {
+        self.advance(task.charter.id, change, now).await.unwrap()
+    }
+}
+
+fn ended(at: Timestamp) -> Settlement {
+    Settlement::Ended(Receipt::VerifiedAbsent { at })
+}
+
+/// The refusal that must have come.
+#[track_caller]
+fn refusal<T: std::fmt::Debug>(result: Result<T, LedgerError>) -> Refusal {
+    match result {
+        Err(LedgerError::Refused(refusal)) => refusal,
+        other => panic!("not a refusal: {other:?}"),
+    }
+}
+
+fn cause_of(lease: &Lease) -> Option<Cause> {
+    match &lease.state {
+        LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => Some(effort.cause),
+        LeaseState::Ended { cause, .. } => Some(*cause),
+        LeaseState::Reserved | LeaseState::Active => None,
+    }
+}
+
+/// Runs every promise against an adapter: `ledger_contract!(name, fixture)`, where the fixture is an
+/// `Option`; with none, because the adapter has no server to talk to here, its tests pass unseen.
+macro_rules! ledger_contract {
+    ($adapter:ident, $fixture:expr) => {
+        ledger_contract!(@modules $adapter, $fixture;
+            tasks: a_task_is_kept_as_it_was_opened, an_id_is_taken_once,
+                a_repeated_opening_answers_the_first_task, a_key_is_not_used_for_two_openings,
+                a_key_lives_as_long_as_the_retention, a_beat_is_a_sign_of_life,
+                only_an_open_task_beats, suspending_ends_what_is_live, resuming_opens_again,
+                ending_is_for_good, a_task_past_its_due_instant_can_only_be_ended,
+                an_unknown_task_does_not_move, ended_tasks_are_forgotten;
+            leases: a_lease_is_kept_as_it_was_reserved, nothing_is_reserved_without_an_open_task,
+                nothing_is_reserved_past_the_due_instant, a_lease_id_is_taken_once,
+                the_task_budget_is_exact, the_agent_budget_holds, the_tool_budget_holds,
+                a_repeated_reservation_is_known, a_refused_reservation_leaves_no_trace,
+                activating_gives_handle_and_expiry, activating_happens_once,
+                nothing_is_activated_after_the_task, renewing_moves_the_expiry,
+                only_what_is_active_is_renewed, a_revoked_lease_is_due_at_once,
+                revoking_again_changes_nothing, an_unknown_lease_is_refused;
+            claims: an_expired_lease_is_claimed, an_abandoned_reservation_is_claimed,
+                a_short_reservation_is_claimed_at_its_expiry, a_task_past_its_deadline_is_claimed,
+                a_lost_task_is_claimed, a_claimed_task_returns_until_it_is_ended,
+                a_hold_excludes_others, a_late_settlement_is_refused,
+                a_hold_that_nobody_took_over_settles, an_end_is_settled_once,
+                a_retry_comes_when_it_was_said, a_stuck_lease_comes_back,
+                an_error_is_kept_short, the_longest_due_come_first, the_limit_is_kept,
+                ended_leases_are_forgotten;
+            cutoffs: a_cutoff_refuses_what_it_matches, a_cutoff_spares_what_it_does_not_match,
+                a_cutoff_stops_activation_and_renewal, the_further_cutoff_holds,
+                cutoffs_in_force_are_listed, a_cutoff_is_dropped_when_nothing_can_match;
+            finding: leases_are_found_by_what_they_are, leases_are_found_by_their_state,
+                filters_combine, pages_follow_each_other;
+            changes: the_feed_tells_every_cutoff, the_feed_goes_on_from_a_cursor,
+                a_cursor_survives_its_text, an_unplaced_cursor_starts_over, the_feed_comes_in_parts,
+                waiting_ends_when_something_comes, waiting_ends_by_itself,
+                the_feed_forgets_after_the_retention, nothing_is_missed_under_many_writers;
+            races: no_lease_is_active_after_the_end, the_task_budget_holds_in_a_race,
+                a_lease_is_claimed_by_one, a_key_makes_one_lease, the_ledger_answers_a_ping;
+        );
+    };
+    (@modules $adapter:ident, $fixture:expr; $($module:ident: $($promise:ident),+;)+) => {
+        mod $adapter {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    if let Some(fixture) = $fixture {
+                        let ledger = $crate::contract::ledger::Fixture::ledger(&fixture).await;
+                        $crate::contract::ledger::$module::$promise(ledger).await;
+                    }
+                }
+            )+)+
+        }
+    };
+}
+
+mod adapters;

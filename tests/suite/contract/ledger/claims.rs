@@ -1,0 +1,332 @@
+//! What falls due, who works at it, and what becomes of it.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use dayfly::ledger::rules::MINT_TIME;
+use dayfly::ledger::{Claim, Ledger, Refusal, Settlement};
+use dayfly::model::cutoff::Selector;
+use dayfly::model::lease::{Cause, Lease, LeaseState, Receipt};
+use dayfly::model::task::{Outcome, TaskChange};
+use dayfly::model::ttl::Ttl;
+
+use super::{
+    HOLD, RETENTION, START, Shorthand as _, TASK_LIFE, active_at, at, cause_of, ended, lease_at, refusal,
+    secs, task_at,
+};
+
+type Subject = Arc<dyn Ledger>;
+
+pub(super) async fn an_expired_lease_is_claimed(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    assert!(ledger.due(at(300)).await.is_empty(), "one second too early");
+    let claims = ledger.due_leases(at(310)).await;
+    let [claim] = claims.as_slice() else {
+        panic!("{claims:?}")
+    };
+    let LeaseState::Revoking(effort) = &claim.lease.state else {
+        panic!("{claim:?}")
+    };
+    assert_eq!((effort.cause, effort.since), (Cause::Expired, lease.expires_at));
+    assert_eq!(
+        ledger.stored(lease.id).await,
+        claim.lease,
+        "and it is written down so"
+    );
+    assert_eq!(ledger.told().await, [], "its time was up for everybody");
+}
+
+pub(super) async fn an_abandoned_reservation_is_claimed(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(lease_at(&task, at(1))).await;
+    assert!(ledger.due(at(0).plus(MINT_TIME)).await.is_empty());
+    let now = at(1).plus(MINT_TIME);
+    let claims = ledger.due_leases(now).await;
+    assert_eq!(
+        claims
+            .iter()
+            .map(|claim| cause_of(&claim.lease))
+            .collect::<Vec<_>>(),
+        [Some(Cause::Compensated)]
+    );
+    assert_eq!(
+        ledger.told().await,
+        [Selector::Lease(lease.id)],
+        "a credential may be out"
+    );
+}
+
+pub(super) async fn a_short_reservation_is_claimed_at_its_expiry(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = Lease {
+        expires_at: at(11),
+        ..lease_at(&task, at(1))
+    };
+    ledger.hold(lease).await;
+    assert!(ledger.due(at(10)).await.is_empty());
+    let claims = ledger.due_leases(at(11)).await;
+    assert_eq!(
+        claims
+            .iter()
+            .map(|claim| cause_of(&claim.lease))
+            .collect::<Vec<_>>(),
+        [Some(Cause::Compensated)]
+    );
+    assert_eq!(ledger.told().await, [], "whatever was minted is over too");
+}
+
+pub(super) async fn a_task_past_its_deadline_is_claimed(ledger: Subject) {
+    let mut task = task_at(START);
+    task.charter.heartbeat = Ttl::from_secs(60);
+    let task = ledger.opened(task).await;
+    let task = ledger.advanced(&task, TaskChange::Suspend, at(1)).await;
+    let deadline = START.plus(TASK_LIFE);
+    assert!(
+        ledger.due(deadline.minus(secs(1))).await.is_empty(),
+        "a suspended task sends no beats"
+    );
+    let claims = ledger.due(deadline).await;
+    assert_eq!(claims, [Claim::Task(Box::new(task), Outcome::Expired)]);
+}
+
+pub(super) async fn a_lost_task_is_claimed(ledger: Subject) {
+    let mut task = task_at(START);
+    task.charter.heartbeat = Ttl::from_secs(60);
+    let task = ledger.opened(task).await;
+    let task = ledger.advanced(&task, TaskChange::Beat, at(30)).await;
+    assert!(ledger.due(at(89)).await.is_empty());
+    assert_eq!(
+        ledger.due(at(90)).await,
+        [Claim::Task(Box::new(task), Outcome::Lost)]
+    );
+}
+
+pub(super) async fn a_claimed_task_returns_until_it_is_ended(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let due = START.plus(TASK_LIFE);
+    assert_eq!(ledger.due(due).await.len(), 1);
+    assert!(
+        ledger.due(due.plus(HOLD).minus(secs(1))).await.is_empty(),
+        "somebody is at it"
+    );
+    assert_eq!(ledger.due(due.plus(HOLD)).await.len(), 1, "nobody ended it");
+    ledger
+        .advanced(&task, TaskChange::End(Outcome::Expired), due.plus(HOLD))
+        .await;
+    assert!(ledger.due(due.plus(HOLD).plus(HOLD)).await.is_empty());
+}
+
+pub(super) async fn a_hold_excludes_others(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    assert_eq!(ledger.due_leases(at(2)).await.len(), 1);
+    assert!(ledger.due(at(31)).await.is_empty(), "held until the 32nd second");
+    ledger.revoke(lease.id, Cause::Revoked, at(31)).await.unwrap();
+    assert!(
+        ledger.due(at(31)).await.is_empty(),
+        "revoking again does not break the hold"
+    );
+    assert_eq!(ledger.due_leases(at(32)).await.len(), 1, "the claim returned");
+}
+
+pub(super) async fn a_late_settlement_is_refused(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let late = ledger.due_leases(at(2)).await.pop().unwrap();
+    let now = at(2).plus(HOLD);
+    let current = ledger.due_leases(now).await.pop().unwrap();
+    assert_ne!(late.hold, current.hold);
+
+    for settlement in [ended(now), Settlement::RetryAt(now, "no answer".to_owned())] {
+        assert_eq!(
+            refusal(ledger.settle(&late, settlement, now).await),
+            Refusal::ClaimLost
+        );
+    }
+    assert_eq!(
+        ledger.stored(lease.id).await,
+        current.lease,
+        "a refusal changes nothing"
+    );
+    ledger.settle(&current, ended(now), now).await.unwrap();
+    assert_eq!(
+        refusal(ledger.settle(&late, ended(now), now).await),
+        Refusal::ClaimLost
+    );
+}
+
+pub(super) async fn a_hold_that_nobody_took_over_settles(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    let late = at(3).plus(HOLD);
+    ledger.settle(&claim, ended(late), late).await.unwrap();
+    assert_eq!(ledger.stored(lease.id).await.state.as_str(), "ended");
+    assert!(ledger.due(late).await.is_empty());
+}
+
+pub(super) async fn an_end_is_settled_once(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    let receipt = Receipt::VerifiedAbsent { at: at(3) };
+    ledger
+        .settle(&claim, Settlement::Ended(receipt), at(4))
+        .await
+        .unwrap();
+    let state = LeaseState::Ended {
+        cause: Cause::Revoked,
+        at: at(4),
+        receipt,
+    };
+    assert_eq!(ledger.stored(lease.id).await.state, state);
+    assert_eq!(
+        refusal(ledger.settle(&claim, ended(at(5)), at(5)).await),
+        Refusal::ClaimLost
+    );
+    assert_eq!(ledger.stored(lease.id).await.state, state);
+}
+
+pub(super) async fn a_retry_comes_when_it_was_said(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    for (attempt, (now, next)) in [(at(3), at(10)), (at(11), at(100))].into_iter().enumerate() {
+        let claim = if attempt == 0 {
+            claim.clone()
+        } else {
+            ledger.due_leases(now).await.pop().unwrap()
+        };
+        let retry = Settlement::RetryAt(next, format!("failure {attempt}"));
+        ledger.settle(&claim, retry, now).await.unwrap();
+        let LeaseState::Revoking(effort) = ledger.stored(lease.id).await.state else {
+            panic!("not revoking")
+        };
+        assert_eq!(usize::try_from(effort.attempts).unwrap(), attempt + 1);
+        assert_eq!(effort.last_error, Some(format!("failure {attempt}")));
+        assert_eq!((effort.cause, effort.since), (Cause::Revoked, at(2)));
+        assert!(ledger.due(next.minus(secs(1))).await.is_empty());
+    }
+    assert_eq!(ledger.due_leases(at(100)).await.len(), 1);
+}
+
+pub(super) async fn a_stuck_lease_comes_back(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    let stuck = Settlement::Stuck(at(200), "access denied".to_owned());
+    ledger.settle(&claim, stuck, at(3)).await.unwrap();
+    let LeaseState::Stuck(effort) = ledger.stored(lease.id).await.state else {
+        panic!("not stuck")
+    };
+    assert_eq!(
+        (effort.attempts, effort.last_error.as_deref()),
+        (1, Some("access denied"))
+    );
+    assert!(ledger.due(at(199)).await.is_empty());
+
+    let claim = ledger.due_leases(at(200)).await.pop().unwrap();
+    assert_eq!(
+        claim.lease.state,
+        LeaseState::Stuck(effort),
+        "a claim leaves it stuck"
+    );
+    ledger.settle(&claim, ended(at(201)), at(201)).await.unwrap();
+    assert_eq!(ledger.stored(lease.id).await.state.as_str(), "ended");
+}
+
+pub(super) async fn an_error_is_kept_short(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    ledger
+        .settle(
+            &claim,
+            Settlement::RetryAt(at(9), format!("x{}", "ä".repeat(500))),
+            at(3),
+        )
+        .await
+        .unwrap();
+    let LeaseState::Revoking(effort) = ledger.stored(lease.id).await.state else {
+        panic!("not revoking")
+    };
+    assert_eq!(
+        effort.last_error.unwrap().len(),
+        255,
+        "at most 256 bytes, whole characters"
+    );
+}
+
+pub(super) async fn the_longest_due_come_first(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let mut leases = Vec::new();
+    for expiry in [50, 20, 40, 10, 30] {
+        let lease = Lease {
+            expires_at: at(expiry),
+            ..active_at(&task, at(1))
+        };
+        leases.push(ledger.hold(lease).await);
+    }
+    leases.sort_by_key(|lease| lease.expires_at);
+    let two = NonZeroUsize::new(2).unwrap();
+    for pair in leases.chunks(2) {
+        let claims = ledger.claim_due(at(60), HOLD, two).await.unwrap();
+        let ids = claims.iter().map(|claim| match claim {
+            Claim::Lease(claim) => claim.lease.id,
+            Claim::Task(..) => panic!("no task is due"),
+        });
+        assert_eq!(
+            ids.collect::<Vec<_>>(),
+            pair.iter().map(|lease| lease.id).collect::<Vec<_>>()
+        );
+    }
+}
+
+pub(super) async fn the_limit_is_kept(ledger: Subject) {
+    for slot in 0..8 {
+        let task = ledger
+            .opened(super::task_in(dayfly::model::ids::Slot::new(slot), START))
+            .await;
+        ledger.hold(active_at(&task, at(1))).await;
+    }
+    let now = START.plus(TASK_LIFE);
+    let three = NonZeroUsize::new(3).unwrap();
+    let mut total = 0;
+    loop {
+        let claims = ledger.claim_due(now, HOLD, three).await.unwrap().len();
+        assert!(claims <= 3, "{claims}");
+        total += claims;
+        if claims == 0 {
+            break;
+        }
+    }
+    assert_eq!(total, 16, "8 leases and 8 tasks, each once");
+}
+
+pub(super) async fn ended_leases_are_forgotten(ledger: Subject) {
+    let mut task = task_at(START);
+    task.charter.deadline = START.plus(RETENTION).plus(RETENTION);
+    let task = ledger.opened(task).await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.end(lease.id, at(10)).await;
+    ledger.due(at(9).plus(RETENTION)).await;
+    assert!(ledger.lease(lease.id).await.unwrap().is_some());
+    ledger.due(at(11).plus(RETENTION)).await;
+    assert_eq!(ledger.lease(lease.id).await.unwrap(), None);
+    assert_eq!(
+        refusal(ledger.revoke(lease.id, Cause::Revoked, at(12)).await),
+        Refusal::NoLease
+    );
+    assert!(
+        ledger.task(task.charter.id).await.unwrap().is_some(),
+        "its task lives on"
+    );
+}

@@ -1,0 +1,333 @@
+//! Reserving, activating, renewing and revoking leases.
+
+use std::sync::Arc;
+
+use dayfly::ledger::{Budget, Budgets, Ledger, Refusal};
+use dayfly::model::cutoff::Selector;
+use dayfly::model::ids::Slot;
+use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
+use dayfly::model::task::{Outcome, TaskChange, TaskState};
+use dayfly::model::time::Timestamp;
+use dayfly::model::ttl::Ttl;
+
+use super::{
+    START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at, refusal, task_at,
+    task_in,
+};
+
+type Subject = Arc<dyn Ledger>;
+
+pub(super) async fn a_lease_is_kept_as_it_was_reserved(ledger: Subject) {
+    let task = ledger.open_task().await;
+    for lease in [lease_at(&task, at(1)), active_at(&task, at(1))] {
+        ledger.hold(lease.clone()).await;
+        assert_eq!(ledger.stored(lease.id).await, lease);
+    }
+    assert_eq!(ledger.lease(lease_at(&task, at(1)).id).await.unwrap(), None);
+    assert_eq!(ledger.told().await, [], "nothing ended");
+}
+
+pub(super) async fn nothing_is_reserved_without_an_open_task(ledger: Subject) {
+    let unknown = lease_at(&task_at(START), at(1));
+    assert_eq!(refusal(ledger.try_hold(&unknown).await), Refusal::NoTask);
+    assert_eq!(ledger.lease(unknown.id).await.unwrap(), None);
+
+    let task = ledger.open_task().await;
+    ledger.advanced(&task, TaskChange::Suspend, at(1)).await;
+    let lease = active_at(&task, at(2));
+    let suspended = Refusal::TaskNotOpen(TaskState::Suspended);
+    assert_eq!(refusal(ledger.try_hold(&lease).await), suspended);
+
+    let ended = ledger
+        .advanced(&task, TaskChange::End(Outcome::Failed), at(3))
+        .await;
+    assert_eq!(
+        refusal(ledger.try_hold(&lease).await),
+        Refusal::TaskNotOpen(ended.state)
+    );
+    assert_eq!(ledger.lease(lease.id).await.unwrap(), None);
+}
+
+pub(super) async fn nothing_is_reserved_past_the_due_instant(ledger: Subject) {
+    let mut task = task_at(START);
+    task.charter.heartbeat = Ttl::from_secs(60);
+    let task = ledger.opened(task).await;
+    ledger.hold(lease_at(&task, at(59))).await;
+    let lost = TaskState::Ended {
+        outcome: Outcome::Lost,
+        at: at(60),
+    };
+    assert_eq!(
+        refusal(ledger.try_hold(&lease_at(&task, at(60))).await),
+        Refusal::TaskNotOpen(lost)
+    );
+
+    let task = ledger.open_task().await;
+    let deadline = START.plus(TASK_LIFE);
+    ledger
+        .hold(lease_at(&task, Timestamp::from_millis(deadline.as_millis() - 1)))
+        .await;
+    let expired = TaskState::Ended {
+        outcome: Outcome::Expired,
+        at: deadline,
+    };
+    assert_eq!(
+        refusal(ledger.try_hold(&lease_at(&task, deadline)).await),
+        Refusal::TaskNotOpen(expired)
+    );
+}
+
+pub(super) async fn a_lease_id_is_taken_once(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(lease_at(&task, at(1))).await;
+    assert_eq!(refusal(ledger.try_hold(&lease).await), Refusal::Exists);
+}
+
+pub(super) async fn the_task_budget_is_exact(ledger: Subject) {
+    let budgets = Budgets {
+        task: Some(3),
+        ..UNLIMITED
+    };
+    let (task, other) = (ledger.open_task().await, ledger.open_task().await);
+    let reserve = async |lease: Lease| ledger.reserve(&lease, &budgets, None).await;
+    let first = active_at(&task, at(1));
+    reserve(first.clone()).await.unwrap();
+    reserve(lease_at(&task, at(1))).await.unwrap();
+    reserve(lease_at(&task, at(1))).await.unwrap();
+
+    let full = Refusal::Budget {
+        budget: Budget::Task,
+        limit: 3,
+    };
+    assert_eq!(refusal(reserve(lease_at(&task, at(2))).await), full);
+    reserve(lease_at(&other, at(2))).await.unwrap();
+    ledger.revoke(first.id, Cause::Revoked, at(3)).await.unwrap();
+    assert_eq!(
+        refusal(reserve(lease_at(&task, at(3))).await),
+        full,
+        "what is revoking still counts"
+    );
+    ledger.end(first.id, at(4)).await;
+    reserve(lease_at(&task, at(5))).await.unwrap();
+    assert_eq!(refusal(reserve(lease_at(&task, at(5))).await), full);
+}
+
+/// With a limit of one, the share of a shard is one however many shards there are.
+async fn a_budget_of_one(ledger: Subject, budgets: Budgets, budget: Budget, other: impl Fn(&mut Lease)) {
+    let slot = Slot::new(11);
+    let (here, there) = (task_in(slot, START), task_in(slot, START));
+    let (here, there) = (ledger.opened(here).await, ledger.opened(there).await);
+    let first = active_at(&here, at(1));
+    ledger.reserve(&first, &budgets, None).await.unwrap();
+
+    let full = Refusal::Budget { budget, limit: 1 };
+    let second = active_at(&there, at(2));
+    assert_eq!(refusal(ledger.reserve(&second, &budgets, None).await), full);
+    let mut unlike = active_at(&there, at(2));
+    other(&mut unlike);
+    ledger.reserve(&unlike, &budgets, None).await.unwrap();
+    ledger.end(first.id, at(3)).await;
+    ledger.reserve(&second, &budgets, None).await.unwrap();
+}
+
+pub(super) async fn the_agent_budget_holds(ledger: Subject) {
+    let budgets = Budgets {
+        agent: Some(1),
+        ..UNLIMITED
+    };
+    let other = |lease: &mut Lease| lease.agent = "billing-bot".parse().unwrap();
+    a_budget_of_one(ledger, budgets, Budget::Agent, other).await;
+}
+
+pub(super) async fn the_tool_budget_holds(ledger: Subject) {
+    let budgets = Budgets {
+        tool: Some(1),
+        ..UNLIMITED
+    };
+    let other = |lease: &mut Lease| lease.tool = "mail".parse().unwrap();
+    a_budget_of_one(ledger, budgets, Budget::Tool, other).await;
+}
+
+pub(super) async fn a_repeated_reservation_is_known(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let (first, again) = (active_at(&task, at(1)), active_at(&task, at(2)));
+    ledger
+        .reserve(&first, &UNLIMITED, Some(&key(1, 1)))
+        .await
+        .unwrap();
+    let repeat = async |content| refusal(ledger.reserve(&again, &UNLIMITED, Some(&key(1, content))).await);
+    assert_eq!(repeat(1).await, Refusal::Repeated(first.id));
+    assert_eq!(repeat(2).await, Refusal::KeyReused);
+
+    ledger
+        .advanced(&task, TaskChange::End(Outcome::Completed), at(3))
+        .await;
+    assert_eq!(
+        repeat(1).await,
+        Refusal::Repeated(first.id),
+        "the key comes first"
+    );
+    assert_eq!(ledger.lease(again.id).await.unwrap(), None);
+}
+
+pub(super) async fn a_refused_reservation_leaves_no_trace(ledger: Subject) {
+    let task = ledger.open_task().await;
+    ledger.advanced(&task, TaskChange::Suspend, at(1)).await;
+    let lease = active_at(&task, at(3));
+    let refused = ledger.reserve(&lease, &UNLIMITED, Some(&key(1, 1))).await;
+    assert_eq!(refusal(refused), Refusal::TaskNotOpen(TaskState::Suspended));
+
+    ledger.advanced(&task, TaskChange::Resume, at(2)).await;
+    let budgets = Budgets {
+        task: Some(1),
+        agent: Some(1),
+        tool: Some(1),
+    };
+    ledger.reserve(&lease, &budgets, Some(&key(1, 2))).await.unwrap();
+}
+
+pub(super) async fn activating_gives_handle_and_expiry(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(lease_at(&task, at(1))).await;
+    let handle = Handle("dayfly_orders_42".to_owned());
+    ledger.activate(lease.id, &handle, at(200)).await.unwrap();
+
+    let stored = ledger.stored(lease.id).await;
+    assert_eq!((stored.handle, stored.expires_at), (Some(handle), at(200)));
+    assert_eq!(stored.state, LeaseState::Active);
+    assert!(
+        ledger.due(at(199)).await.is_empty(),
+        "not due as a reservation any more"
+    );
+    assert_eq!(ledger.due_leases(at(200)).await.len(), 1, "due at the new expiry");
+}
+
+pub(super) async fn activating_happens_once(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(lease_at(&task, at(1))).await;
+    let activate = async || ledger.activate(lease.id, &Handle("h".to_owned()), at(100)).await;
+    activate().await.unwrap();
+    assert_eq!(refusal(activate().await), Refusal::LeaseNotOpen("active"));
+}
+
+pub(super) async fn nothing_is_activated_after_the_task(ledger: Subject) {
+    for change in [TaskChange::End(Outcome::Completed), TaskChange::Suspend] {
+        let task = ledger.open_task().await;
+        let lease = ledger.hold(lease_at(&task, at(1))).await;
+        ledger.advanced(&task, change, at(2)).await;
+        let refused = ledger.activate(lease.id, &Handle("h".to_owned()), at(100)).await;
+        assert_eq!(refusal(refused), Refusal::LeaseNotOpen("revoking"), "{change:?}");
+        assert_eq!(ledger.stored(lease.id).await.state.as_str(), "revoking");
+    }
+}
+
+pub(super) async fn renewing_moves_the_expiry(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    let renewed = ledger.renew(lease.id, at(500), at(300)).await.unwrap();
+    let expected = Lease {
+        expires_at: at(500),
+        ..lease
+    };
+    assert_eq!(renewed, expected);
+    assert_eq!(ledger.stored(renewed.id).await, expected);
+    assert!(ledger.due(at(499)).await.is_empty());
+    assert_eq!(ledger.due_leases(at(500)).await.len(), 1);
+}
+
+pub(super) async fn only_what_is_active_is_renewed(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let renew = async |lease: &Lease, now| refusal(ledger.renew(lease.id, at(590), now).await);
+
+    let reserved = ledger.hold(lease_at(&task, at(1))).await;
+    assert_eq!(renew(&reserved, at(2)).await, Refusal::LeaseNotOpen("reserved"));
+    let active = ledger.hold(active_at(&task, at(1))).await;
+    assert_eq!(
+        renew(&active, active.expires_at).await,
+        Refusal::LeaseNotOpen("expired")
+    );
+    ledger.revoke(active.id, Cause::Revoked, at(2)).await.unwrap();
+    assert_eq!(renew(&active, at(2)).await, Refusal::LeaseNotOpen("revoking"));
+    ledger.end(active.id, at(3)).await;
+    assert_eq!(renew(&active, at(3)).await, Refusal::LeaseNotOpen("ended"));
+
+    let mut silent = task_at(START);
+    silent.charter.heartbeat = Ttl::from_secs(60);
+    let silent = ledger.opened(silent).await;
+    let lease = ledger.hold(active_at(&silent, at(1))).await;
+    let lost = TaskState::Ended {
+        outcome: Outcome::Lost,
+        at: at(60),
+    };
+    assert_eq!(renew(&lease, at(60)).await, Refusal::TaskNotOpen(lost));
+}
+
+pub(super) async fn a_revoked_lease_is_due_at_once(ledger: Subject) {
+    let task = ledger.open_task().await;
+    for lease in [lease_at(&task, at(1)), active_at(&task, at(1))] {
+        let lease = ledger.hold(lease).await;
+        let revoked = ledger.revoke(lease.id, Cause::Superseded, at(2)).await.unwrap();
+        let LeaseState::Revoking(effort) = &revoked.state else {
+            panic!("{revoked:?}")
+        };
+        assert_eq!(
+            (effort.cause, effort.since, effort.attempts),
+            (Cause::Superseded, at(2), 0)
+        );
+        assert_eq!(ledger.stored(lease.id).await, revoked);
+        let (feed, _) = ledger.feed().await;
+        let told = feed.last().unwrap();
+        assert_eq!(
+            (&told.selector, told.up_to),
+            (&Selector::Lease(lease.id), Timestamp::MAX)
+        );
+        assert_eq!((told.cause, told.at), (Cause::Superseded, at(2)));
+        let due = ledger.due_leases(at(2)).await;
+        assert_eq!(
+            due.iter().map(|claim| &claim.lease).collect::<Vec<_>>(),
+            [&revoked]
+        );
+    }
+}
+
+pub(super) async fn revoking_again_changes_nothing(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    let revoked = ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    assert_eq!(
+        ledger.revoke(lease.id, Cause::Cutoff, at(3)).await.unwrap(),
+        revoked
+    );
+    assert_eq!(ledger.told().await.len(), 1);
+    ledger.end(lease.id, at(4)).await;
+    let over = ledger.revoke(lease.id, Cause::Cutoff, at(5)).await.unwrap();
+    assert_eq!(
+        (over.state.as_str(), cause_of(&over)),
+        ("ended", Some(Cause::Revoked))
+    );
+    assert!(
+        ledger
+            .due(at(600))
+            .await
+            .iter()
+            .all(|claim| !matches!(claim, dayfly::ledger::Claim::Lease(_)))
+    );
+}
+
+pub(super) async fn an_unknown_lease_is_refused(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let unknown = lease_at(&task, at(1)).id;
+    let handle = Handle("h".to_owned());
+    assert_eq!(
+        refusal(ledger.activate(unknown, &handle, at(9)).await),
+        Refusal::NoLease
+    );
+    assert_eq!(
+        refusal(ledger.renew(unknown, at(9), at(1)).await),
+        Refusal::NoLease
+    );
+    assert_eq!(
+        refusal(ledger.revoke(unknown, Cause::Revoked, at(1)).await),
+        Refusal::NoLease
+    );
+}

@@ -1,0 +1,6 @@
+//! The one integration-test binary: a module a behaviour, and the contract suites of the seams.
+//!
+//! Modules are marked `cfg(test)`, which is always so here, for clippy to see that they are tests.
+
+#[cfg(test)]
+mod contract;
