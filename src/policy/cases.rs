@@ -288,8 +288,12 @@ fn compare(case: &Case, decision: &Decision) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::cedar::PolicySource;
     use super::super::samples;
     use super::*;
+    use crate::model::decision::Revision;
 
     const POLICIES: &str = r#"
         @id("support") @max_ttl("5m") permit(principal in Role::"support", action in Action::"read", resource in Tool::"crm");
@@ -297,6 +301,77 @@ mod tests {
         when { context.time.toTime() < duration("6h") };
         @id("broken") forbid(principal, action, resource) when { context.task_age * 9223372036854775807 > 1 };
     "#;
+
+    const PACK: [(&str, &str, &str); 3] = [
+        (
+            "00-baseline.cedar",
+            include_str!("../../config/policies/00-baseline.cedar"),
+            include_str!("../../config/policies/tests/00-baseline.json"),
+        ),
+        (
+            "10-dayfly.cedar",
+            include_str!("../../config/policies/10-dayfly.cedar"),
+            include_str!("../../config/policies/tests/10-dayfly.json"),
+        ),
+        (
+            "20-grants.cedar",
+            include_str!("../../config/policies/20-grants.cedar"),
+            include_str!("../../config/policies/tests/20-grants.json"),
+        ),
+    ];
+
+    #[test]
+    fn the_baseline_pack_passes_its_cases_and_each_policy_of_it_decides_one() {
+        let sources = PACK.map(|(name, text, _)| PolicySource {
+            name: name.into(),
+            text: text.into(),
+        });
+        let engine = CedarEngine::load(&sources, &samples::registry(), Revision("r".into())).unwrap();
+        assert_eq!(engine.warnings(), []);
+        let mut decided: BTreeSet<String> = BTreeSet::new();
+        for (name, _, cases) in PACK {
+            for result in run(&engine, cases).unwrap() {
+                assert!(result.passed(), "{name}: {result}");
+            }
+            let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
+            let reasons = cases.iter().flat_map(|case| case["reason"].as_array().unwrap());
+            decided.extend(reasons.map(|id| id.as_str().unwrap().to_owned()));
+        }
+        let policies: BTreeSet<String> = engine
+            .policies
+            .iter()
+            .map(|policy| policy.id.to_string())
+            .collect();
+        assert_eq!(policies, decided);
+    }
+
+    #[test]
+    fn no_grant_of_the_pack_opens_an_irreversible_effect_by_its_group() {
+        let sources = PACK.map(|(name, text, _)| PolicySource {
+            name: name.into(),
+            text: text.into(),
+        });
+        let engine = CedarEngine::load(&sources, &samples::registry(), Revision("r".into())).unwrap();
+        let permits = engine
+            .policies
+            .iter()
+            .filter(|policy| policy.effect == cedar_policy::Effect::Permit);
+        for policy in permits {
+            let actions = match policy.policy.action_constraint() {
+                cedar_policy::ActionConstraint::Any => panic!("{} permits any action", policy.id),
+                cedar_policy::ActionConstraint::Eq(uid) => vec![uid],
+                cedar_policy::ActionConstraint::In(uids) => uids,
+            };
+            for action in &actions {
+                let name: &str = action.id().as_ref();
+                assert!(
+                    name.contains(':') || ["read", "write"].contains(&name),
+                    "{}: {name}",
+                    policy.id
+                );
+            }
+        }
+    }
 
     fn run_one(case: Value) -> CaseResult {
         let registry = samples::registry();

@@ -62,7 +62,7 @@ pub(super) fn registry() -> Registry {
     let agents = [
         agent("support-bot", &["support"], 3),
         agent("report-bot", &["reporting"], 2),
-        agent("ops-console", &["operator"], 3),
+        agent("ops-console", &["operator", "auditor"], 0),
     ];
     let crm = [
         ("read", Effect::Read),
