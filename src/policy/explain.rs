@@ -171,3 +171,64 @@ impl fmt::Display for Finding {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{self, Asked};
+
+    const POLICIES: &str = r#"@id("day") @max_ttl("5m")
+permit(principal in Role::"support", action, resource in Tool::"crm") when { context.requested_ttl <= 300 };
+@id("vip") @reason("people handle this one") forbid(principal, action, resource in Resource::"crm/customers/7");
+@id("sum") forbid(principal, action == Action::"crm:comment", resource)
+when { context.requested_ttl * 9223372036854775807 > 0 };
+@id("other") permit(principal in Role::"reporting", action, resource);"#;
+
+    fn explain(what: &str, paths: &[&str], ttl: &str) -> String {
+        let registry = samples::registry();
+        let mut asked = Asked::new(&registry, "support-bot", what, paths);
+        asked.ttl = Some(ttl.parse().unwrap());
+        samples::engine(&registry, POLICIES)
+            .explain(&asked.question())
+            .to_string()
+    }
+
+    #[test]
+    fn names_each_policy_whose_head_fits_and_what_it_said() {
+        assert_eq!(
+            explain("crm:read", &["customers/42", "customers/7"], "5m"),
+            "deny: people handle this one\n\
+             crm:read on crm/customers/42: permit\n\
+             \u{20} permit day (a.cedar:1:1): matched @max_ttl(\"5m\")\n\
+             crm:read on crm/customers/7: deny\n\
+             \u{20} permit day (a.cedar:1:1): matched @max_ttl(\"5m\")\n\
+             \u{20} forbid vip (a.cedar:3:1): matched @reason(\"people handle this one\")"
+        );
+    }
+
+    #[test]
+    fn shows_near_misses_and_faults() {
+        let near = explain("crm:read", &[], "6m");
+        assert!(
+            near.contains("permit day (a.cedar:1:1): its conditions do not hold"),
+            "{near}"
+        );
+        let fault = explain("crm:comment", &[], "5m");
+        assert!(
+            fault.contains("forbid sum (a.cedar:4:1): could not be evaluated: integer overflow"),
+            "{fault}"
+        );
+        assert!(fault.contains("crm:comment on crm: deny"), "{fault}");
+        assert!(explain("crm:read", &[], "5m").starts_with("permit, for 5m at most\n"));
+    }
+
+    #[test]
+    fn says_when_no_policy_is_about_it() {
+        let registry = samples::registry();
+        let asked = Asked::new(&registry, "ops-console", "reports:read", &[]);
+        let explanation = samples::engine(&registry, POLICIES).explain(&asked.question());
+        assert!(
+            explanation.to_string().ends_with("\n  no policy is about this"),
+            "{explanation}"
+        );
+    }
+}
