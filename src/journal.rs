@@ -3,14 +3,22 @@
 //! A record is one line of canonical JSON (RFC 8785) and one leaf of a Merkle tree (RFC 6962 §2.1).
 //! The roots are signed as C2SP checkpoints. No record, no credential.
 
+mod align;
+mod appender;
 pub mod checkpoint;
+mod fault;
 pub mod file;
 pub mod memory;
 pub mod merkle;
 pub mod note;
 pub mod proof;
+pub mod reader;
 pub mod record;
+mod recovery;
+mod segment;
+mod storage;
 pub mod verify;
+mod writer;
 
 use async_trait::async_trait;
 

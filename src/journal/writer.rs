@@ -1,0 +1,191 @@
+//! The thread that writes: takes what is waiting, writes it in one go, syncs once, and answers all.
+//!
+//! Signing and rolling over come after the answers, so that nobody waits for them but those who come
+//! next. When they fail, nothing more is appended until they work: a journal that cannot be signed
+//! does not grow.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::time::Instant;
+
+use super::JournalError;
+use super::appender::Appender;
+use super::merkle::Hash;
+
+/// What the thread is asked for.
+pub(super) enum Message {
+    Append(Entry),
+    /// The newest checkpoint, of everything that was asked for before.
+    Checkpoint(oneshot::Sender<Result<String, JournalError>>),
+    /// Sign and stop.
+    Close,
+}
+
+/// A record that waits.
+pub(super) struct Entry {
+    pub(super) line: String,
+    pub(super) leaf: Hash,
+    pub(super) answer: oneshot::Sender<Result<u64, JournalError>>,
+    /// Its share of the bytes that may wait; given back with the answer.
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    pub(super) appender: Appender,
+    /// How many records are durable, for those who follow.
+    pub(super) size: watch::Sender<u64>,
+    pub(super) sign_records: u64,
+    pub(super) sign_every: Duration,
+    /// When the oldest record without a checkpoint has to get one.
+    pub(super) due: Option<Instant>,
+    /// Why nothing may be appended before signing and rolling over work again.
+    pub(super) blocked: Option<String>,
+}
+
+#[derive(Default)]
+struct Batch {
+    entries: Vec<Entry>,
+    checkpoints: Vec<oneshot::Sender<Result<String, JournalError>>>,
+    closing: bool,
+}
+
+impl Batch {
+    /// The first message, and all that wait behind it. Their bytes are bounded by the room they hold.
+    fn gather(first: Message, inbox: &Receiver<Message>) -> Self {
+        let mut batch = Self::default();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Append(entry) => batch.entries.push(entry),
+                Message::Checkpoint(answer) => batch.checkpoints.push(answer),
+                Message::Close => {
+                    batch.closing = true;
+                    break;
+                }
+            }
+            next = inbox.try_recv().ok();
+        }
+        batch
+    }
+}
+
+impl Writer {
+    /// Runs until it is told to close. The answer is that of the last checkpoint.
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) -> Result<(), JournalError> {
+        let mut closing = false;
+        while !closing {
+            let message = match self.due {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match message {
+                Ok(first) => {
+                    let batch = Batch::gather(first, inbox);
+                    closing = batch.closing;
+                    self.append(batch.entries);
+                    for answer in batch.checkpoints {
+                        let _gone = answer.send(self.checkpoint());
+                    }
+                    self.tend();
+                }
+                Err(RecvTimeoutError::Timeout) => self.tend(),
+                Err(RecvTimeoutError::Disconnected) => closing = true,
+            }
+        }
+        self.checkpoint().map(drop)
+    }
+
+    fn append(&mut self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        match self.write(&entries) {
+            Ok(first) => {
+                self.size.send_replace(self.appender.size());
+                for (index, entry) in (first..).zip(entries) {
+                    entry.answer(Ok(index));
+                }
+                self.due.get_or_insert_with(|| Instant::now() + self.sign_every);
+            }
+            Err(error) => {
+                tracing::error!(%error, records = entries.len(), "records were refused");
+                for entry in entries {
+                    entry.answer(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> Result<u64, JournalError> {
+        if self.blocked.is_some() {
+            self.maintain()?;
+        }
+        let mut lines = Vec::with_capacity(entries.iter().map(|entry| entry.line.len() + 1).sum());
+        let mut leaves = Vec::with_capacity(entries.len());
+        for entry in entries {
+            lines.extend_from_slice(entry.line.as_bytes());
+            lines.push(b'\n');
+            leaves.push(entry.leaf);
+        }
+        self.appender
+            .append(&lines, &leaves)
+            .map_err(|error| unavailable(&error))
+    }
+
+    /// Signs when enough records or time have gone by, and begins the next segment when this one is full.
+    fn tend(&mut self) {
+        let due = self.due.is_some_and(|due| due <= Instant::now());
+        if due || self.appender.unsigned() >= self.sign_records || self.appender.is_full() {
+            let _blocked = self.maintain(); // whoever appends next is told
+        }
+    }
+
+    fn maintain(&mut self) -> Result<(), JournalError> {
+        let outcome = self.appender.sign().and_then(|()| self.appender.roll());
+        self.settle(outcome)
+    }
+
+    fn checkpoint(&mut self) -> Result<String, JournalError> {
+        let outcome = self.appender.sign();
+        if outcome.is_err() || self.blocked.is_none() {
+            self.settle(outcome)?;
+        }
+        Ok(self.appender.checkpoint().to_owned())
+    }
+
+    fn settle(&mut self, outcome: io::Result<()>) -> Result<(), JournalError> {
+        match outcome {
+            Ok(()) => {
+                if self.blocked.take().is_some() {
+                    tracing::info!("the journal can be signed again");
+                }
+                self.due = None;
+                Ok(())
+            }
+            Err(error) => {
+                let error = unavailable(&error);
+                if self.blocked.replace(error.to_string()).is_none() {
+                    tracing::error!(%error, "the journal cannot be signed; nothing is appended until it can");
+                }
+                self.due = Some(Instant::now() + self.sign_every);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Answers, and makes room. Whoever asked may be gone; the record stays.
+    fn answer(self, answer: Result<u64, JournalError>) {
+        drop(self.room);
+        let _gone = self.answer.send(answer);
+    }
+}
+
+fn unavailable(error: &io::Error) -> JournalError {
+    JournalError::Unavailable(error.to_string())
+}
