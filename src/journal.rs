@@ -5,6 +5,7 @@
 
 mod align;
 mod appender;
+pub mod audit_key;
 pub mod checkpoint;
 mod fault;
 pub mod file;
