@@ -48,7 +48,9 @@ impl Evidence {
 
     /// SHA-256 of the text, in hex: enough to find it again, useless to present.
     pub fn digest(&self) -> String {
-        self.sha256().iter().map(|byte| format!("{byte:02x}")).collect()
+        let nibble = |n: u8| char::from_digit(n.into(), 16).unwrap_or_default();
+        let hex = |byte: u8| [nibble(byte >> 4), nibble(byte & 15)];
+        self.sha256().into_iter().flat_map(hex).collect()
     }
 
     /// The text, for verifiers.
@@ -152,3 +154,22 @@ pub enum IdentityError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SetupError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_bounded_and_names_itself_by_its_digest() {
+        assert_eq!(Evidence::bearer("").unwrap_err(), IdentityError::Missing);
+        assert!(Evidence::bearer(&"a".repeat(Evidence::LONGEST)).is_ok());
+        assert!(Evidence::bearer(&"a".repeat(Evidence::LONGEST + 1)).is_err());
+        // FIPS 180-2, appendix B.1.
+        let abc = Evidence::bearer("abc").unwrap();
+        assert_eq!(
+            abc.digest(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert!(!format!("{abc:?}").contains("abc"));
+    }
+}

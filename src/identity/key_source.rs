@@ -61,7 +61,7 @@ impl Origin {
 /// How fresh the keys are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
-    /// How often to ask when the document does not say. Default 5 minutes.
+    /// How often to ask when the document does not say, between 10 seconds and an hour. Default 5 minutes.
     pub refresh: Duration,
     /// The least time between two fetches that unknown keys cause. Default 30 seconds.
     pub floor: Duration,

@@ -262,6 +262,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_cache_without_room_remembers_nothing() {
+        let domain = Authority::new();
+        let asked = Arc::new(Counted(
+            spiffe(Origin::Inline(domain.bundle())),
+            AtomicUsize::new(0),
+        ));
+        let cache = CacheConfig {
+            capacity: 0,
+            ..CacheConfig::default()
+        };
+        let verifiers = Verifiers::new(vec![asked.clone()], cache);
+        let evidence = domain.sign(&svid()).await;
+        for times in [1, 2] {
+            verifiers.appraise(&evidence, NOW).await.unwrap();
+            assert_eq!(asked.1.load(Ordering::Relaxed), times);
+        }
+    }
+
+    #[tokio::test]
     async fn remembered_evidence_ends_when_it_says_so() {
         let domain = Authority::new();
         let (_, verifiers) = counted(spiffe(Origin::Inline(domain.bundle())));
