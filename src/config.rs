@@ -7,6 +7,7 @@
 //!
 //! One file a section: what it holds and how it is read stand together.
 
+pub mod fit;
 pub mod identity;
 pub mod journal;
 pub mod ledger;
@@ -202,6 +203,29 @@ mod tests {
         assert!(document.keys().len() > 80, "{:?}", document.keys());
         let problems = document.finish(config).unwrap_err().to_string();
         assert!(!problems.contains("unknown key"), "{problems}");
+    }
+
+    #[test]
+    fn the_reference_has_a_row_for_every_option() {
+        let reference = include_str!("../docs/reference/configuration.md");
+        let text = uncommented();
+        let document = Document::new("full", &text);
+        drop(document.root().and_then(|root| config(root, Base(Path::new("")))));
+        for key in document.keys() {
+            let Some((section, key)) = key.rsplit_once('.') else {
+                continue;
+            };
+            let chapter = ["[[", "["].into_iter().find_map(|open| {
+                let heading = format!("\n## `{open}{section}{}`\n", open.replace('[', "]"));
+                let (_, rest) = reference.split_once(&heading)?;
+                rest.split("\n## ").next()
+            });
+            let row = format!("\n| `{key}` | ");
+            assert!(
+                chapter.is_some_and(|chapter| chapter.contains(&row)),
+                "the reference has no row for `{key}` in [{section}]"
+            );
+        }
     }
 
     #[test]

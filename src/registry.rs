@@ -164,12 +164,12 @@ impl Registry {
 
     /// Pairs of rules of two agents of which the second covers the first.
     fn overlaps(&self) -> impl Iterator<Item = (&OwnedRule, &OwnedRule)> {
-        let all = self.exact.values().flatten().chain(&self.wide);
-        all.flat_map(|narrow| {
-            self.candidates(narrow.0.exact_subject())
-                .map(move |wide| (narrow, wide))
-        })
-        .filter(|(narrow, wide)| narrow.1 != wide.1 && wide.0.covers(&narrow.0))
+        self.rules()
+            .flat_map(|narrow| {
+                self.candidates(narrow.0.exact_subject())
+                    .map(move |wide| (narrow, wide))
+            })
+            .filter(|(narrow, wide)| narrow.1 != wide.1 && wide.0.covers(&narrow.0))
     }
 
     /// The rules that can fit a subject.
@@ -205,6 +205,11 @@ impl Registry {
     /// Every agent, by name.
     pub fn agents(&self) -> impl Iterator<Item = &Arc<Agent>> {
         self.agents.values()
+    }
+
+    /// Every match rule with the agent that it stands for, in no order.
+    pub fn rules(&self) -> impl Iterator<Item = &(MatchRule, AgentName)> {
+        self.exact.values().flatten().chain(&self.wide)
     }
 
     /// The tool of that name.

@@ -11,7 +11,7 @@ use super::read::{duration_within, ordered, seconds};
 /// How what is due is ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReaperConfig {
-    /// How often to look for what is due.
+    /// How often to look for what is due, unless woken earlier.
     pub interval: Duration,
     /// How many leases to claim at a time.
     pub batch: NonZeroUsize,
@@ -28,7 +28,7 @@ pub struct ReaperConfig {
 }
 
 const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
-const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 const ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 pub(super) fn read(section: &mut Section<'_>) -> ReaperConfig {
@@ -38,7 +38,7 @@ pub(super) fn read(section: &mut Section<'_>) -> ReaperConfig {
     ReaperConfig {
         interval: duration_within(section, "interval", 1, 60),
         batch: section.or("batch", BATCH),
-        hold: duration_within(section, "hold", 30, 3600),
+        hold: duration_within(section, "hold", 60, 3600),
         concurrency: section.or("concurrency", CONCURRENCY),
         retry_least: least.as_duration(),
         retry_most: most.as_duration(),

@@ -1,6 +1,6 @@
 //! `[tasks]`: how long tasks live, and how much they may hold.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use crate::model::document::Section;
 use crate::model::ttl::Ttl;
@@ -22,9 +22,12 @@ pub struct TasksConfig {
     pub live_credentials: NonZeroU32,
     /// Whether a credential ends with the evidence that it was issued on.
     pub bind_to_attestation: bool,
+    /// How many open tasks are remembered, to spare the ledger a read.
+    pub remembered: NonZeroUsize,
 }
 
 const LIVE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
 pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
     let tasks = TasksConfig {
@@ -34,6 +37,7 @@ pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
         max_heartbeat: section.or("max_heartbeat", seconds(3600)),
         live_credentials: section.or("live_credentials", LIVE),
         bind_to_attestation: section.or("bind_to_attestation", false),
+        remembered: section.or("remembered", REMEMBERED),
     };
     ordered(
         section,

@@ -179,6 +179,11 @@ impl MatchRule {
         self.subject.as_ref().and_then(Pattern::exact)
     }
 
+    /// Which kind of evidence it takes.
+    pub fn kind(&self) -> EvidenceKind {
+        self.kind
+    }
+
     /// Who has to vouch.
     pub fn authority(&self) -> &str {
         &self.authority
