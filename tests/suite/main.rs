@@ -3,4 +3,6 @@
 //! Modules are marked `cfg(test)`, which is always so here, for clippy to see that they are tests.
 
 #[cfg(test)]
+mod config_files;
+#[cfg(test)]
 mod contract;
