@@ -6,3 +6,5 @@
 mod config_files;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod journal;
