@@ -32,6 +32,9 @@ use crate::model::lease::{Cause, Handle, Lease};
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
 
+/// The longest that anybody waits for changes.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 /// What an embedded ledger can be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -181,7 +184,7 @@ impl Ledger for Embedded {
     }
 
     async fn changes(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError> {
-        let deadline = tokio::time::Instant::now() + wait;
+        let deadline = tokio::time::Instant::now() + wait.min(LONGEST_WAIT);
         let mut published = self.writer.published();
         loop {
             published.borrow_and_update(); // before looking, so that nothing slips in between

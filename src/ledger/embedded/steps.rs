@@ -14,6 +14,8 @@ use crate::model::lease::{Cause, Handle, Lease, LeaseState};
 use crate::model::task::{Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
+/// The most that one claim hands out.
+const MOST_CLAIMED: usize = 1000;
 /// The most that one claim forgets on the way.
 const MOST_FORGOTTEN: usize = 512;
 
@@ -212,12 +214,12 @@ pub(super) fn claim_due(
 ) -> Result<Vec<Claim>, LedgerError> {
     let until = now.plus(hold);
     let mut claims = Vec::new();
-    for (kind, key) in tables.fallen_due(now, limit.get())? {
-        let id = Id::try_from(key.as_slice()).map_err(|_| damaged("an entry of the schedule"))?;
-        claims.push(match kind {
+    for entry in tables.fallen_due(now, limit.get().min(MOST_CLAIMED))? {
+        let id = entry.id()?;
+        claims.push(match entry.kind {
             Kind::Lease => claim_lease(tables, &id, now, until)?,
             Kind::Task => claim_task(tables, id, until)?,
-            Kind::Key | Kind::Cutoff | Kind::Entry => return Err(damaged("an entry of the schedule")),
+            Kind::Key | Kind::Cutoff | Kind::Entry => return Err(damaged("the schedule")),
         });
     }
     tables.forget(now, MOST_FORGOTTEN)?;
@@ -230,9 +232,7 @@ fn claim_lease(
     now: Timestamp,
     until: Timestamp,
 ) -> Result<Claim, LedgerError> {
-    let row = tables
-        .row(id)?
-        .ok_or_else(|| damaged("an entry of the schedule"))?;
+    let row = tables.row(id)?.ok_or_else(|| damaged("the schedule"))?;
     let mut lease = row.lease.clone();
     if matches!(lease.state, LeaseState::Reserved | LeaseState::Active) {
         let (cause, since) = rules::fallen_due(&lease, now);
@@ -252,8 +252,8 @@ fn claim_task(tables: &mut Tables<'_>, id: Id, until: Timestamp) -> Result<Claim
         .map(|id| tables.task(id))
         .transpose()?
         .flatten();
-    let task = task.ok_or_else(|| damaged("an entry of the schedule"))?;
-    let (_, outcome) = task.due().ok_or_else(|| damaged("an entry of the schedule"))?;
+    let task = task.ok_or_else(|| damaged("the schedule"))?;
+    let (_, outcome) = task.due().ok_or_else(|| damaged("the schedule"))?;
     tables.put_task(&task, Some(until))?;
     Ok(Claim::Task(Box::new(task), outcome))
 }

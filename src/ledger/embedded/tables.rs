@@ -165,21 +165,41 @@ fn at(instant: u64, kind: Kind, key: &[u8]) -> Vec<u8> {
     [&instant.to_be_bytes(), [kind as u8].as_slice(), key].concat()
 }
 
+/// An entry of [`DUE`] or [`FORGET`], read from its key.
+pub(super) struct Entry {
+    whole: Vec<u8>,
+    pub(super) kind: Kind,
+}
+
+impl Entry {
+    fn read(whole: &[u8]) -> Option<Self> {
+        let kind = Kind::of(*whole.get(8)?)?;
+        let whole = whole.to_vec();
+        Some(Self { whole, kind })
+    }
+
+    /// What comes after the instant and the kind.
+    pub(super) fn key(&self) -> &[u8] {
+        self.whole.get(9..).unwrap_or_default()
+    }
+
+    /// The key, where it is an id.
+    pub(super) fn id(&self) -> Result<Id, LedgerError> {
+        self.key().try_into().map_err(|_| damaged("the schedule"))
+    }
+}
+
 /// The first `limit` entries that are not later than `now`.
 pub(super) fn fallen(
     table: &impl ReadableTable<&'static [u8], ()>,
     now: Timestamp,
     limit: usize,
-) -> Result<Vec<(Kind, Vec<u8>)>, LedgerError> {
+) -> Result<Vec<Entry>, LedgerError> {
     let end = (now.as_millis() + 1).to_be_bytes();
     let mut fallen = Vec::new();
     for entry in table.range::<&[u8]>(..end.as_slice())?.take(limit) {
-        let (entry, _) = entry?;
-        let read = match entry.value() {
-            [_, _, _, _, _, _, _, _, kind, key @ ..] => Kind::of(*kind).map(|kind| (kind, key.to_vec())),
-            _ => None,
-        };
-        fallen.push(read.ok_or_else(|| damaged("an entry of the schedule"))?);
+        let (key, _) = entry?;
+        fallen.push(Entry::read(key.value()).ok_or_else(|| damaged("the schedule"))?);
     }
     Ok(fallen)
 }
@@ -385,11 +405,7 @@ impl<'t> Tables<'t> {
         Ok(rows)
     }
 
-    pub(super) fn fallen_due(
-        &self,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<(Kind, Vec<u8>)>, LedgerError> {
+    pub(super) fn fallen_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Entry>, LedgerError> {
         fallen(&self.due, now, limit)
     }
 
@@ -465,28 +481,20 @@ impl<'t> Tables<'t> {
 
     /// Forgets what is over for longer than the retention, at most `limit` things.
     pub(super) fn forget(&mut self, now: Timestamp, limit: usize) -> Result<(), LedgerError> {
-        let end = (now.as_millis() + 1).to_be_bytes();
-        for (kind, key) in fallen(&self.forget, now, limit)? {
+        for entry in fallen(&self.forget, now, limit)? {
             self.dirty = true;
-            match (kind, <&Id>::try_from(key.as_slice())) {
-                (Kind::Task, Ok(id)) => drop(self.tasks.remove(id)?),
-                (Kind::Lease, Ok(id)) => self.forget_lease(id)?,
-                (Kind::Key, _) => drop(self.keys.remove(key.as_slice())?),
-                (Kind::Cutoff, _) => self.forget_cutoff(&key, now)?,
-                (Kind::Entry, _) => {
-                    let number = <[u8; 8]>::try_from(key.as_slice()).map(u64::from_be_bytes);
-                    self.feed
-                        .remove(number.map_err(|_| damaged("an entry of the schedule"))?)?;
+            match entry.kind {
+                Kind::Task => drop(self.tasks.remove(&entry.id()?)?),
+                Kind::Lease => self.forget_lease(&entry.id()?)?,
+                Kind::Key => drop(self.keys.remove(entry.key())?),
+                Kind::Cutoff => self.forget_cutoff(entry.key(), now)?,
+                Kind::Entry => {
+                    let number = entry.key().try_into().map_err(|_| damaged("the schedule"))?;
+                    self.feed.remove(u64::from_be_bytes(number))?;
                 }
-                (Kind::Task | Kind::Lease, Err(_)) => return Err(damaged("an entry of the schedule")),
             }
+            self.forget.remove(entry.whole.as_slice())?;
         }
-        let mut left = limit;
-        self.forget.retain_in::<&[u8], _>(..end.as_slice(), |_, ()| {
-            let forgotten = left > 0;
-            left = left.saturating_sub(1);
-            !forgotten
-        })?;
         Ok(())
     }
 
@@ -500,7 +508,7 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// A cutoff that was replaced by one that reaches further has a later entry of its own.
+    /// One that reaches further may have come in the meantime, with an entry of its own.
     fn forget_cutoff(&mut self, key: &[u8], now: Timestamp) -> Result<(), LedgerError> {
         let stored = self
             .cutoffs

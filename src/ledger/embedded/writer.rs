@@ -6,16 +6,19 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, WriteTransaction};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    WriteTransaction,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::tables::{EPOCH, FORMAT, PUBLISHED, Tables};
+use super::tables::{EPOCH, FORMAT, META, PUBLISHED, Tables};
 use crate::entropy::{OsEntropy, draw};
 use crate::ledger::LedgerError;
 
@@ -31,9 +34,10 @@ macro_rules! faults {
         impl From<$error> for LedgerError {
             fn from(error: $error) -> Self {
                 match redb::Error::from(error) {
-                    error @ (redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)) => {
-                        Self::Corrupt(error.to_string())
-                    }
+                    error @ (redb::Error::Corrupted(_)
+                    | redb::Error::UpgradeRequired(_)
+                    | redb::Error::TableTypeMismatch { .. }
+                    | redb::Error::TypeDefinitionChanged { .. }) => Self::Corrupt(error.to_string()),
                     error => Self::Unavailable(error.to_string()),
                 }
             }
@@ -101,7 +105,7 @@ impl Store {
         Ok(database.begin_read()?)
     }
 
-    fn write(&self) -> Result<WriteTransaction, LedgerError> {
+    pub(super) fn write(&self) -> Result<WriteTransaction, LedgerError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(closed)?;
         let mut transaction = database.begin_write()?;
@@ -136,13 +140,16 @@ fn open_file(path: &Path, cache: usize) -> Result<Database, LedgerError> {
     let database = Builder::new()
         .set_cache_size(cache)
         .create_with_backend(backend)?;
-    // The entry of a new file in its directory has to last as well.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)?;
+    #[cfg(unix)]
+    sync_folder(path).map_err(failed)?;
     Ok(database)
+}
+
+/// Makes the entry of a new file in its directory durable too.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// A step that waits for its commit.
@@ -221,15 +228,11 @@ impl Writer {
     /// Makes the tables where there are none, and starts the thread.
     pub(super) fn start(store: Arc<Store>, retention: Duration) -> Result<Self, LedgerError> {
         let transaction = store.write()?;
-        let mut tables = Tables::of(&transaction, retention)?;
-        let latest = prepare(&mut tables)?;
-        let dirty = tables.dirty;
-        drop(tables);
-        if dirty {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
-        }
+        mark(&transaction)?;
+        let latest = Tables::of(&transaction, retention)?
+            .number(PUBLISHED)?
+            .unwrap_or_default();
+        transaction.commit()?;
 
         let (steps, waiting) = mpsc::channel(QUEUE);
         let (publisher, published) = watch::channel(latest);
@@ -280,24 +283,23 @@ impl Drop for Writer {
     }
 }
 
-/// Marks a new ledger, or checks that this version can read an old one. Answers the number of the
-/// latest entry of the feed.
-fn prepare(tables: &mut Tables<'_>) -> Result<u64, LedgerError> {
-    match tables.number(FORMAT)? {
-        Some(LAYOUT) => {}
-        Some(other) => {
-            return Err(LedgerError::Corrupt(format!(
-                "its layout is {other}, and this version of Dayfly reads layout {LAYOUT}"
-            )));
-        }
+/// Marks a new ledger, or checks that this version can read an old one.
+fn mark(transaction: &WriteTransaction) -> Result<(), LedgerError> {
+    let mut meta = transaction.open_table(META)?;
+    let layout = meta.get(FORMAT)?.map(|layout| layout.value());
+    match layout {
+        Some(LAYOUT) => Ok(()),
+        Some(other) => Err(LedgerError::Corrupt(format!(
+            "its layout is {other}, and this version of Dayfly reads layout {LAYOUT}"
+        ))),
         None => {
             let epoch =
                 draw(&OsEntropy::new()).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-            tables.set_number(FORMAT, LAYOUT)?;
-            tables.set_number(EPOCH, u64::from_be_bytes(epoch))?;
+            meta.insert(FORMAT, LAYOUT)?;
+            meta.insert(EPOCH, u64::from_be_bytes(epoch))?;
+            Ok(())
         }
     }
-    Ok(tables.number(PUBLISHED)?.unwrap_or_default())
 }
 
 /// What a group came to grief over.
