@@ -271,9 +271,12 @@ pub(super) fn refused(reason: impl Into<String>) -> IdentityError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::identity::testing::{NOW, US, at, terms};
 
     fn flat(claims: Value) -> Result<BTreeMap<String, String>, IdentityError> {
         Claims(claims.as_object().unwrap().clone()).flatten()
@@ -329,5 +332,28 @@ mod tests {
         assert!(Audiences::new([""]).is_err());
         assert!(Skew::new(Duration::from_secs(60)).is_ok());
         assert!(Skew::new(Duration::from_millis(60_001)).is_err());
+    }
+
+    proptest! {
+        /// Skew 30 s, longest life an hour, all in seconds from now.
+        #[test]
+        fn a_token_is_timely_exactly_when_its_times_say_so(
+            exp in -100i64..4000, nbf in option::of(-100i64..100), iat in option::of(-100i64..100),
+        ) {
+            let mut claims = json!({"aud": US, "exp": at(exp)});
+            for (name, time) in [("nbf", nbf), ("iat", iat)] {
+                if let Some(time) = time {
+                    claims[name] = at(time).into();
+                }
+            }
+            let outcome = Claims(claims.as_object().unwrap().clone());
+            let outcome = terms().check(&outcome, NOW);
+            let life = exp - iat.unwrap_or(0);
+            let timely = exp > 0 && nbf.is_none_or(|t| t <= 30) && iat.is_none_or(|t| t <= 30) && life <= 3600;
+            prop_assert_eq!(outcome.is_ok(), timely);
+            if let Ok(expires_at) = outcome {
+                prop_assert_eq!(i64::try_from(expires_at.as_secs()).unwrap(), at(exp));
+            }
+        }
     }
 }

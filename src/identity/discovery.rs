@@ -13,11 +13,8 @@ struct Metadata {
 
 /// The address of an issuer's discovery document.
 pub fn document_of(issuer: &str) -> Result<Address, InvalidName> {
-    format!(
-        "{}/.well-known/openid-configuration",
-        issuer.trim_end_matches('/')
-    )
-    .parse()
+    let address: Address = issuer.parse()?;
+    Ok(address.below("/.well-known/openid-configuration"))
 }
 
 /// Reads the discovery document and checks that it is the issuer's own, and that the keys are on the same host.
@@ -46,4 +43,36 @@ pub(super) async fn discover(
         ));
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_below_the_issuers_path() {
+        for (issuer, document) in [
+            (
+                "https://a.example",
+                "https://a.example/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.example/",
+                "https://a.example/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.example/t/1",
+                "https://a.example/t/1/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.example/t?x=1",
+                "https://a.example/t/.well-known/openid-configuration",
+            ),
+        ] {
+            assert_eq!(document_of(issuer).unwrap().to_string(), document);
+        }
+        for bad in ["", "a.example", "http://a.example"] {
+            assert!(document_of(bad).is_err(), "{bad}");
+        }
+    }
 }

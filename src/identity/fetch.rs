@@ -31,10 +31,11 @@ impl Address {
     }
 
     /// The address of `path` on the same server, below whatever path this one has.
-    pub(super) fn below(&self, path: &str) -> Result<Self, FetchError> {
-        format!("{}{path}", self.0.as_str().trim_end_matches('/'))
-            .parse()
-            .map_err(|e: InvalidName| FetchError(e.to_string()))
+    pub(super) fn below(&self, path: &str) -> Self {
+        let mut url = self.0.clone();
+        url.set_query(None);
+        url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
+        Self(url)
     }
 
     fn encrypted(&self) -> bool {

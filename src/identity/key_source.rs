@@ -275,6 +275,10 @@ impl KeySource {
             Some(held) => !document.keeps_all_of(&held.document),
             None => false,
         };
+        if document.keys.keys().is_empty() {
+            let passed_over = document.keys.ignored();
+            tracing::warn!(authority = %self.authority, passed_over, "no usable keys: nothing of it is accepted");
+        }
         let since = Instant::now();
         self.held.store(Some(Arc::new(Held { document, since })));
         if withdrawn {

@@ -289,7 +289,7 @@ struct User {
 impl Reviewer {
     fn new(review: TokenReview) -> Result<Self, FetchError> {
         Ok(Self {
-            reviews: review.api_server.address.below(REVIEWS)?,
+            reviews: review.api_server.address.below(REVIEWS),
             fetcher: Fetcher::new(&review.api_server)?,
             remember: review.remember,
         })
