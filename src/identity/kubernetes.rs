@@ -4,6 +4,8 @@
 //! which cluster it is: the key that verifies does. Tokens are checked offline; a cluster can also be
 //! asked (TokenReview), which is the only way to learn that the pod is already gone.
 
+pub mod review;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +13,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde::Deserialize;
-use serde_json::json;
 
+use self::review::{Reviewer, TokenReview};
 use super::claims::{Claims, Terms, check_header, parse, refused};
-use super::fetch::{Address, Endpoint, FetchError, Fetcher};
 use super::key_source::{Freshness, KeySource, Origin};
 use super::{Claimed, Evidence, IdentityError, SetupError, Verifier, Workload};
 use crate::keys::Algorithm;
@@ -30,7 +31,6 @@ const ALGORITHMS: [Algorithm; 4] = [
     Algorithm::Es384,
     Algorithm::Es512,
 ];
-const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 /// A registered cluster.
 #[derive(Clone, Debug)]
@@ -45,15 +45,6 @@ pub struct Cluster {
     pub freshness: Freshness,
     /// Whether to ask the cluster too.
     pub review: Option<TokenReview>,
-}
-
-/// How to ask a cluster about a token (`authentication.k8s.io/v1`, needs `system:auth-delegator`).
-#[derive(Clone, Debug)]
-pub struct TokenReview {
-    /// Its API server, without a path, and the file with our own token for it.
-    pub api_server: Endpoint,
-    /// How long the answer is relied on. A pod that is deleted is found out after this time at the latest.
-    pub remember: Duration,
 }
 
 /// Appraises the service-account tokens of the registered clusters.
@@ -186,8 +177,10 @@ impl Verifier for Kubernetes {
         match &cluster.reviewer {
             None => Ok(workload),
             Some(reviewer) => {
-                reviewer.ask(evidence, &account, &self.terms).await?;
-                Ok(workload.remembered_until(now.plus(reviewer.remember)))
+                reviewer
+                    .ask(evidence, &account.subject(), account.uid(), &self.terms.audiences)
+                    .await?;
+                Ok(workload.remembered_until(now.plus(reviewer.remember())))
             }
         }
     }
@@ -237,6 +230,10 @@ impl Account {
         )
     }
 
+    fn uid(&self) -> Option<&str> {
+        self.serviceaccount.uid.as_deref()
+    }
+
     fn claims(&self) -> BTreeMap<String, String> {
         let mut claims = BTreeMap::from([("namespace".to_owned(), self.namespace.clone())]);
         let objects = [
@@ -257,82 +254,13 @@ impl Account {
     }
 }
 
-#[derive(Debug)]
-struct Reviewer {
-    reviews: Address,
-    fetcher: Fetcher,
-    remember: Duration,
-}
-
-#[derive(Deserialize)]
-struct Review {
-    status: Status,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    #[serde(default)]
-    authenticated: bool,
-    #[serde(default)]
-    audiences: Vec<String>,
-    #[serde(default)]
-    user: User,
-}
-
-#[derive(Default, Deserialize)]
-struct User {
-    #[serde(default)]
-    username: String,
-    uid: Option<String>,
-}
-
-impl Reviewer {
-    fn new(review: TokenReview) -> Result<Self, FetchError> {
-        Ok(Self {
-            reviews: review.api_server.address.below(REVIEWS),
-            fetcher: Fetcher::new(&review.api_server)?,
-            remember: review.remember,
-        })
-    }
-
-    /// Asks the cluster whether the token still stands for this account, to us.
-    async fn ask(&self, evidence: &Evidence, account: &Account, terms: &Terms) -> Result<(), IdentityError> {
-        let question = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": evidence.expose(), "audiences": terms.audiences.names()},
-        });
-        let unavailable =
-            |reason: String| IdentityError::Unavailable(format!("the cluster's review: {reason}"));
-        let answer = self
-            .fetcher
-            .post(&self.reviews, &question)
-            .await
-            .map_err(|e| unavailable(e.to_string()))?;
-        let Review { status } = serde_json::from_slice(&answer)
-            .map_err(|_| unavailable("the answer is not a TokenReview".into()))?;
-        let same_uid = match (&account.serviceaccount.uid, &status.user.uid) {
-            (Some(claimed), Some(reviewed)) => claimed == reviewed,
-            _ => true,
-        };
-        if !status.authenticated {
-            return Err(refused("its cluster does not vouch for it any more"));
-        }
-        if !terms.audiences.meet(status.audiences.iter().map(String::as_str)) {
-            return Err(refused("its cluster does not vouch for it to this broker"));
-        }
-        if status.user.username != account.subject() || !same_uid {
-            return Err(refused("its cluster says that it is another service account"));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
+    use super::review::REVIEWS;
     use super::*;
+    use crate::identity::fetch::Endpoint;
     use crate::identity::testing::{
         Authority, NOW, Server, US, at, keep_fresh, pass, refuses, slow, terms, with,
     };
