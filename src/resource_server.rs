@@ -61,7 +61,7 @@ pub struct Settings {
     pub feed: String,
     /// A file with the evidence of this workload, where the broker wants some; read anew each time.
     pub evidence: Option<PathBuf>,
-    /// Nothing is accepted once the feed was last read longer ago than this. At least two seconds.
+    /// Nothing is accepted once the feed was last read longer ago than this. At least five seconds.
     pub max_staleness: Duration,
     /// How far the clock here may be behind the broker's. At most 60 seconds. It never prolongs a token.
     pub skew: Duration,
@@ -96,8 +96,8 @@ impl Settings {
     fn check(&self) -> Result<(), InvalidSettings> {
         let problem = if self.skew > Duration::from_secs(60) {
             "`skew` is at most 60 seconds"
-        } else if self.max_staleness < Duration::from_secs(2) {
-            "`max_staleness` is at least 2 seconds"
+        } else if self.max_staleness < Duration::from_secs(5) {
+            "`max_staleness` is at least 5 seconds"
         } else if self.issuer.is_empty() || self.audience.is_empty() {
             "`issuer` and `audience` are needed"
         } else {
@@ -618,7 +618,7 @@ pub(crate) mod tests {
                 ..good.clone()
             },
             Settings {
-                max_staleness: Duration::from_secs(1),
+                max_staleness: Duration::from_secs(4),
                 ..good.clone()
             },
             Settings {

@@ -204,8 +204,9 @@ mod tests {
     use crate::entropy::OsEntropy;
     use crate::keys::Algorithm;
     use crate::keys::ring_keys::RingSigner;
+    use crate::model::cutoff::{Cutoff, Selector};
     use crate::model::ids::{DecisionId, TaskId};
-    use crate::model::lease::LeaseState;
+    use crate::model::lease::{Cause, LeaseState};
     use crate::model::tool::{Binding, Risk, Sensitivity};
     use crate::model::ttl::Bound;
 
@@ -324,6 +325,44 @@ mod tests {
         );
         for absent in ["/act", "/cnf", "/authorization_details/0/resources"] {
             assert_eq!(claims.pointer(absent), None, "{absent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_lease_ends_its_token_and_nothing_else_does() {
+        let moment = std::time::Duration::from_millis(1);
+        for lease in [
+            lease(),
+            Lease {
+                on_behalf_of: None,
+                trust_domain: None,
+                ..lease()
+            },
+        ] {
+            let token: AccessToken = serde_json::from_value(claims(&lease).await).unwrap();
+            let strangers = [
+                Selector::Lease(LeaseId::new(lease.task, AT, [9; 10])),
+                Selector::Task(TaskId::new(AT, [9; 10])),
+                Selector::Agent("crm".parse().unwrap()),
+                Selector::Tool("support-bot".parse().unwrap()),
+                Selector::User("support-bot".parse().unwrap()),
+                Selector::User("u-4711".parse().unwrap()),
+                Selector::Environment("test".parse().unwrap()),
+                Selector::TrustDomain("prod".parse().unwrap()),
+                Selector::TrustDomain("example.org".parse().unwrap()),
+            ];
+            for selector in token.selectors().chain(strangers) {
+                for up_to in [AT.minus(moment), AT, AT.plus(moment)] {
+                    let (at, cause) = (AT, Cause::Revoked);
+                    let cutoff = Cutoff {
+                        selector: selector.clone(),
+                        up_to,
+                        at,
+                        cause,
+                    };
+                    assert_eq!(token.is_cut_by(&cutoff), lease.is_cut_by(&cutoff), "{cutoff:?}");
+                }
+            }
         }
     }
 

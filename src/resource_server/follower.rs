@@ -39,7 +39,7 @@ pub(super) struct Source {
     feed: Url,
     evidence: Option<PathBuf>,
     /// When the keys were last asked for. Held while asking, so that one asks for all.
-    keys_asked: Mutex<Option<Instant>>,
+    keys_asked_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ impl Source {
             jwks: url(&settings.jwks)?,
             feed: url(&settings.feed)?,
             evidence: settings.evidence.clone(),
-            keys_asked: Mutex::new(None),
+            keys_asked_at: Mutex::new(None),
         })
     }
 
@@ -124,16 +124,17 @@ impl From<Outcome> for Failure {
 }
 
 impl ResourceServer {
-    /// Reads the keys unless they were asked for a moment ago. Answers whether they were read.
+    /// Reads the keys because a token names one that is not known, unless they were asked for a
+    /// moment ago: what tokens name is up to whoever sends them. Answers whether to look again.
     pub(super) async fn look_for_keys(&self) -> bool {
-        let asked_at = Instant::now();
-        let mut keys_asked = self.source.keys_asked.lock().await;
-        match *keys_asked {
-            Some(last) if last > asked_at => return true, // somebody did while we waited
+        let wanted_at = Instant::now();
+        let mut asked_at = self.source.keys_asked_at.lock().await;
+        match *asked_at {
+            Some(last) if last > wanted_at => return true, // somebody did while we waited
             Some(last) if last.elapsed() < self.settings.between_key_fetches => return false,
             _ => {}
         }
-        *keys_asked = Some(Instant::now());
+        *asked_at = Some(Instant::now());
         match self.read_keys().await {
             Ok(()) => true,
             Err(failure) => {
@@ -153,7 +154,8 @@ impl ResourceServer {
 
     /// One question to the feed, and what its answer changes. Answers whether to pause before the next.
     async fn read_feed(&self, cursor: &mut Option<String>) -> Result<bool, Failure> {
-        let wait = WAIT.min(self.settings.max_staleness / 2);
+        // What an answer says is as old as its question, and the next answer comes two waits after it.
+        let wait = WAIT.min(self.settings.max_staleness / 4);
         let mut url = self.source.feed.clone();
         {
             let mut query = url.query_pairs_mut();
@@ -196,15 +198,20 @@ pub(super) async fn run(server: Arc<ResourceServer>, entropy: Arc<dyn Entropy>, 
         let mut keys_read: Option<Instant> = None;
         let mut failures = 0;
         loop {
-            if keys_read.is_none_or(|at| at.elapsed() >= KEYS_AGE) && server.look_for_keys().await {
-                keys_read = Some(Instant::now());
-            }
-            // Without keys nothing can be accepted, so reading the feed would claim a readiness that is not there.
-            let step = match keys_read {
-                None => Err("the keys are missing".to_owned()),
-                Some(_) => server.read_feed(&mut cursor).await,
+            let step = async {
+                // Keys first: without them nothing can be accepted, and a feed that was read would
+                // claim a readiness that is not there.
+                if keys_read.is_none_or(|at| at.elapsed() >= KEYS_AGE) {
+                    *server.source.keys_asked_at.lock().await = Some(Instant::now());
+                    match server.read_keys().await {
+                        Ok(()) => keys_read = Some(Instant::now()),
+                        Err(failure) if keys_read.is_none() => return Err(failure),
+                        Err(failure) => tracing::warn!(%failure, "the broker's keys cannot be read"),
+                    }
+                }
+                server.read_feed(&mut cursor).await
             };
-            match step {
+            match step.await {
                 Ok(pause) => {
                     failures = 0;
                     if pause {
@@ -213,7 +220,7 @@ pub(super) async fn run(server: Arc<ResourceServer>, entropy: Arc<dyn Entropy>, 
                 }
                 Err(failure) => {
                     let pause = backoff(failures, &*entropy);
-                    tracing::warn!(%failure, failures, ?pause, "revocations cannot be read");
+                    tracing::warn!(%failure, failures, ?pause, "the broker's keys and revocations cannot be read");
                     failures += 1;
                     sleep(pause).await;
                 }
@@ -294,7 +301,7 @@ mod tests {
         headers: HeaderMap,
         Query(question): Query<Question>,
     ) -> Response {
-        assert_eq!(question.wait, 20);
+        assert_eq!(question.wait, 15);
         let bearer = headers
             .get("authorization")
             .map(|v| v.to_str().unwrap().to_owned());
