@@ -31,6 +31,8 @@ pub const NO_PERMIT: &str = "no policy permits this";
 pub const FAULT: &str =
     "a policy could not be evaluated, so this is denied: tell the people who keep the policies";
 
+/// The most reasons that an agent is told at once.
+const MOST_REASONS: usize = 4;
 /// The most agents, each attested in one way, that are kept as entities.
 const MOST_AGENTS: usize = 4096;
 
@@ -325,7 +327,7 @@ impl CedarEngine {
             .collect();
         let reason = match reason {
             Some(reason) => reason,
-            None if !said.is_empty() => said.into_iter().collect::<Vec<_>>().join("; "),
+            None if !said.is_empty() => said.into_iter().take(MOST_REASONS).collect::<Vec<_>>().join("; "),
             None if !faults.is_empty() => FAULT.to_owned(),
             None => NO_PERMIT.to_owned(),
         };

@@ -144,13 +144,17 @@ impl Loading {
 
     fn policy(&mut self, policy: &Policy, at: &Position, names: &Names, text: &Arc<str>, start: usize) {
         let (terms, misused) = annotations::read(policy);
-        for wrong in misused {
-            let at = find(at, text, start, &format!("@{}", wrong.name));
-            self.problem(at, wrong.message, None);
-        }
-        for literal in policy.entity_literals() {
-            if let Err((message, help)) = names.check(&literal) {
-                self.problem(find(at, text, start, &literal.to_string()), message, help);
+        let wrong = misused
+            .into_iter()
+            .map(|wrong| (format!("@{}", wrong.name), (wrong.message, None)));
+        let literals = policy.entity_literals();
+        let unknown = literals
+            .iter()
+            .filter_map(|literal| Some((literal.to_string(), names.check(literal).err()?)));
+        for (needle, (message, help)) in wrong.chain(unknown) {
+            // Beyond the most that are reported, looking for places would only take time.
+            if self.problems.len() < MOST_PROBLEMS {
+                self.problem(find(at, text, start, &needle), message, help);
             }
         }
         let id = terms
@@ -194,14 +198,14 @@ impl Loading {
             Validator::new(schema.clone()).validate_with_level(&set, ValidationMode::Strict, DEREFERENCES);
         let mut wrong = HashSet::new();
         let mut problems = Vec::new();
-        for error in result.validation_errors() {
+        for error in result.validation_errors().take(MOST_PROBLEMS) {
             wrong.insert(error.policy_id());
             // An unknown action was found by its name before, with a better suggestion.
             if !matches!(error, ValidationError::UnrecognizedActionId(_)) {
                 problems.push(self.located(error.policy_id(), error));
             }
         }
-        for warning in result.validation_warnings() {
+        for warning in result.validation_warnings().take(MOST_PROBLEMS) {
             let located = self.located(warning.policy_id(), warning);
             if matches!(warning, ValidationWarning::MixedScriptString(_)) {
                 self.warnings.push(located); // how people write
