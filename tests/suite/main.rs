@@ -7,4 +7,6 @@ mod config_files;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod journal;
