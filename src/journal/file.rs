@@ -87,6 +87,7 @@ impl FileJournal {
             sign_every: options.sign_every,
             due: None,
             blocked: None,
+            refusing: false,
         };
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())

@@ -40,9 +40,9 @@ fn key_id(name: &str, public: &[u8]) -> [u8; 4] {
 
 fn check_name(name: &str) -> Result<(), InvalidNote> {
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
-    if name.is_empty() || name.len() > 255 || name.contains(bad) {
+    if name.is_empty() || name.len() > 256 || name.contains(bad) {
         return Err(InvalidNote::new(
-            "the name of the audit key is 1 to 255 bytes without spaces, control characters or `+`, such as `dayfly.example/journal`",
+            "the name of the audit key is 1 to 256 bytes without spaces, control characters or `+`, such as `dayfly.example/journal`",
         ));
     }
     Ok(())

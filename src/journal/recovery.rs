@@ -25,11 +25,7 @@ pub(super) fn open(
     signer: NoteSigner,
     storage: Arc<dyn Storage>,
 ) -> Result<Appender, JournalError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(at(dir))?;
+    make_dir(dir).map_err(at(dir))?;
     let lock = lock(dir)?;
     let found = match Segment::list(dir).map_err(at(dir))?.last() {
         Some(&newest) => resume(dir, newest, &signer, &*storage)?,
@@ -55,6 +51,17 @@ struct Found {
     files: Files,
     pending: Vec<Hash>,
     signed: (u64, String),
+}
+
+/// Makes the directory and those above it, durably: a lost directory would take its records along.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let dir = std::path::absolute(dir)?;
+    let missing: Vec<_> = dir.ancestors().take_while(|above| !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    for above in missing.into_iter().filter_map(Path::parent) {
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, JournalError> {
@@ -130,7 +137,7 @@ struct Notes {
 /// The first and the newest checkpoint of the segment; the first one proves the peaks.
 fn notes(dir: &Path, segment: Segment, start: &Frontier, signer: &NoteSigner) -> Result<Notes, JournalError> {
     let (path, name) = (segment.notes(dir), segment.notes_name());
-    let content = std::fs::read_to_string(&path).map_err(at(&path))?;
+    let content = segment.read_notes(dir).map_err(at(&path))?;
     let (notes, len) = segment::split_notes(&content);
     let (Some(first), Some(&text)) = (notes.first(), notes.last()) else {
         return Err(damaged(format!("{name} holds no checkpoint")));
@@ -391,6 +398,24 @@ mod tests {
     }
 
     #[test]
+    fn makes_the_directories_it_needs_for_their_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        drop(reopen(&inner).unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&inner), 0o700);
+        for name in [
+            SEGMENT.lines_name(),
+            SEGMENT.hashes_name(),
+            SEGMENT.notes_name(),
+            CHECKPOINT.into(),
+        ] {
+            assert_eq!(mode(&inner.join(name)), 0o600);
+        }
+    }
+
+    #[test]
     fn another_key_does_not_go_on_with_the_journal() {
         let (dir, _) = crashed();
         let other = NoteSigner::from_seed("dayfly.test/journal", &[8; 32]).unwrap();
@@ -401,17 +426,20 @@ mod tests {
     #[test]
     fn a_crash_between_the_steps_of_a_checkpoint_is_taken_up() {
         // Hashes written, the note torn or not there, the published checkpoint the one before.
-        for cut in [1, 40, 150] {
+        let mut torn_in_a_character = false;
+        for cut in [1, 40, 114, 115, 116, 150] {
             let (dir, tree) = crashed();
             let old = fs::read(dir.path().join(CHECKPOINT)).unwrap();
             drop(reopen(dir.path()).unwrap());
             change(&SEGMENT.notes(dir.path()), |bytes| {
-                bytes.truncate(bytes.len() - cut)
+                bytes.truncate(bytes.len() - cut);
+                torn_in_a_character |= std::str::from_utf8(bytes).is_err();
             });
             fs::write(dir.path().join(CHECKPOINT), old).unwrap();
             let appender = reopen(dir.path()).unwrap();
             assert_eq!((&appender.tree, appender.unsigned()), (&tree, 0));
         }
+        assert!(torn_in_a_character, "the dash takes three bytes");
         // The note written, not published.
         let (dir, _) = crashed();
         let old = fs::read(dir.path().join(CHECKPOINT)).unwrap();

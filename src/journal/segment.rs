@@ -76,6 +76,18 @@ impl Segment {
         self.name("checkpoints")
     }
 
+    /// The checkpoints signed while this was the newest segment, as text. What a crash tore need not be
+    /// UTF-8: the answer ends before it.
+    pub(super) fn read_notes(self, dir: &Path) -> io::Result<String> {
+        let bytes = std::fs::read(self.notes(dir))?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|error| {
+            let whole = error.utf8_error().valid_up_to();
+            let mut bytes = error.into_bytes();
+            bytes.truncate(whole);
+            String::from_utf8(bytes).unwrap_or_default()
+        }))
+    }
+
     fn name(self, extension: &str) -> String {
         format!("{:0DIGITS$}.{extension}", self.first)
     }

@@ -202,7 +202,7 @@ impl Walk<'_> {
     /// The checkpoints of a segment. The first one covers everything before it.
     fn notes(&self, segment: Segment) -> Result<Vec<Checkpoint>, Fault> {
         let name = segment.notes_name();
-        let content = std::fs::read_to_string(segment.notes(self.dir)).map_err(unreadable(&name))?;
+        let content = segment.read_notes(self.dir).map_err(unreadable(&name))?;
         let mut notes: Vec<Checkpoint> = Vec::new();
         for (number, note) in (1..).zip(split_notes(&content).0) {
             let note = Checkpoint::open(note, self.expected.key.as_ref())

@@ -44,6 +44,8 @@ pub(super) struct Writer {
     pub(super) due: Option<Instant>,
     /// Why nothing may be appended before signing and rolling over work again.
     pub(super) blocked: Option<String>,
+    /// Whether the last batch was refused; said once, not for each.
+    pub(super) refusing: bool,
 }
 
 #[derive(Default)]
@@ -105,6 +107,9 @@ impl Writer {
         }
         match self.write(&entries) {
             Ok(first) => {
+                if std::mem::take(&mut self.refusing) {
+                    tracing::info!("the journal can be written again");
+                }
                 self.size.send_replace(self.appender.size());
                 for (index, entry) in (first..).zip(entries) {
                     entry.answer(Ok(index));
@@ -112,7 +117,9 @@ impl Writer {
                 self.due.get_or_insert_with(|| Instant::now() + self.sign_every);
             }
             Err(error) => {
-                tracing::error!(%error, records = entries.len(), "records were refused");
+                if !std::mem::replace(&mut self.refusing, true) {
+                    tracing::error!(%error, "records are refused");
+                }
                 for entry in entries {
                     entry.answer(Err(error.clone()));
                 }
