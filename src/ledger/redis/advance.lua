@@ -1,0 +1,67 @@
+-- KEYS tasks due by_task leases live forget feed seq
+-- ARGV id, change, now, outcome, cause, the task's cutoff
+local id, change, now, cause = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+
+local raw = redis.call('HGET', KEYS[1], id)
+if not raw then
+  return { 'no_task' }
+end
+local t = task_read(raw)
+local ends, was = change == 'end', t.state
+if was == 'e' then
+  if ends then
+    return { 'ok', raw }
+  end
+  return { 'task_not_open', raw }
+end
+if not ends and now >= task_due(t) then
+  return { 'task_not_open', raw }
+end
+if change == 'beat' then
+  if was ~= 'o' then
+    return { 'task_not_open', raw }
+  end
+  t.beat_at = math.max(t.beat_at, now)
+elseif change == 'resume' then
+  if was == 'o' then
+    return { 'ok', raw }
+  end
+  t.state, t.beat_at = 'o', now
+elseif change == 'suspend' then
+  if was == 's' then
+    return { 'ok', raw }
+  end
+  t.state = 's'
+else
+  t.state, t.outcome, t.ended_at = 'e', tonumber(ARGV[4]), now
+end
+
+if ends or change == 'suspend' then
+  for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.0f', CLASS))) do
+    local stored = redis.call('HGET', KEYS[4], lease)
+    local l = stored and lease_read(stored)
+    if l and (l.state == 'r' or l.state == 'a') then
+      turn(l, cause, now)
+      redis.call('HSET', KEYS[4], lease, lease_pack(l))
+      redis.call('ZADD', KEYS[2], now, 'l' .. lease)
+      redis.call('ZADD', KEYS[5], place(STATES.v, lease), lease)
+      -- A suspended task may be resumed, so its end is told lease by lease.
+      if not ends then
+        publish_lease(KEYS[7], KEYS[8], now, cause, lease)
+      end
+    end
+  end
+  if ends then
+    publish(KEYS[7], KEYS[8], now, 'c', ARGV[6])
+  end
+end
+
+local packed = task_pack(t)
+redis.call('HSET', KEYS[1], id, packed)
+if ends then
+  redis.call('ZREM', KEYS[2], 't' .. id)
+  redis.call('ZADD', KEYS[6], now, 't' .. id)
+else
+  redis.call('ZADD', KEYS[2], task_due(t), 't' .. id)
+end
+return { 'ok', packed }

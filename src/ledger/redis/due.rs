@@ -1,0 +1,276 @@
+//! What falls due: claiming it, settling it, and forgetting what ended long ago.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::keys::Shard;
+use super::link::Reply;
+use super::packed::{cause_code, optional, proof_code, task_bytes, unpack_lease, unpack_task};
+use super::{RedisLedger, instant, number, script};
+use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, rules};
+use crate::model::lease::Cause;
+use crate::model::task::Task;
+use crate::model::time::Timestamp;
+use crate::model::ttl::Ttl;
+
+/// How much one sweep forgets in each shard.
+const FORGOTTEN_AT_ONCE: u64 = 100;
+
+/// What an answer tells of.
+enum Kept {
+    Key([u8; 32]),
+    Task(Task),
+    Lease(LeaseClaim),
+}
+
+impl RedisLedger {
+    /// Asks all shards what is due, then takes a fair part from those that have something. Each sweep
+    /// begins at another shard, so that no shard waits behind the limit for ever.
+    pub(super) async fn sweep(
+        &self,
+        now: Timestamp,
+        hold: Duration,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<Claim>, LedgerError> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let shards: Vec<Shard<'_>> = (0..self.shards.len())
+            .map(|n| self.shards.nth(first + n))
+            .collect();
+        let until = now.minus(self.retention);
+        let void = now.minus(Ttl::MAX.as_duration());
+        let looks = shards.iter().map(|shard| self.look_at(*shard, now, until, void));
+        let mut failure = None;
+        let mut or_note = |error| failure = Some(error);
+        // A shard that cannot be reached does not keep the others from being swept.
+        let looks = join_all(looks).await.into_iter();
+        let looks: Vec<(usize, usize)> = looks
+            .map(|look| {
+                look.unwrap_or_else(|error| {
+                    or_note(error);
+                    (0, 0)
+                })
+            })
+            .collect();
+        let due: Vec<usize> = looks.iter().map(|(due, _)| *due).collect();
+        let parts = parts(&due, limit.get());
+        let claims = shards.iter().zip(&parts).filter(|(_, part)| **part > 0);
+        let claims = claims.map(|(shard, part)| self.claim_in(*shard, now, hold, *part));
+        let mut taken = Vec::new();
+        for answer in join_all(claims).await {
+            match answer {
+                Ok(claims) => taken.extend(claims),
+                Err(error) => or_note(error),
+            }
+        }
+        if let Some(error) = failure {
+            // What was claimed is held by us: losing it over another shard's fault would cost a hold.
+            if taken.is_empty() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "a shard of the ledger could not be swept");
+        }
+        let old = shards.iter().zip(&looks).filter(|(_, (_, old))| *old > 0);
+        let forgetting = old.map(|(shard, _)| self.forget_in(*shard, until, now));
+        let forgotten: Result<Vec<()>, _> = join_all(forgetting).await.into_iter().collect();
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "the ledger could not forget what ended");
+        }
+        Ok(taken)
+    }
+
+    /// How much is due in a shard, and how much there is to forget.
+    async fn look_at(
+        &self,
+        shard: Shard<'_>,
+        now: Timestamp,
+        until: Timestamp,
+        void: Timestamp,
+    ) -> Result<(usize, usize), LedgerError> {
+        let keys = [shard.due(), shard.forget(), shard.feed(), shard.cutoffs()];
+        let args = [instant(now), instant(until), instant(void)];
+        let mut reply = self.reaping.run(&script::LOOK, &keys, &args).await?;
+        let mut count = || {
+            reply
+                .number()
+                .map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+        };
+        Ok((count()?, count()?))
+    }
+
+    async fn claim_in(
+        &self,
+        shard: Shard<'_>,
+        now: Timestamp,
+        hold: Duration,
+        limit: usize,
+    ) -> Result<Vec<Claim>, LedgerError> {
+        let keys = [
+            shard.tasks(),
+            shard.leases(),
+            shard.due(),
+            shard.live(),
+            shard.feed(),
+            shard.seq(),
+        ];
+        let args = [
+            instant(now),
+            instant(now.plus(hold)),
+            limit.to_string().into_bytes(),
+            number(cause_code(Cause::Expired).into()),
+            number(cause_code(Cause::Compensated).into()),
+        ];
+        let mut reply = self.reaping.run(&script::CLAIM, &keys, &args).await?;
+        let mut claims = Vec::new();
+        while let Some(mut part) = reply.part()? {
+            claims.push(match read_kind(&mut part)? {
+                Kept::Lease(claim) => Claim::Lease(Box::new(claim)),
+                Kept::Task(task) => match task.due() {
+                    Some((_, outcome)) => Claim::Task(Box::new(task), outcome),
+                    None => continue,
+                },
+                Kept::Key(_) => return Err(reply.unexpected()),
+            });
+        }
+        Ok(claims)
+    }
+
+    pub(super) async fn settle_claim(
+        &self,
+        claim: &LeaseClaim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let lease = &claim.lease;
+        let shard = self.shards.of_lease(lease.id);
+        let mut keys = vec![
+            shard.leases(),
+            shard.due(),
+            shard.live(),
+            shard.forget(),
+            shard.counts(),
+        ];
+        keys.extend(shard.indexes(lease));
+        let again = |at, error: &str| {
+            let effort = rules::effort(&lease.state).map(|effort| rules::failed_again(effort, error));
+            let error = effort.and_then(|effort| effort.last_error);
+            (instant(at), optional(error.as_deref()))
+        };
+        let (how, (first, second)) = match settlement {
+            Settlement::Ended(receipt) => (
+                "ended",
+                (number(proof_code(receipt).into()), instant(receipt.at())),
+            ),
+            Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
+            Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
+        };
+        let args = [
+            lease.id.to_bytes().to_vec(),
+            number(claim.hold),
+            how.into(),
+            instant(now),
+            lease.agent.as_str().into(),
+            lease.tool.as_str().into(),
+            task_bytes(lease.task),
+            first,
+            second,
+        ];
+        let reply = self.reaping.run(&script::SETTLE, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(()),
+            "no_lease" => Err(Refusal::NoLease.into()),
+            "claim_lost" => Err(Refusal::ClaimLost.into()),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    /// Forgets leases first: a task stays while it has any.
+    async fn forget_in(&self, shard: Shard<'_>, until: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
+        let keys = [shard.tasks(), shard.leases(), shard.forget()];
+        let args = [instant(until), number(FORGOTTEN_AT_ONCE)];
+        let mut reply = self.reaping.run(&script::OLD, &keys, &args).await?;
+        let (mut keys, mut tasks, mut leases) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(mut part) = reply.part()? {
+            match read_kind(&mut part)? {
+                Kept::Key(key) => keys.push(key),
+                Kept::Task(task) => tasks.push(task.charter.id),
+                Kept::Lease(claim) => leases.push(claim.lease),
+            }
+        }
+        let keys = keys.iter().map(|key| async move {
+            let keys = [shard.idempotency(key), shard.forget()];
+            let args = [b"k".to_vec(), key.to_vec()];
+            self.reaping.run(&script::FORGET, &keys, &args).await
+        });
+        join_all(keys)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<Reply>, _>>()?;
+        let leases = leases.iter().map(|lease| async move {
+            let mut keys = vec![shard.leases(), shard.forget(), shard.tools()];
+            keys.extend(shard.indexes(lease));
+            let id = lease.id.to_bytes().to_vec();
+            let args = [b"l".to_vec(), id, instant(now), lease.tool.as_str().into()];
+            self.reaping.run(&script::FORGET, &keys, &args).await
+        });
+        join_all(leases)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<Reply>, _>>()?;
+        let tasks = tasks.iter().map(|id| async move {
+            let keys = [shard.tasks(), shard.forget(), shard.by_task(*id)];
+            let args = [b"t".to_vec(), task_bytes(*id), instant(now)];
+            self.reaping.run(&script::FORGET, &keys, &args).await
+        });
+        join_all(tasks)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<Reply>, _>>()?;
+        Ok(())
+    }
+}
+
+/// What an element of an answer tells of: its kind, its id, its value.
+fn read_kind(part: &mut Reply) -> Result<Kept, LedgerError> {
+    let (kind, id, value) = (part.bytes()?, part.bytes()?, part.bytes()?);
+    match kind.as_slice() {
+        b"k" => id.try_into().map(Kept::Key).map_err(|_| part.unexpected()),
+        b"t" => unpack_task(&value).map(Kept::Task),
+        b"l" => unpack_lease(&value).map(|(lease, hold)| Kept::Lease(LeaseClaim { lease, hold })),
+        _ => Err(part.unexpected()),
+    }
+}
+
+/// How many each shard gives, so that all together give no more than the limit and the many due in one
+/// shard do not keep the few of another waiting.
+fn parts(due: &[usize], limit: usize) -> Vec<usize> {
+    let mut parts = vec![0; due.len()];
+    let mut left = limit;
+    loop {
+        let open = due.iter().zip(&parts).filter(|(due, part)| part < due).count();
+        if open == 0 || left == 0 {
+            return parts;
+        }
+        let share = (left / open).max(1);
+        for (due, part) in due.iter().zip(&mut parts) {
+            let more = share.min(due - *part).min(left);
+            *part += more;
+            left -= more;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn a_shard_with_much_leaves_room_for_one_with_little() {
+        assert_eq!(parts(&[1000, 0, 3, 1], 10), [6, 0, 3, 1]);
+        assert_eq!(parts(&[5, 5, 5], 2), [1, 1, 0]);
+        assert_eq!(parts(&[1, 2], 10), [1, 2]);
+        assert!(parts(&[], 10).is_empty());
+    }
+}

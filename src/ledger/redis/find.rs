@@ -1,0 +1,163 @@
+//! Lists of leases, in order of their ids, across shards.
+//!
+//! Of the filter's parts the most selective chooses the indexes; the state is looked at by the script
+//! where it is no index; the rest is looked at here. A call of a script looks at a bounded number of
+//! leases, and calls go on until the page is full or all was seen.
+
+use std::collections::VecDeque;
+
+use futures_util::future::try_join_all;
+
+use super::RedisLedger;
+use super::keys::Shard;
+use super::packed::{lease_id, unpack_lease};
+use super::script;
+use crate::ledger::{Filter, LedgerError, Page, StateName};
+use crate::model::ids::LeaseId;
+use crate::model::lease::Lease;
+
+/// The least and the most that one call looks at.
+const LOOK: (usize, usize) = (16, Page::MOST);
+
+/// The classes of an index: what lives, and what has ended.
+const LIVE: &[u8] = b"0";
+const ENDED: &[u8] = b"1";
+
+/// How far one shard was read.
+struct Shelf<'a> {
+    shard: Shard<'a>,
+    indexes: Vec<Vec<u8>>,
+    after: Option<LeaseId>,
+    found: VecDeque<Lease>,
+    exhausted: bool,
+}
+
+impl RedisLedger {
+    pub(super) async fn find_leases(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError> {
+        let limit = page.limit.get().min(Page::MOST);
+        let shards: Vec<Shard<'_>> = match filter.task {
+            Some(id) => vec![self.shards.of_task(id)],
+            None => self.shards.all().collect(),
+        };
+        let look = (limit * 2 / shards.len() + 1).clamp(LOOK.0, LOOK.1);
+        let shelves = shards.into_iter().map(|shard| async move {
+            Ok::<_, LedgerError>(Shelf {
+                shard,
+                indexes: self.indexes_for(shard, filter).await?,
+                after: page.after,
+                found: VecDeque::new(),
+                exhausted: false,
+            })
+        });
+        let mut shelves = try_join_all(shelves).await?;
+        let classes = classes(filter);
+        let mut leases = Vec::new();
+        while leases.len() < limit {
+            let empty = shelves
+                .iter_mut()
+                .filter(|shelf| shelf.found.is_empty() && !shelf.exhausted);
+            try_join_all(empty.map(|shelf| self.fill(shelf, filter, &classes, look))).await?;
+            if shelves
+                .iter()
+                .any(|shelf| shelf.found.is_empty() && !shelf.exhausted)
+            {
+                continue; // all that it looked at fell through the filter
+            }
+            let oldest = shelves
+                .iter_mut()
+                .filter(|shelf| !shelf.found.is_empty())
+                .min_by_key(|shelf| shelf.found.front().map(|lease| lease.id));
+            match oldest.and_then(|shelf| shelf.found.pop_front()) {
+                Some(lease) => leases.push(lease),
+                None => break,
+            }
+        }
+        Ok(leases)
+    }
+
+    async fn indexes_for(&self, shard: Shard<'_>, filter: &Filter) -> Result<Vec<Vec<u8>>, LedgerError> {
+        Ok(match filter {
+            Filter { task: Some(id), .. } => vec![shard.by_task(*id)],
+            Filter { user: Some(user), .. } => vec![shard.by_user(user.as_str())],
+            Filter {
+                agent: Some(agent), ..
+            } => vec![shard.by_agent(agent.as_str())],
+            Filter { tool: Some(tool), .. } => vec![shard.by_tool(tool.as_str())],
+            Filter { state, .. } if state.is_some_and(|state| state != StateName::Ended) => {
+                vec![shard.live()]
+            }
+            _ => {
+                let names = redis::cmd("HKEYS").arg(shard.tools()).to_owned();
+                let names: Vec<String> = self.reaping.query(&names).await?;
+                names.iter().map(|name| shard.by_tool(name)).collect()
+            }
+        })
+    }
+
+    async fn fill(
+        &self,
+        shelf: &mut Shelf<'_>,
+        filter: &Filter,
+        classes: &[Vec<u8>],
+        look: usize,
+    ) -> Result<(), LedgerError> {
+        if shelf.indexes.is_empty() {
+            shelf.exhausted = true;
+            return Ok(());
+        }
+        let mut keys = vec![shelf.shard.leases()];
+        keys.extend(shelf.indexes.iter().cloned());
+        let mut args = vec![
+            shelf.after.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
+            look.to_string().into_bytes(),
+            filter.state.map(|state| vec![letter(state)]).unwrap_or_default(),
+        ];
+        args.extend(classes.iter().cloned());
+        let mut reply = self.reaping.run(&script::FIND, &keys, &args).await?;
+        let up_to = reply.bytes()?;
+        while let Some(mut part) = reply.part()? {
+            let _id = part.bytes()?;
+            let (lease, _) = unpack_lease(&part.bytes()?)?;
+            if fits(filter, &lease) {
+                shelf.found.push_back(lease);
+            }
+        }
+        match up_to.is_empty() {
+            true => shelf.exhausted = true,
+            false => shelf.after = Some(lease_id(&up_to)?),
+        }
+        Ok(())
+    }
+}
+
+/// The classes of the chosen index in which leases of this state are.
+fn classes(filter: &Filter) -> Vec<Vec<u8>> {
+    let indexed =
+        filter.task.is_some() || filter.user.is_some() || filter.agent.is_some() || filter.tool.is_some();
+    match filter.state {
+        None => vec![LIVE.to_vec(), ENDED.to_vec()],
+        Some(StateName::Ended) => vec![ENDED.to_vec()],
+        Some(_) if indexed => vec![LIVE.to_vec()],
+        Some(StateName::Reserved) => vec![b"0".to_vec()],
+        Some(StateName::Active) => vec![b"1".to_vec()],
+        Some(StateName::Revoking) => vec![b"2".to_vec()],
+        Some(StateName::Stuck) => vec![b"3".to_vec()],
+    }
+}
+
+fn letter(state: StateName) -> u8 {
+    match state {
+        StateName::Reserved => b'r',
+        StateName::Active => b'a',
+        StateName::Revoking => b'v',
+        StateName::Stuck => b's',
+        StateName::Ended => b'e',
+    }
+}
+
+fn fits(filter: &Filter, lease: &Lease) -> bool {
+    filter.task.is_none_or(|id| id == lease.task)
+        && filter.agent.as_ref().is_none_or(|name| *name == lease.agent)
+        && filter.tool.as_ref().is_none_or(|name| *name == lease.tool)
+        && (filter.user.is_none() || filter.user == lease.on_behalf_of)
+}

@@ -1,0 +1,167 @@
+//! The names of the keys. All keys of a shard carry its hash tag, so that each step is one script in
+//! one slot of a cluster.
+
+use std::num::NonZeroU16;
+
+use crate::model::ids::{LeaseId, Slot, TaskId};
+use crate::model::lease::Lease;
+
+/// The shards of a ledger.
+#[derive(Clone, Debug)]
+pub(super) struct Shards {
+    tags: Vec<String>,
+    count: NonZeroU16,
+}
+
+impl Shards {
+    pub(super) fn new(prefix: &str, count: NonZeroU16) -> Self {
+        let tags = (0..count.get())
+            .map(|shard| format!("{{{prefix}:{shard}}}"))
+            .collect();
+        Self { tags, count }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tags.len()
+    }
+
+    pub(super) fn count(&self) -> NonZeroU16 {
+        self.count
+    }
+
+    /// All of them, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = Shard<'_>> {
+        self.tags.iter().map(|tag| Shard { tag })
+    }
+
+    /// The one with this number; numbers go round.
+    pub(super) fn nth(&self, number: usize) -> Shard<'_> {
+        let tag = self.tags.get(number % self.tags.len().max(1));
+        Shard {
+            tag: tag.map_or("", String::as_str),
+        }
+    }
+
+    pub(super) fn of_task(&self, id: TaskId) -> Shard<'_> {
+        self.of_slot(id.slot())
+    }
+
+    pub(super) fn of_lease(&self, id: LeaseId) -> Shard<'_> {
+        self.of_slot(id.slot())
+    }
+
+    fn of_slot(&self, slot: Slot) -> Shard<'_> {
+        self.nth(usize::from(slot.shard(self.count)))
+    }
+}
+
+/// One shard, and the names in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shard<'a> {
+    tag: &'a str,
+}
+
+impl Shard<'_> {
+    fn key(self, name: &str) -> Vec<u8> {
+        [self.tag.as_bytes(), name.as_bytes()].concat()
+    }
+
+    fn index(self, kind: u8, name: &[u8]) -> Vec<u8> {
+        [self.tag.as_bytes(), b":", &[kind], b":", name].concat()
+    }
+
+    /// Hash: task id to task.
+    pub(super) fn tasks(self) -> Vec<u8> {
+        self.key(":tasks")
+    }
+
+    /// Hash: lease id to lease.
+    pub(super) fn leases(self) -> Vec<u8> {
+        self.key(":leases")
+    }
+
+    /// Sorted set: what falls due when.
+    pub(super) fn due(self) -> Vec<u8> {
+        self.key(":due")
+    }
+
+    /// Sorted set: what ended when, to be forgotten.
+    pub(super) fn forget(self) -> Vec<u8> {
+        self.key(":forget")
+    }
+
+    /// Sorted set: leases that have not ended, by state and id.
+    pub(super) fn live(self) -> Vec<u8> {
+        self.key(":live")
+    }
+
+    /// Hash: how many leases that have not ended each task, agent and tool has.
+    pub(super) fn counts(self) -> Vec<u8> {
+        self.key(":counts")
+    }
+
+    /// Hash: how many leases there are of each tool, ended ones too: the names of the tool indexes.
+    pub(super) fn tools(self) -> Vec<u8> {
+        self.key(":tools")
+    }
+
+    /// Hash: selector to cutoff; `!` is how far the furthest of them reaches.
+    pub(super) fn cutoffs(self) -> Vec<u8> {
+        self.key(":cutoffs")
+    }
+
+    /// Stream: the feed.
+    pub(super) fn feed(self) -> Vec<u8> {
+        self.key(":feed")
+    }
+
+    /// String: the number of the last entry of the feed.
+    pub(super) fn seq(self) -> Vec<u8> {
+        self.key(":seq")
+    }
+
+    /// String: written to see whether it can be.
+    pub(super) fn ping(self) -> Vec<u8> {
+        self.key(":ping")
+    }
+
+    /// String: what an idempotency key stands for.
+    pub(super) fn idempotency(self, key: &[u8; 32]) -> Vec<u8> {
+        self.index(b'k', key)
+    }
+
+    /// Sorted set: the leases of a task, live ones first, by id.
+    pub(super) fn by_task(self, id: TaskId) -> Vec<u8> {
+        self.index(b't', &id.to_bytes())
+    }
+
+    /// Sorted set: the leases of an agent.
+    pub(super) fn by_agent(self, name: &str) -> Vec<u8> {
+        self.index(b'a', name.as_bytes())
+    }
+
+    /// Sorted set: the leases for a tool.
+    pub(super) fn by_tool(self, name: &str) -> Vec<u8> {
+        self.index(b'c', name.as_bytes())
+    }
+
+    /// Sorted set: the leases on behalf of a user.
+    pub(super) fn by_user(self, name: &str) -> Vec<u8> {
+        self.index(b'u', name.as_bytes())
+    }
+
+    /// Every index that a lease is in.
+    pub(super) fn indexes(self, lease: &Lease) -> impl Iterator<Item = Vec<u8>> {
+        [
+            Some(self.by_task(lease.task)),
+            Some(self.by_agent(lease.agent.as_str())),
+            Some(self.by_tool(lease.tool.as_str())),
+            lease
+                .on_behalf_of
+                .as_ref()
+                .map(|user| self.by_user(user.as_str())),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}

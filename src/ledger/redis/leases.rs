@@ -1,0 +1,222 @@
+//! Leases: writing them down, activating, renewing, reading and revoking them.
+
+use super::link::Reply;
+use super::packed::{
+    cause_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease, unpack_task,
+};
+use super::script::Step;
+use super::{RedisLedger, instant, script};
+use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, record, rules};
+use crate::model::cutoff::Selector;
+use crate::model::ids::LeaseId;
+use crate::model::lease::{Cause, Handle, Lease, LeaseState};
+use crate::model::time::Timestamp;
+
+impl RedisLedger {
+    pub(super) async fn reserve_lease(
+        &self,
+        lease: &Lease,
+        budgets: &Budgets,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<(), LedgerError> {
+        if matches!(lease.state, LeaseState::Ended { .. }) {
+            return Err(LedgerError::Corrupt(
+                "a lease that has ended cannot be reserved".to_owned(),
+            ));
+        }
+        let shard = self.shards.of_lease(lease.id);
+        let mut keys = vec![
+            shard.tasks(),
+            shard.leases(),
+            shard.due(),
+            shard.live(),
+            shard.counts(),
+            shard.tools(),
+            shard.cutoffs(),
+            shard.forget(),
+        ];
+        keys.extend(shard.indexes(lease));
+        keys.extend(key.map(|key| shard.idempotency(&key.key)));
+        let selectors: Vec<Selector> = rules::selectors(lease).collect();
+        let mut args = vec![
+            lease.id.to_bytes().to_vec(),
+            task_bytes(lease.task),
+            pack_lease(lease)?,
+            instant(lease.issued_at),
+            key.map(|key| key.key.to_vec()).unwrap_or_default(),
+            vec![state_letter(&lease.state)],
+            instant(rules::due_at(lease).unwrap_or(lease.issued_at)),
+            lease.agent.as_str().into(),
+            lease.tool.as_str().into(),
+            limit(budgets.task),
+            limit(self.share(budgets.agent)),
+            limit(self.share(budgets.tool)),
+            if lease.on_behalf_of.is_some() {
+                b"1".to_vec()
+            } else {
+                Vec::new()
+            },
+            key.map(|key| key.content.to_vec()).unwrap_or_default(),
+        ];
+        for selector in &selectors {
+            args.push(record::encode_selector(selector)?);
+        }
+        let mut reply = self.requests.run(&script::RESERVE, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(()),
+            "key_reused" => Err(Refusal::KeyReused.into()),
+            "repeated" => Err(Refusal::Repeated(lease_id(&reply.bytes()?)?).into()),
+            "exists" => Err(Refusal::Exists.into()),
+            "budget" => Err(used_up(reply.number()?, budgets)
+                .ok_or_else(|| reply.unexpected())?
+                .into()),
+            _ => Err(refused(&mut reply, &selectors, lease.issued_at)),
+        }
+    }
+
+    /// The part of a budget that one shard may use, rounded up.
+    fn share(&self, budget: Option<u32>) -> Option<u32> {
+        budget.map(|limit| limit.div_ceil(u32::from(self.shards.count().get())))
+    }
+
+    pub(super) async fn activate_lease(
+        &self,
+        id: LeaseId,
+        handle: &Handle,
+        expires_at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let keys = [shard.leases(), shard.due(), shard.live(), shard.cutoffs()];
+        let args = vec![
+            id.to_bytes().to_vec(),
+            optional(Some(&handle.0)),
+            instant(expires_at),
+        ];
+        let (mut reply, selectors) = self.run_known(&script::ACTIVATE, &keys, args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(()),
+            _ => Err(refused(&mut reply, &selectors, Timestamp::EPOCH)),
+        }
+    }
+
+    pub(super) async fn renew_lease(
+        &self,
+        id: LeaseId,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let keys = [shard.leases(), shard.due(), shard.tasks(), shard.cutoffs()];
+        let args = vec![id.to_bytes().to_vec(), instant(expires_at), instant(now)];
+        let (mut reply, selectors) = self.run_known(&script::RENEW, &keys, args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
+            "expired" => Err(Refusal::LeaseNotOpen("expired").into()),
+            _ => Err(refused(&mut reply, &selectors, now)),
+        }
+    }
+
+    /// Runs a step that cutoffs may stop. Whose the lease is matters only while a cutoff reaches leases
+    /// of its age; then the script asks, and runs again with the selectors that fit the lease.
+    async fn run_known(
+        &self,
+        step: &Step,
+        keys: &[Vec<u8>],
+        mut args: Vec<Vec<u8>>,
+    ) -> Result<(Reply, Vec<Selector>), LedgerError> {
+        let mut reply = self.requests.run(step, keys, &args).await?;
+        let mut selectors = Vec::new();
+        if reply.word == "who" {
+            selectors.extend(rules::selectors(&unpack_lease(&reply.bytes()?)?.0));
+            for selector in &selectors {
+                args.push(record::encode_selector(selector)?);
+            }
+            reply = self.requests.run(step, keys, &args).await?;
+        }
+        Ok((reply, selectors))
+    }
+
+    pub(super) async fn read_lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let get = redis::cmd("HGET")
+            .arg(shard.leases())
+            .arg(&id.to_bytes())
+            .to_owned();
+        let stored: Option<Vec<u8>> = self.requests.query(&get).await?;
+        stored
+            .map(|bytes| unpack_lease(&bytes).map(|(lease, _)| lease))
+            .transpose()
+    }
+
+    pub(super) async fn revoke_lease(
+        &self,
+        id: LeaseId,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let keys = [
+            shard.leases(),
+            shard.due(),
+            shard.live(),
+            shard.feed(),
+            shard.seq(),
+        ];
+        let args = [
+            id.to_bytes().to_vec(),
+            super::number(cause_code(cause).into()),
+            instant(now),
+        ];
+        let mut reply = self.reaping.run(&script::REVOKE, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => {
+                self.heads.published();
+                Ok(unpack_lease(&reply.bytes()?)?.0)
+            }
+            _ => Err(refused(&mut reply, &[], now)),
+        }
+    }
+}
+
+fn limit(budget: Option<u32>) -> Vec<u8> {
+    budget
+        .map(|limit| super::number(limit.into()))
+        .unwrap_or_default()
+}
+
+/// The budget that the script found used up, by its place in the arguments.
+fn used_up(place: u64, budgets: &Budgets) -> Option<Refusal> {
+    let (budget, limit) = match place {
+        1 => (Budget::Task, budgets.task),
+        2 => (Budget::Agent, budgets.agent),
+        3 => (Budget::Tool, budgets.tool),
+        _ => return None,
+    };
+    limit.map(|limit| Refusal::Budget { budget, limit })
+}
+
+/// The refusals that the steps of a lease share. Scripts send the record that made them refuse.
+fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp) -> LedgerError {
+    let read = |reply: &mut Reply| -> Result<Refusal, LedgerError> {
+        Ok(match reply.word.as_str() {
+            "no_task" => Refusal::NoTask,
+            "no_lease" => Refusal::NoLease,
+            "task_not_open" => {
+                let task = unpack_task(&reply.bytes()?)?;
+                rules::open_at(&task, now)
+                    .err()
+                    .unwrap_or(Refusal::TaskNotOpen(task.state))
+            }
+            "lease_not_open" => Refusal::LeaseNotOpen(unpack_lease(&reply.bytes()?)?.0.state.as_str()),
+            "cut" => {
+                let place = usize::try_from(reply.number()?).unwrap_or_default();
+                match place.checked_sub(1).and_then(|place| selectors.get(place)) {
+                    Some(selector) => Refusal::Cut(selector.clone()),
+                    None => return Err(reply.unexpected()),
+                }
+            }
+            _ => return Err(reply.unexpected()),
+        })
+    };
+    read(reply).map_or_else(|error| error, LedgerError::Refused)
+}

@@ -1,0 +1,46 @@
+-- KEYS due forget feed cutoffs
+-- ARGV now, until which what ended is old, until which reach cutoffs are void
+-- How much there is to do in the shard. What can be dropped on the spot is dropped: entries of the feed
+-- that are old, and cutoffs that nothing can match any more.
+local old = tonumber(ARGV[2])
+local function written_at(entry)
+  local at = struct.unpack('>I6', entry[2][2])
+  return at
+end
+local first = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
+if first and written_at(first) <= old then
+  local entries = {}
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1000)) do
+    if written_at(entry) > old then
+      break
+    end
+    entries[#entries + 1] = entry[1]
+  end
+  redis.call('XDEL', KEYS[3], unpack(entries))
+end
+
+local reach = redis.call('HGET', KEYS[4], '!')
+local void = tonumber(ARGV[3])
+if reach then
+  local _, nearest = struct.unpack('>I6I6', reach)
+  if nearest <= void then
+    local cutoffs = redis.call('HGETALL', KEYS[4])
+    local far, near
+    for n = 1, #cutoffs, 2 do
+      if cutoffs[n] ~= '!' then
+        local up_to = struct.unpack('>I6', cutoffs[n + 1])
+        if up_to <= void then
+          redis.call('HDEL', KEYS[4], cutoffs[n])
+        else
+          far, near = math.max(far or up_to, up_to), math.min(near or up_to, up_to)
+        end
+      end
+    end
+    if far then
+      redis.call('HSET', KEYS[4], '!', struct.pack('>I6I6', far, near))
+    else
+      redis.call('HDEL', KEYS[4], '!')
+    end
+  end
+end
+return { 'ok', redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[1]), redis.call('ZCOUNT', KEYS[2], '-inf', ARGV[2]) }

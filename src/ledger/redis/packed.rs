@@ -1,0 +1,400 @@
+//! Values in Redis: a head of fixed fields, which the scripts read and write, and behind it the record
+//! ([`crate::ledger::record`]), which they do not look into. Where the two differ, the head counts:
+//! a script changes the head alone.
+//!
+//! The layouts are those of `prelude.lua`. Numbers are big-endian, instants are milliseconds in six bytes.
+
+use crate::ledger::{LedgerError, record};
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::{LeaseId, TaskId};
+use crate::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
+use crate::model::task::{Outcome, Task, TaskState};
+use crate::model::time::Timestamp;
+
+/// A task as it is stored.
+pub(super) fn pack_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
+    let (state, outcome, ended_at) = match task.state {
+        TaskState::Open => (b'o', 0, Timestamp::EPOCH),
+        TaskState::Suspended => (b's', 0, Timestamp::EPOCH),
+        TaskState::Ended { outcome, at } => (b'e', outcome_code(outcome), at),
+    };
+    let heartbeat = task
+        .charter
+        .heartbeat
+        .map_or(0, |every| u64::from(every.as_secs()) * 1000);
+    let mut out = vec![state, outcome];
+    put_at(&mut out, ended_at);
+    put_at(&mut out, task.charter.deadline);
+    put_at(&mut out, Timestamp::from_millis(heartbeat));
+    put_at(&mut out, task.beat_at);
+    out.extend(record::encode_task(task)?);
+    Ok(out)
+}
+
+/// The task that was stored.
+pub(super) fn unpack_task(bytes: &[u8]) -> Result<Task, LedgerError> {
+    let mut head = Head(bytes);
+    let [state, outcome] = head.take()?;
+    let ended_at = head.at()?;
+    let (_deadline, _heartbeat) = (head.at()?, head.at()?); // never change: the record has them
+    let beat_at = head.at()?;
+    let task = record::decode_task(head.0)?;
+    let state = match state {
+        b'o' => TaskState::Open,
+        b's' => TaskState::Suspended,
+        b'e' => TaskState::Ended {
+            outcome: outcome_of(outcome)?,
+            at: ended_at,
+        },
+        _ => return Err(unreadable("the state of a task")),
+    };
+    Ok(Task {
+        state,
+        beat_at,
+        ..task
+    })
+}
+
+/// The letter of a lease's state.
+pub(super) fn state_letter(state: &LeaseState) -> u8 {
+    match state {
+        LeaseState::Reserved => b'r',
+        LeaseState::Active => b'a',
+        LeaseState::Revoking(_) => b'v',
+        LeaseState::Stuck(_) => b's',
+        LeaseState::Ended { .. } => b'e',
+    }
+}
+
+/// A lease as it is stored.
+pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
+    let (cause, since, attempts, error) = match &lease.state {
+        LeaseState::Reserved | LeaseState::Active => (0, Timestamp::EPOCH, 0, None),
+        LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (
+            cause_code(effort.cause),
+            effort.since,
+            effort.attempts,
+            effort.last_error.as_deref(),
+        ),
+        LeaseState::Ended { cause, at, .. } => (cause_code(*cause), *at, 0, None),
+    };
+    let (proof, proof_at) = match lease.state {
+        LeaseState::Ended { receipt, .. } => (proof_code(receipt), receipt.at()),
+        _ => (0, Timestamp::EPOCH),
+    };
+    let error = optional(error);
+    let mut out = lease.task.to_bytes().to_vec();
+    out.extend([state_letter(&lease.state), cause]);
+    put_at(&mut out, lease.expires_at);
+    put_at(&mut out, since);
+    out.extend(attempts.to_be_bytes());
+    out.extend(0_u32.to_be_bytes()); // no hold yet
+    out.push(proof);
+    put_at(&mut out, proof_at);
+    out.extend(0_u16.to_be_bytes()); // the record has the handle until another one comes
+    out.extend(u16::try_from(error.len()).unwrap_or_default().to_be_bytes());
+    out.extend(error);
+    out.extend(record::encode_lease(lease)?);
+    Ok(out)
+}
+
+/// The lease that was stored, and the number of its hold.
+pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
+    let mut head = Head(bytes);
+    let _task: [u8; 16] = head.take()?;
+    let [state, cause] = head.take()?;
+    let expires_at = head.at()?;
+    let since = head.at()?;
+    let attempts = u32::from_be_bytes(head.take()?);
+    let hold = u32::from_be_bytes(head.take()?);
+    let [proof] = head.take()?;
+    let proof_at = head.at()?;
+    let handle = head.text()?;
+    let error = head.text()?;
+    let lease = record::decode_lease(head.0)?;
+    let effort = || -> Result<Effort, LedgerError> {
+        Ok(Effort {
+            cause: cause_of(cause)?,
+            since,
+            attempts,
+            last_error: error,
+        })
+    };
+    let state = match state {
+        b'r' => LeaseState::Reserved,
+        b'a' => LeaseState::Active,
+        b'v' => LeaseState::Revoking(effort()?),
+        b's' => LeaseState::Stuck(effort()?),
+        b'e' => LeaseState::Ended {
+            cause: cause_of(cause)?,
+            at: since,
+            receipt: receipt_of(proof, proof_at)?,
+        },
+        _ => return Err(unreadable("the state of a lease")),
+    };
+    let lease = Lease {
+        handle: handle.map(Handle).or(lease.handle),
+        expires_at,
+        state,
+        ..lease
+    };
+    Ok((lease, u64::from(hold)))
+}
+
+/// A text that may be absent: nothing, or a mark and the text.
+pub(super) fn optional(text: Option<&str>) -> Vec<u8> {
+    text.map(|text| [b"=", text.as_bytes()].concat())
+        .unwrap_or_default()
+}
+
+/// The number of a cause in heads and arguments. Numbers are never given twice.
+pub(super) fn cause_code(cause: Cause) -> u8 {
+    match cause {
+        Cause::Expired => 1,
+        Cause::TaskSuspended => 2,
+        Cause::Revoked => 3,
+        Cause::Cutoff => 4,
+        Cause::Superseded => 5,
+        Cause::Compensated => 6,
+        Cause::TaskEnded(outcome) => 16 + outcome_code(outcome),
+    }
+}
+
+fn cause_of(code: u8) -> Result<Cause, LedgerError> {
+    Ok(match code {
+        1 => Cause::Expired,
+        2 => Cause::TaskSuspended,
+        3 => Cause::Revoked,
+        4 => Cause::Cutoff,
+        5 => Cause::Superseded,
+        6 => Cause::Compensated,
+        16.. => Cause::TaskEnded(outcome_of(code - 16)?),
+        _ => return Err(unreadable("the cause of an end")),
+    })
+}
+
+/// The number of an outcome in heads and arguments.
+pub(super) fn outcome_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Completed => 1,
+        Outcome::Failed => 2,
+        Outcome::Cancelled => 3,
+        Outcome::Expired => 4,
+        Outcome::Lost => 5,
+        Outcome::Revoked => 6,
+    }
+}
+
+fn outcome_of(code: u8) -> Result<Outcome, LedgerError> {
+    Ok(match code {
+        1 => Outcome::Completed,
+        2 => Outcome::Failed,
+        3 => Outcome::Cancelled,
+        4 => Outcome::Expired,
+        5 => Outcome::Lost,
+        6 => Outcome::Revoked,
+        _ => return Err(unreadable("the outcome of a task")),
+    })
+}
+
+/// The number of a kind of proof.
+pub(super) fn proof_code(receipt: Receipt) -> u8 {
+    match receipt {
+        Receipt::VerifiedAbsent { .. } => 1,
+        Receipt::DeniedAt { .. } => 2,
+        Receipt::ExpiresAt { .. } => 3,
+    }
+}
+
+fn receipt_of(code: u8, at: Timestamp) -> Result<Receipt, LedgerError> {
+    Ok(match code {
+        1 => Receipt::VerifiedAbsent { at },
+        2 => Receipt::DeniedAt { at },
+        3 => Receipt::ExpiresAt { at },
+        _ => return Err(unreadable("the receipt of a lease")),
+    })
+}
+
+/// A lease id in an answer.
+pub(super) fn lease_id(bytes: &[u8]) -> Result<LeaseId, LedgerError> {
+    let id = bytes.try_into().ok().and_then(LeaseId::from_bytes);
+    id.ok_or_else(|| unreadable("a lease id"))
+}
+
+/// What a task is called in arguments.
+pub(super) fn task_bytes(id: TaskId) -> Vec<u8> {
+    id.to_bytes().to_vec()
+}
+
+fn put_at(out: &mut Vec<u8>, at: Timestamp) {
+    let [_, _, rest @ ..] = at.as_millis().to_be_bytes();
+    out.extend(rest);
+}
+
+struct Head<'a>(&'a [u8]);
+
+impl<'a> Head<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], LedgerError> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or_else(too_short)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn at(&mut self) -> Result<Timestamp, LedgerError> {
+        let [b0, b1, b2, b3, b4, b5] = self.take()?;
+        Ok(Timestamp::from_millis(u64::from_be_bytes([
+            0, 0, b0, b1, b2, b3, b4, b5,
+        ])))
+    }
+
+    fn text(&mut self) -> Result<Option<String>, LedgerError> {
+        let length = usize::from(u16::from_be_bytes(self.take()?));
+        let (text, rest) = self.0.split_at_checked(length).ok_or_else(too_short)?;
+        self.0 = rest;
+        match text.split_first() {
+            None => Ok(None),
+            Some((_mark, text)) => match std::str::from_utf8(text) {
+                Ok(text) => Ok(Some(text.to_owned())),
+                Err(_) => Err(unreadable("a text")),
+            },
+        }
+    }
+}
+
+fn too_short() -> LedgerError {
+    unreadable("a value that breaks off")
+}
+
+fn unreadable(what: &str) -> LedgerError {
+    LedgerError::Corrupt(format!("{what} in Redis"))
+}
+
+/// A cutoff that stands. `None` for the entry beside them that says how far they reach.
+pub(super) fn unpack_cutoff(bytes: &[u8]) -> Result<Option<Cutoff>, LedgerError> {
+    let mut head = Head(bytes);
+    let _up_to = head.at()?;
+    if head.0.len() == 6 {
+        return Ok(None);
+    }
+    record::decode_cutoff(head.0).map(Some)
+}
+
+/// An entry of the feed: what kind it is, when it was written, and the record of a cutoff, or the cause
+/// and the id where a lease ends.
+pub(super) fn unpack_entry(kind: &[u8], bytes: &[u8]) -> Result<Cutoff, LedgerError> {
+    let mut head = Head(bytes);
+    let at = head.at()?;
+    match kind {
+        b"c" => record::decode_cutoff(head.0),
+        b"l" => {
+            let [cause] = head.take()?;
+            Ok(Cutoff {
+                selector: Selector::Lease(lease_id(head.0)?),
+                up_to: Timestamp::MAX,
+                at,
+                cause: cause_of(cause)?,
+            })
+        }
+        _ => Err(unreadable("an entry of the feed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{DecisionId, LeaseId, TaskId};
+    use crate::model::lease::Ending;
+    use crate::model::ttl::Bound;
+
+    const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+
+    fn lease(state: LeaseState) -> Lease {
+        let task = TaskId::new(AT, [7; 10]);
+        Lease {
+            id: LeaseId::new(task, AT, [8; 10]),
+            task,
+            agent: "support-bot".parse().unwrap(),
+            environment: "production".parse().unwrap(),
+            trust_domain: None,
+            on_behalf_of: None,
+            tool: "crm".parse().unwrap(),
+            actions: ["read".parse().unwrap()].into(),
+            resources: [].into(),
+            provider: "jwt".parse().unwrap(),
+            handle: Some(Handle("from-the-record".to_owned())),
+            ending: Ending::DenyListed,
+            decision: DecisionId::new(AT, [9; 10]),
+            issued_at: AT,
+            expires_at: AT,
+            bounded_by: Bound::Policy,
+            state,
+        }
+    }
+
+    fn outcomes() -> [Outcome; 6] {
+        use Outcome::{Cancelled, Completed, Expired, Failed, Lost, Revoked};
+        [Completed, Failed, Cancelled, Expired, Lost, Revoked]
+    }
+
+    #[test]
+    fn every_state_comes_back_as_it_went() {
+        let mut causes = vec![
+            Cause::Expired,
+            Cause::TaskSuspended,
+            Cause::Revoked,
+            Cause::Cutoff,
+            Cause::Superseded,
+            Cause::Compensated,
+        ];
+        causes.extend(outcomes().map(Cause::TaskEnded));
+        let mut states = vec![LeaseState::Reserved, LeaseState::Active];
+        for cause in causes {
+            let effort = |last_error: Option<&str>| Effort {
+                cause,
+                since: AT,
+                attempts: 3,
+                last_error: last_error.map(str::to_owned),
+            };
+            states.push(LeaseState::Revoking(effort(None)));
+            states.push(LeaseState::Stuck(effort(Some("access denied"))));
+            for receipt in [
+                Receipt::VerifiedAbsent { at: AT },
+                Receipt::DeniedAt { at: Timestamp::EPOCH },
+                Receipt::ExpiresAt { at: Timestamp::MAX },
+            ] {
+                states.push(LeaseState::Ended {
+                    cause,
+                    at: AT,
+                    receipt,
+                });
+            }
+        }
+        for state in states {
+            let lease = lease(state);
+            assert_eq!(unpack_lease(&pack_lease(&lease).unwrap()).unwrap(), (lease, 0));
+        }
+    }
+
+    #[test]
+    fn the_head_counts_where_the_record_says_otherwise() {
+        let mut bytes = pack_lease(&lease(LeaseState::Active)).unwrap();
+        let state = 16; // behind the task's id
+        assert_eq!(bytes[state], b'a');
+        bytes[state] = b'v';
+        bytes[state + 1] = cause_code(Cause::Cutoff);
+        let (changed, _) = unpack_lease(&bytes).unwrap();
+        assert!(matches!(changed.state, LeaseState::Revoking(effort) if effort.cause == Cause::Cutoff));
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused_and_never_guessed() {
+        let good = pack_lease(&lease(LeaseState::Active)).unwrap();
+        for length in 0..good.len() {
+            assert!(unpack_lease(&good[..length]).is_err(), "{length}");
+        }
+        let mut strange = good;
+        strange[16] = b'?';
+        assert!(unpack_lease(&strange).is_err());
+        assert!(unpack_entry(b"x", &[0; 40]).is_err());
+    }
+}

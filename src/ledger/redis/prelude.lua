@@ -1,0 +1,103 @@
+-- What every script starts with. Rust packs and unpacks the same heads: `packed.rs`.
+--
+-- A value is a head, which scripts read and write, and a record, which only Rust reads. Numbers are
+-- big-endian; instants are milliseconds in 6 bytes. Where head and record differ, the head counts.
+-- A script checks everything first and writes after: Redis does not roll back.
+
+-- state, outcome, ended at, deadline, heartbeat (0: none), last beat
+local TASK = '>c1BI6I6I6I6'
+-- task, state, cause, expires at, since (or ended at), attempts, hold, proof, proof's instant, handle, last error
+local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0'
+-- Places in an index: a class above, the instant of making below, and ids in order within an instant.
+local CLASS = 281474976710656 -- 2^48
+local STATES = { r = 0, a = 1, v = 2, s = 3 }
+
+local function task_read(raw)
+  local t = {}
+  local rest
+  t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at, rest = struct.unpack(TASK, raw)
+  t.record = string.sub(raw, rest)
+  return t
+end
+
+local function task_pack(t)
+  return struct.pack(TASK, t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at) .. t.record
+end
+
+-- When the task ends by itself; a suspended one sends no heartbeats.
+local function task_due(t)
+  if t.state == 'o' and t.heartbeat > 0 then
+    return math.min(t.deadline, t.beat_at + t.heartbeat)
+  end
+  return t.deadline
+end
+
+local function lease_read(raw)
+  local l = {}
+  local rest
+  l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at, l.handle, l.error, rest =
+    struct.unpack(LEASE, raw)
+  l.record = string.sub(raw, rest)
+  return l
+end
+
+local function lease_pack(l)
+  return struct.pack(LEASE, l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at,
+    #l.handle, l.handle, #l.error, l.error) .. l.record
+end
+
+local function made_at(id)
+  local at = struct.unpack('>I6', id)
+  return at
+end
+
+local function place(class, id)
+  return class * CLASS + made_at(id)
+end
+
+-- Turns a reserved or active lease to `revoking`.
+local function turn(l, cause, now)
+  l.state, l.cause, l.since, l.attempts, l.error = 'v', cause, now, 0, ''
+end
+
+-- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease.
+-- Numbers never fall behind the clock, so that a reader's cursor is not passed over when a lost Redis
+-- starts again from nothing.
+local function publish(feed, seq, at, kind, what)
+  local number = math.max((tonumber(redis.call('GET', seq)) or 0) + 1, at)
+  redis.call('SET', seq, string.format('%.0f', number))
+  redis.call('XADD', feed, string.format('%.0f-0', number), kind, struct.pack('>I6', at) .. what)
+end
+
+local function publish_lease(feed, seq, at, cause, id)
+  publish(feed, seq, at, 'l', struct.pack('B', cause) .. id)
+end
+
+-- The number of the first of these selectors whose cutoff ends a lease of this id.
+local function cut_by(cutoffs, id, selectors)
+  for number, stored in ipairs(redis.call('HMGET', cutoffs, unpack(selectors))) do
+    if stored and made_at(id) <= (struct.unpack('>I6', stored)) then
+      return number
+    end
+  end
+  return nil
+end
+
+-- Whether some cutoff reaches leases as old as this one: only then it matters whose the lease is.
+local function in_reach(cutoffs, id)
+  local reach = redis.call('HGET', cutoffs, '!')
+  return reach and made_at(id) <= (struct.unpack('>I6', reach))
+end
+
+-- What an idempotency key stands for: the content, and the id that it made. It goes with the retention.
+local function key_read(name)
+  local seen = redis.call('GET', name)
+  if seen then
+    return string.sub(seen, 1, 32), string.sub(seen, 33)
+  end
+end
+
+local function key_write(name, forget, key, content, id, now)
+  redis.call('SET', name, content .. id)
+  redis.call('ZADD', forget, now, 'k' .. key)
+end

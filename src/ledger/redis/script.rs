@@ -1,0 +1,81 @@
+//! The steps of the ledger as Lua scripts. Each is one atomic step in one shard.
+//!
+//! A script answers an array. Its first element is `ok` or the name of a refusal; a refusal is an
+//! answer and never a Lua error, so that errors mean faults only.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal),+ $(,)?) => {
+        $(pub(super) static $name: LazyLock<Step> = LazyLock::new(|| {
+            Step::new($file, concat!(include_str!("prelude.lua"), "\n", include_str!($file)))
+        });)+
+
+        #[cfg(test)]
+        pub(super) fn all() -> Vec<&'static Step> {
+            vec![$(&*$name),+]
+        }
+    };
+}
+
+scripts! {
+    ACTIVATE = "activate.lua",
+    ADVANCE = "advance.lua",
+    CLAIM = "claim.lua",
+    CUT = "cut.lua",
+    FEED = "feed.lua",
+    FIND = "find.lua",
+    FORGET = "forget.lua",
+    LOOK = "look.lua",
+    OLD = "old.lua",
+    OPEN = "open.lua",
+    RENEW = "renew.lua",
+    RESERVE = "reserve.lua",
+    REVOKE = "revoke.lua",
+    SETTLE = "settle.lua",
+}
+
+/// One script.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Its file, for faults.
+    pub(super) name: &'static str,
+    /// What is sent when the server does not have it yet.
+    pub(super) code: &'static str,
+    /// Its SHA-1, by which the server knows it.
+    pub(super) hash: String,
+}
+
+impl Step {
+    fn new(name: &'static str, code: &'static str) -> Self {
+        Self {
+            name,
+            code,
+            hash: Script::new(code).get_hash().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_script_asks_the_server_for_the_time_or_for_luck() {
+        for step in all() {
+            for word in ["'TIME'", "math.random", "'SRANDMEMBER'", "'EXPIRE'"] {
+                assert!(!step.code.contains(word), "{} uses {word}", step.name);
+            }
+        }
+    }
+
+    #[test]
+    fn each_script_is_its_own() {
+        let mut hashes: Vec<_> = all().into_iter().map(|step| step.hash.as_str()).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), all().len());
+    }
+}

@@ -1,0 +1,37 @@
+-- KEYS leases due live forget counts by_task by_agent by_tool [by_user]
+-- ARGV id, hold, how, now, agent, tool, task, then for `ended`: proof, its instant;
+--      for `retry` and `stuck`: the next attempt, what went wrong
+local id, how, now = ARGV[1], ARGV[3], tonumber(ARGV[4])
+local raw = redis.call('HGET', KEYS[1], id)
+if not raw then
+  return { 'no_lease' }
+end
+local l = lease_read(raw)
+if (l.state ~= 'v' and l.state ~= 's') or l.hold ~= tonumber(ARGV[2]) then
+  return { 'claim_lost' }
+end
+
+-- A hold is good for one settlement.
+l.hold = l.hold + 1
+if how == 'ended' then
+  l.state, l.since, l.proof, l.proof_at = 'e', now, tonumber(ARGV[8]), tonumber(ARGV[9])
+  redis.call('HSET', KEYS[1], id, lease_pack(l))
+  redis.call('ZREM', KEYS[2], 'l' .. id)
+  redis.call('ZREM', KEYS[3], id)
+  redis.call('ZADD', KEYS[4], now, 'l' .. id)
+  for _, field in ipairs({ 't' .. ARGV[7], 'a' .. ARGV[5], 'c' .. ARGV[6] }) do
+    if redis.call('HINCRBY', KEYS[5], field, -1) <= 0 then
+      redis.call('HDEL', KEYS[5], field)
+    end
+  end
+  for n = 6, #KEYS do
+    redis.call('ZADD', KEYS[n], place(1, id), id)
+  end
+  return { 'ok' }
+end
+l.attempts, l.error = math.min(l.attempts + 1, 4294967295), ARGV[9]
+l.state = how == 'stuck' and 's' or 'v'
+redis.call('ZADD', KEYS[3], place(STATES[l.state], id), id)
+redis.call('HSET', KEYS[1], id, lease_pack(l))
+redis.call('ZADD', KEYS[2], ARGV[8], 'l' .. id)
+return { 'ok' }

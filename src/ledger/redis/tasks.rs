@@ -1,0 +1,106 @@
+//! Tasks: opening, reading and moving them.
+
+use super::packed::{cause_code, outcome_code, pack_task, task_bytes, unpack_task};
+use super::{RedisLedger, instant, number, script};
+use crate::ledger::{IdempotencyKey, LedgerError, Opened, Refusal, record, rules};
+use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::ids::TaskId;
+use crate::model::lease::Cause;
+use crate::model::task::{Task, TaskChange};
+use crate::model::time::Timestamp;
+
+impl RedisLedger {
+    pub(super) async fn open_task(
+        &self,
+        task: &Task,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Opened, LedgerError> {
+        let id = task.charter.id;
+        let shard = self.shards.of_task(id);
+        let mut keys = vec![shard.tasks(), shard.due(), shard.forget()];
+        keys.extend(key.map(|key| shard.idempotency(&key.key)));
+        let args = [
+            task_bytes(id),
+            pack_task(task)?,
+            task.due().map(|(at, _)| instant(at)).unwrap_or_default(),
+            instant(task.charter.opened_at),
+            key.map(|key| key.key.to_vec()).unwrap_or_default(),
+            key.map(|key| key.content.to_vec()).unwrap_or_default(),
+        ];
+        let mut reply = self.requests.run(&script::OPEN, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(Opened::New),
+            "repeated" => Ok(Opened::Repeated(unpack_task(&reply.bytes()?)?)),
+            "key_reused" => Err(Refusal::KeyReused.into()),
+            "exists" => Err(Refusal::Exists.into()),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    pub(super) async fn read_task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {
+        let shard = self.shards.of_task(id);
+        let get = redis::cmd("HGET")
+            .arg(shard.tasks())
+            .arg(&id.to_bytes())
+            .to_owned();
+        let stored: Option<Vec<u8>> = self.requests.query(&get).await?;
+        stored.as_deref().map(unpack_task).transpose()
+    }
+
+    pub(super) async fn advance_task(
+        &self,
+        id: TaskId,
+        change: TaskChange,
+        now: Timestamp,
+    ) -> Result<Task, LedgerError> {
+        let (word, cause, outcome) = match change {
+            TaskChange::Beat => ("beat", None, 0),
+            TaskChange::Resume => ("resume", None, 0),
+            TaskChange::Suspend => ("suspend", Some(Cause::TaskSuspended), 0),
+            TaskChange::End(outcome) => ("end", Some(Cause::TaskEnded(outcome)), outcome_code(outcome)),
+        };
+        let shard = self.shards.of_task(id);
+        let keys = [
+            shard.tasks(),
+            shard.due(),
+            shard.by_task(id),
+            shard.leases(),
+            shard.live(),
+            shard.forget(),
+            shard.feed(),
+            shard.seq(),
+        ];
+        let cutoff = Cutoff {
+            selector: Selector::Task(id),
+            up_to: Timestamp::MAX,
+            at: now,
+            cause: cause.unwrap_or(Cause::TaskSuspended), // looked at where there is a cause
+        };
+        let args = [
+            task_bytes(id),
+            word.into(),
+            instant(now),
+            number(outcome.into()),
+            number(cause.map_or(0, cause_code).into()),
+            record::encode_cutoff(&cutoff)?,
+        ];
+        let mut reply = self.requests.run(&script::ADVANCE, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => {
+                if cause.is_some() {
+                    self.heads.published();
+                }
+                unpack_task(&reply.bytes()?)
+            }
+            "no_task" => Err(Refusal::NoTask.into()),
+            "task_not_open" => {
+                let task = unpack_task(&reply.bytes()?)?;
+                Err(rules::advanced(&task, change, now)
+                    .err()
+                    .unwrap_or(Refusal::TaskNotOpen(task.state))
+                    .into())
+            }
+            _ => Err(reply.unexpected()),
+        }
+    }
+}
