@@ -338,3 +338,4 @@ macro_rules! ledger_contract {
 }
 
 mod adapters;
+mod redis;
