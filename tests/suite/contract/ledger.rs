@@ -8,6 +8,7 @@ mod claims;
 mod cutoffs;
 mod finding;
 mod leases;
+mod model;
 mod races;
 mod tasks;
 
@@ -324,6 +325,12 @@ macro_rules! ledger_contract {
     };
     (@modules $adapter:ident, $fixture:expr; $($module:ident: $($promise:ident),+;)+) => {
         mod $adapter {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn behaves_like_the_model() {
+                if let Some(fixture) = $fixture {
+                    $crate::contract::ledger::model::behaves_like_the_model(&fixture).await;
+                }
+            }
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {

@@ -1,0 +1,450 @@
+//! Random lives of a few tasks and leases, held against a model that keeps everything in plain lists
+//! and decides by the words of the trait alone.
+
+use std::collections::BTreeSet;
+
+use dayfly::ledger::{Budgets, Claim, Filter, LeaseClaim, Ledger, LedgerError, Page, Refusal, Settlement};
+use dayfly::model::cutoff::{Cutoff, Selector};
+use dayfly::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
+use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
+use dayfly::model::time::Timestamp;
+use dayfly::model::ttl::Ttl;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, task_at};
+
+/// The task budget of the run.
+const LIMIT: u32 = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Tick(u64),
+    Advance(usize, TaskChange),
+    Reserve(usize, bool),
+    Activate(usize),
+    Renew(usize),
+    Revoke(usize),
+    Claim,
+    Settle(usize, u8),
+    Cut(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let change = prop_oneof![
+        3 => Just(TaskChange::Beat),
+        1 => Just(TaskChange::Suspend),
+        2 => Just(TaskChange::Resume),
+        1 => Just(TaskChange::End(Outcome::Completed)),
+    ];
+    let one = || 0..12usize;
+    prop_oneof![
+        4 => (0..60u64).prop_map(Op::Tick),
+        3 => (0..3usize, change).prop_map(|(task, change)| Op::Advance(task, change)),
+        6 => (0..3usize, any::<bool>()).prop_map(|(task, active)| Op::Reserve(task, active)),
+        3 => one().prop_map(Op::Activate),
+        2 => one().prop_map(Op::Renew),
+        2 => one().prop_map(Op::Revoke),
+        4 => Just(Op::Claim),
+        4 => (one(), 0..3u8).prop_map(|(claim, how)| Op::Settle(claim, how)),
+        1 => (0..4u8).prop_map(Op::Cut),
+    ]
+}
+
+/// What the model knows of a lease.
+struct Known {
+    lease: Lease,
+    due: Option<Timestamp>,
+    /// The place in the list of claims of the one that holds, or last held, it.
+    claim: Option<usize>,
+}
+
+#[derive(Default)]
+struct Model {
+    tasks: Vec<(Task, Option<Timestamp>)>,
+    leases: Vec<Known>,
+    claims: Vec<(LeaseClaim, usize)>,
+    cutoffs: Vec<Cutoff>,
+    told: BTreeSet<String>,
+}
+
+/// The name of a refusal, which is all that is compared: `LeaseNotOpen` keeps its word.
+fn name(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::LeaseNotOpen(state) => format!("lease is {state}"),
+        Refusal::TaskNotOpen(state) => format!("task is {}", state.as_str()),
+        Refusal::Cut(_) => "cut".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn said<T>(result: Result<T, LedgerError>) -> Result<T, String> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(LedgerError::Refused(refusal)) => Err(name(&refusal)),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Model {
+    fn state(&self, task: usize, now: Timestamp) -> &'static str {
+        let (task, _) = &self.tasks[task];
+        if task.due().is_some_and(|(due, _)| due <= now) {
+            "ended"
+        } else {
+            task.state.as_str()
+        }
+    }
+
+    fn cut(&self, lease: &Lease) -> bool {
+        self.cutoffs.iter().any(|cutoff| lease.is_cut_by(cutoff))
+    }
+
+    fn tell(&mut self, selector: &Selector) {
+        self.told.insert(format!("{selector:?}"));
+    }
+
+    fn revoke(&mut self, place: usize, cause: Cause, since: Timestamp, due: Timestamp) {
+        let known = &mut self.leases[place];
+        known.lease.state = LeaseState::Revoking(Effort {
+            cause,
+            since,
+            attempts: 0,
+            last_error: None,
+        });
+        known.due = Some(due);
+    }
+
+    fn is_open(&self, place: usize) -> bool {
+        matches!(
+            self.leases[place].lease.state,
+            LeaseState::Reserved | LeaseState::Active
+        )
+    }
+
+    fn advance(&mut self, place: usize, change: TaskChange, now: Timestamp) -> Result<Task, String> {
+        let state = self.state(place, now);
+        let (task, due) = &mut self.tasks[place];
+        let over = matches!(task.state, TaskState::Ended { .. });
+        let mut cause = None;
+        match (change, state) {
+            (TaskChange::End(_), _) if over => {}
+            (TaskChange::End(outcome), _) => {
+                task.state = TaskState::Ended { outcome, at: now };
+                cause = Some(Cause::TaskEnded(outcome));
+            }
+            (TaskChange::Beat, "open") => task.beat_at = task.beat_at.max(now),
+            (TaskChange::Suspend, "open") => {
+                task.state = TaskState::Suspended;
+                cause = Some(Cause::TaskSuspended);
+            }
+            (TaskChange::Resume, "suspended") => {
+                task.state = TaskState::Open;
+                task.beat_at = now;
+            }
+            (TaskChange::Suspend, "suspended") | (TaskChange::Resume, "open") => {}
+            _ => return Err(format!("task is {state}")),
+        }
+        *due = task.due().map(|(due, _)| due);
+        let task = task.clone();
+        if let Some(cause) = cause {
+            for lease in 0..self.leases.len() {
+                if self.leases[lease].lease.task == task.charter.id && self.is_open(lease) {
+                    self.revoke(lease, cause, now, now);
+                    if cause == Cause::TaskSuspended {
+                        let id = self.leases[lease].lease.id;
+                        self.tell(&Selector::Lease(id));
+                    }
+                }
+            }
+            if cause != Cause::TaskSuspended {
+                self.tell(&Selector::Task(task.charter.id));
+            }
+        }
+        Ok(task)
+    }
+
+    fn reserve(&mut self, place: usize, lease: &Lease, now: Timestamp) -> Result<(), String> {
+        let state = self.state(place, now);
+        if state != "open" {
+            return Err(format!("task is {state}"));
+        }
+        if self.cut(lease) {
+            return Err("cut".to_owned());
+        }
+        let live = |known: &&Known| {
+            known.lease.task == lease.task && !matches!(known.lease.state, LeaseState::Ended { .. })
+        };
+        if self.leases.iter().filter(live).count() >= 3 {
+            let budget = dayfly::ledger::Budget::Task;
+            return Err(name(&Refusal::Budget { budget, limit: LIMIT }));
+        }
+        let due = match lease.state {
+            LeaseState::Reserved => now.plus(secs(60)).min(lease.expires_at),
+            _ => lease.expires_at,
+        };
+        self.leases.push(Known {
+            lease: lease.clone(),
+            due: Some(due),
+            claim: None,
+        });
+        Ok(())
+    }
+
+    fn activate(&mut self, place: usize, handle: &Handle, expires_at: Timestamp) -> Result<(), String> {
+        let lease = &self.leases[place].lease;
+        if lease.state != LeaseState::Reserved {
+            return Err(format!("lease is {}", lease.state.as_str()));
+        }
+        if self.cut(lease) {
+            return Err("cut".to_owned());
+        }
+        let known = &mut self.leases[place];
+        known.lease.state = LeaseState::Active;
+        known.lease.handle = Some(handle.clone());
+        known.lease.expires_at = expires_at;
+        known.due = Some(expires_at);
+        Ok(())
+    }
+
+    fn renew(&mut self, place: usize, expires_at: Timestamp, now: Timestamp) -> Result<Lease, String> {
+        let lease = &self.leases[place].lease;
+        if lease.state != LeaseState::Active {
+            return Err(format!("lease is {}", lease.state.as_str()));
+        }
+        if lease.expires_at <= now {
+            return Err("lease is expired".to_owned());
+        }
+        let task = self
+            .tasks
+            .iter()
+            .position(|(task, _)| task.charter.id == lease.task)
+            .unwrap();
+        let state = self.state(task, now);
+        if state != "open" {
+            return Err(format!("task is {state}"));
+        }
+        if self.cut(lease) {
+            return Err("cut".to_owned());
+        }
+        let known = &mut self.leases[place];
+        known.lease.expires_at = expires_at;
+        known.due = Some(expires_at);
+        Ok(known.lease.clone())
+    }
+
+    /// What must be claimed, as the printed ids of leases and tasks.
+    fn claim(&mut self, now: Timestamp) -> BTreeSet<String> {
+        let mut due = BTreeSet::new();
+        for (task, at) in &mut self.tasks {
+            if at.is_some_and(|at| at <= now) {
+                *at = Some(now.plus(HOLD));
+                due.insert(task.charter.id.to_string());
+            }
+        }
+        for place in 0..self.leases.len() {
+            if !self.leases[place].due.is_some_and(|at| at <= now) {
+                continue;
+            }
+            let lease = self.leases[place].lease.clone();
+            match lease.state {
+                LeaseState::Active => self.revoke(place, Cause::Expired, lease.expires_at, now),
+                LeaseState::Reserved => {
+                    self.revoke(place, Cause::Compensated, now, now);
+                    if now < lease.expires_at {
+                        self.tell(&Selector::Lease(lease.id));
+                    }
+                }
+                _ => {}
+            }
+            self.leases[place].due = Some(now.plus(HOLD));
+            due.insert(lease.id.to_string());
+        }
+        due
+    }
+
+    fn settle(&mut self, claim: usize, settlement: &Settlement, now: Timestamp) -> Result<(), String> {
+        let place = self.claims[claim].1;
+        let known = &mut self.leases[place];
+        if known.claim != Some(claim) {
+            return Err(name(&Refusal::ClaimLost));
+        }
+        known.claim = None;
+        let (LeaseState::Revoking(effort) | LeaseState::Stuck(effort)) = known.lease.state.clone() else {
+            panic!("claimed, and not to be ended")
+        };
+        let failed = |error: &String| Effort {
+            attempts: effort.attempts + 1,
+            last_error: Some(error.clone()),
+            ..effort.clone()
+        };
+        (known.lease.state, known.due) = match settlement {
+            Settlement::Ended(receipt) => {
+                let (cause, receipt) = (effort.cause, *receipt);
+                (
+                    LeaseState::Ended {
+                        cause,
+                        at: now,
+                        receipt,
+                    },
+                    None,
+                )
+            }
+            Settlement::RetryAt(at, error) => (LeaseState::Revoking(failed(error)), Some(*at)),
+            Settlement::Stuck(at, error) => (LeaseState::Stuck(failed(error)), Some(*at)),
+        };
+        Ok(())
+    }
+}
+
+async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
+    let (mut model, mut now) = (Model::default(), START);
+    for heartbeat in [None, Some(90), None] {
+        let mut task = task_at(START);
+        task.charter.heartbeat = heartbeat.and_then(Ttl::from_secs);
+        let task = ledger.opened(task).await;
+        let due = task.due().map(|(due, _)| due);
+        model.tasks.push((task, due));
+    }
+    let budgets = Budgets {
+        task: Some(LIMIT),
+        ..Budgets::default()
+    };
+    for op in ops {
+        let place = |wanted: usize| (!model.leases.is_empty()).then(|| wanted % model.leases.len().max(1));
+        match *op {
+            Op::Tick(seconds) => now = now.plus(secs(seconds)),
+            Op::Advance(task, change) => {
+                let id = model.tasks[task].0.charter.id;
+                let made = said(ledger.advance(id, change, now).await);
+                assert_eq!(made, model.advance(task, change, now), "{op:?}");
+            }
+            Op::Reserve(task, active) => {
+                let mut lease = lease_at(&model.tasks[task].0, now);
+                if active {
+                    lease.state = LeaseState::Active;
+                }
+                let made = said(ledger.reserve(&lease, &budgets, None).await);
+                assert_eq!(made, model.reserve(task, &lease, now), "{op:?}");
+            }
+            Op::Activate(lease) => {
+                let Some(lease) = place(lease) else { continue };
+                let (handle, until) = (Handle("handle".to_owned()), now.plus(secs(100)));
+                let made = said(
+                    ledger
+                        .activate(model.leases[lease].lease.id, &handle, until)
+                        .await,
+                );
+                assert_eq!(made, model.activate(lease, &handle, until), "{op:?}");
+            }
+            Op::Renew(lease) => {
+                let Some(lease) = place(lease) else { continue };
+                let until = now.plus(secs(150));
+                let made = said(ledger.renew(model.leases[lease].lease.id, until, now).await);
+                assert_eq!(made, model.renew(lease, until, now), "{op:?}");
+            }
+            Op::Revoke(lease) => {
+                let Some(lease) = place(lease) else { continue };
+                let id = model.leases[lease].lease.id;
+                let made = said(ledger.revoke(id, Cause::Revoked, now).await).unwrap();
+                if model.is_open(lease) {
+                    model.revoke(lease, Cause::Revoked, now, now);
+                    model.tell(&Selector::Lease(id));
+                }
+                assert_eq!(made, model.leases[lease].lease, "{op:?}");
+            }
+            Op::Claim => {
+                let claims = ledger.claim_due(now, HOLD, most()).await.unwrap();
+                let due = model.claim(now);
+                let mut claimed = BTreeSet::new();
+                for claim in claims {
+                    match claim {
+                        Claim::Task(task, _) => claimed.insert(task.charter.id.to_string()),
+                        Claim::Lease(claim) => {
+                            let id = claim.lease.id;
+                            let place = model
+                                .leases
+                                .iter()
+                                .position(|known| known.lease.id == id)
+                                .unwrap();
+                            assert_eq!(claim.lease, model.leases[place].lease);
+                            model.leases[place].claim = Some(model.claims.len());
+                            model.claims.push((*claim, place));
+                            claimed.insert(id.to_string())
+                        }
+                    };
+                }
+                assert_eq!(claimed, due, "{op:?} at {now}");
+            }
+            Op::Settle(claim, how) => {
+                if model.claims.is_empty() {
+                    continue;
+                }
+                let claim = claim % model.claims.len();
+                let settlement = match how {
+                    0 => Settlement::Ended(Receipt::DeniedAt { at: now }),
+                    1 => Settlement::RetryAt(now.plus(secs(20)), "no answer".to_owned()),
+                    _ => Settlement::Stuck(now.plus(secs(40)), "refused".to_owned()),
+                };
+                let made = said(
+                    ledger
+                        .settle(&model.claims[claim].0, settlement.clone(), now)
+                        .await,
+                );
+                assert_eq!(made, model.settle(claim, &settlement, now), "{op:?}");
+            }
+            Op::Cut(kind) => {
+                let task = &model.tasks[usize::from(kind) % 3].0.charter;
+                let selector = match kind {
+                    0 => Selector::Agent(task.agent.clone()),
+                    1 => Selector::Agent("somebody-else".parse().unwrap()),
+                    _ => Selector::Task(task.id),
+                };
+                let cutoff = cutoff(selector, now, now);
+                ledger.cut(&cutoff).await.unwrap();
+                model.tell(&cutoff.selector);
+                model.cutoffs.push(cutoff);
+            }
+        }
+        for known in &model.leases {
+            assert_eq!(ledger.stored(known.lease.id).await, known.lease, "after {op:?}");
+        }
+        for (task, _) in &model.tasks {
+            assert_eq!(
+                ledger.task(task.charter.id).await.unwrap().as_ref(),
+                Some(task),
+                "after {op:?}"
+            );
+        }
+    }
+    let told: BTreeSet<_> = ledger
+        .told()
+        .await
+        .iter()
+        .map(|selector| format!("{selector:?}"))
+        .collect();
+    assert_eq!(told, model.told);
+    let page = Page {
+        after: None,
+        limit: most(),
+    };
+    let mut all: Vec<_> = model.leases.into_iter().map(|known| known.lease).collect();
+    all.sort_by_key(|lease| lease.id);
+    assert_eq!(ledger.find(&Filter::default(), &page).await.unwrap(), all);
+}
+
+pub(super) async fn behaves_like_the_model(fixture: &impl Fixture) {
+    let config = Config {
+        cases: 64,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let run = || {
+        TestRunner::new(config).run(&prop::collection::vec(op(), 1..60), |ops| {
+            runtime.block_on(async { live(&fixture.ledger().await, &ops).await });
+            Ok(())
+        })
+    };
+    tokio::task::block_in_place(run).unwrap();
+}
