@@ -78,7 +78,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// that was not activated within [`rules::MINT_TIME`] or its own life, and a task past its due
     /// instant. The longest due come first, in each shard. A claim that is not settled, or a task
     /// that is not ended, returns when the hold runs out. A reservation that falls due while its
-    /// credential may be alive publishes its cutoff; the expiry of a lease publishes nothing.
+    /// credential may be alive publishes its cutoff; the expiry of a lease publishes nothing. No claims
+    /// mean that nothing is due.
     ///
     /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs
     /// and entries of the feed when their time is up.
@@ -133,6 +134,7 @@ pub enum Opened {
 }
 
 /// Names one write, so that a repeated request is known. Bounded in life by the ledger's retention.
+/// A task that is opened and a lease that is reserved under the same key do not meet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdempotencyKey {
     /// SHA-256 of the agent and the key that it chose.

@@ -243,7 +243,7 @@ impl Model {
             }
         }
         for place in 0..self.leases.len() {
-            if !self.leases[place].due.is_some_and(|at| at <= now) {
+            if self.leases[place].due.is_none_or(|at| at > now) {
                 continue;
             }
             let lease = self.leases[place].lease.clone();
