@@ -7,8 +7,10 @@
 //!
 //! Start-up reads the head of the file and nothing else: what is due is found as it falls due.
 
+mod layout;
 mod reads;
 mod steps;
+mod store;
 mod tables;
 mod writer;
 
@@ -20,8 +22,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::reads::Snapshot;
+use self::store::Store;
 use self::tables::Tables;
-use self::writer::{Store, Writer};
+use self::writer::Writer;
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Settlement,

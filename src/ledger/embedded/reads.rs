@@ -2,10 +2,10 @@
 
 use redb::{ReadOnlyTable, ReadTransaction};
 
-use super::tables::{
+use super::layout::{
     CUTOFFS, DUE, EPOCH, FEED, FORGET, INDEX, Id, LEASES, META, PUBLISHED, Property, TASKS, damaged, fallen,
 };
-use super::writer::Store;
+use super::store::Store;
 use crate::ledger::record::{decode_cutoff, decode_lease, decode_task};
 use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, rules};
 use crate::model::cutoff::{Cutoff, Selector};

@@ -4,7 +4,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::tables::{Id, Kind, Row, Tables, Use, damaged};
+use super::layout::{Id, Kind, Use, damaged};
+use super::tables::{Row, Tables};
 use crate::ledger::{
     Budget, Budgets, Claim, IdempotencyKey, LeaseClaim, LedgerError, Opened, Refusal, Settlement, rules,
 };

@@ -1,213 +1,22 @@
-//! The tables, and the writes that keep a record and its indexes together.
-//!
-//! Keys are bytes that sort as wanted: numbers big-endian, names closed by a zero byte, which no name
-//! contains, and the id last. An id sorts by the instant at which it was made.
+//! The tables of one write transaction, and the writes that keep a record and its indexes together.
 
 use std::time::Duration;
 
-use redb::{ReadableTable, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, WriteTransaction};
 
+use super::layout::{
+    COUNTS, CUTOFFS, DUE, Entry, FEED, FORGET, INDEX, Id, KEYS, Kind, LEASES, META, NEVER, PUBLISHED,
+    Property, TASKS, TOUCHED, Use, at, damaged, fallen,
+};
 use crate::ledger::record::{
     decode_cutoff, decode_lease, decode_task, encode_cutoff, encode_lease, encode_selector, encode_task,
 };
-use crate::ledger::{LedgerError, StateName, rules};
+use crate::ledger::{IdempotencyKey, LedgerError, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Lease, LeaseState};
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
-
-/// The 16 bytes of a task id or a lease id.
-pub(super) type Id = [u8; 16];
-
-/// Task → when it is next due, and the record.
-pub(super) const TASKS: TableDefinition<'_, &Id, (u64, &[u8])> = TableDefinition::new("tasks");
-/// Lease → when it is next due, its hold, and the record.
-pub(super) const LEASES: TableDefinition<'_, &Id, (u64, u64, &[u8])> = TableDefinition::new("leases");
-/// Instant, kind and id of what falls due.
-pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
-/// Instant, kind and key of what is forgotten.
-pub(super) const FORGET: TableDefinition<'_, &[u8], ()> = TableDefinition::new("forget");
-/// A property of a lease and its id.
-pub(super) const INDEX: TableDefinition<'_, &[u8], ()> = TableDefinition::new("index");
-/// A property → how many live leases have it.
-const COUNTS: TableDefinition<'_, &[u8], u32> = TableDefinition::new("counts");
-/// What a key is for and the key → its content and the id that it made.
-const KEYS: TableDefinition<'_, &[u8], (&[u8; 32], &Id)> = TableDefinition::new("keys");
-/// Selector → the cutoff in force.
-pub(super) const CUTOFFS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cutoffs");
-/// Number → the cutoff that was published under it.
-pub(super) const FEED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("feed");
-/// Numbers of the ledger as a whole.
-pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-
-/// The layout of the tables, in [`META`].
-pub(super) const FORMAT: &str = "format";
-/// Tells this ledger from one that was made anew, in [`META`].
-pub(super) const EPOCH: &str = "epoch";
-/// The number of the latest entry of the feed, in [`META`].
-pub(super) const PUBLISHED: &str = "published";
-/// How often the ledger was asked whether it can write, in [`META`].
-const TOUCHED: &str = "touched";
-
-/// Due at no time.
-const NEVER: u64 = u64::MAX;
-
-/// What an entry of [`DUE`] or [`FORGET`] is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Lease = b'l',
-    Task = b't',
-    Key = b'k',
-    Cutoff = b'c',
-    Entry = b'e',
-}
-
-impl Kind {
-    fn of(byte: u8) -> Option<Self> {
-        [Self::Lease, Self::Task, Self::Key, Self::Cutoff, Self::Entry]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
-    }
-}
-
-/// What an idempotency key was used for; the same key can serve once for each.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(super) enum Use {
-    Opening = b'o',
-    Reserving = b'r',
-}
-
-/// A property of leases, as the first part of the keys of [`INDEX`].
-pub(super) struct Property(Vec<u8>);
-
-impl Property {
-    pub(super) fn task(id: TaskId) -> Self {
-        Self([b"t".as_slice(), &id.to_bytes()].concat())
-    }
-
-    /// Of this task and not yet ended.
-    fn live(id: TaskId) -> Self {
-        Self([b"l".as_slice(), &id.to_bytes()].concat())
-    }
-
-    pub(super) fn agent(name: &str) -> Self {
-        Self::named(b"a", name)
-    }
-
-    pub(super) fn tool(name: &str) -> Self {
-        Self::named(b"o", name)
-    }
-
-    pub(super) fn user(id: &str) -> Self {
-        Self::named(b"u", id)
-    }
-
-    pub(super) fn state(state: StateName) -> Self {
-        Self::named(b"s", state.as_str())
-    }
-
-    fn state_of(lease: &Lease) -> Self {
-        Self::named(b"s", lease.state.as_str())
-    }
-
-    fn named(tag: &[u8; 1], name: &str) -> Self {
-        Self([tag.as_slice(), name.as_bytes(), &[0]].concat())
-    }
-
-    /// What never changes about a lease.
-    fn lasting(lease: &Lease) -> impl Iterator<Item = Self> {
-        let user = lease.on_behalf_of.as_ref();
-        [
-            Some(Self::task(lease.task)),
-            Some(Self::agent(lease.agent.as_str())),
-            Some(Self::tool(lease.tool.as_str())),
-            user.map(|user| Self::user(user.as_str())),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    /// The properties that budgets count.
-    fn counted(lease: &Lease) -> [Self; 3] {
-        [
-            Self::task(lease.task),
-            Self::agent(lease.agent.as_str()),
-            Self::tool(lease.tool.as_str()),
-        ]
-    }
-
-    /// The key of one lease.
-    pub(super) fn of(&self, id: Id) -> Vec<u8> {
-        [self.0.as_slice(), &id].concat()
-    }
-
-    /// The first lease at or after `from` that has the property.
-    pub(super) fn seek(
-        &self,
-        index: &impl ReadableTable<&'static [u8], ()>,
-        from: Id,
-    ) -> Result<Option<Id>, LedgerError> {
-        let (first, last) = (self.of(from), self.of([0xff; 16]));
-        let mut range = index.range::<&[u8]>(first.as_slice()..=last.as_slice())?;
-        let Some(entry) = range.next() else {
-            return Ok(None);
-        };
-        let (key, _) = entry?;
-        Ok(key.value().last_chunk().copied())
-    }
-}
-
-/// A key of [`DUE`] or [`FORGET`].
-fn at(instant: u64, kind: Kind, key: &[u8]) -> Vec<u8> {
-    [&instant.to_be_bytes(), [kind as u8].as_slice(), key].concat()
-}
-
-/// An entry of [`DUE`] or [`FORGET`], read from its key.
-pub(super) struct Entry {
-    whole: Vec<u8>,
-    pub(super) kind: Kind,
-}
-
-impl Entry {
-    fn read(whole: &[u8]) -> Option<Self> {
-        let kind = Kind::of(*whole.get(8)?)?;
-        let whole = whole.to_vec();
-        Some(Self { whole, kind })
-    }
-
-    /// What comes after the instant and the kind.
-    pub(super) fn key(&self) -> &[u8] {
-        self.whole.get(9..).unwrap_or_default()
-    }
-
-    /// The key, where it is an id.
-    pub(super) fn id(&self) -> Result<Id, LedgerError> {
-        self.key().try_into().map_err(|_| damaged("the schedule"))
-    }
-}
-
-/// The first `limit` entries that are not later than `now`.
-pub(super) fn fallen(
-    table: &impl ReadableTable<&'static [u8], ()>,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Vec<Entry>, LedgerError> {
-    let end = (now.as_millis() + 1).to_be_bytes();
-    let mut fallen = Vec::new();
-    for entry in table.range::<&[u8]>(..end.as_slice())?.take(limit) {
-        let (key, _) = entry?;
-        fallen.push(Entry::read(key.value()).ok_or_else(|| damaged("the schedule"))?);
-    }
-    Ok(fallen)
-}
-
-/// What two tables say does not agree.
-pub(super) fn damaged(what: &str) -> LedgerError {
-    LedgerError::Corrupt(format!("{what} does not agree with the rest"))
-}
 
 /// A lease with what the ledger keeps beside it.
 pub(super) struct Row {
@@ -425,7 +234,7 @@ impl<'t> Tables<'t> {
     pub(super) fn insert_key(
         &mut self,
         used: Use,
-        key: &crate::ledger::IdempotencyKey,
+        key: &IdempotencyKey,
         id: Id,
         now: Timestamp,
     ) -> Result<(), LedgerError> {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, StorageBackend, TableHandle as _};
 
-use super::tables::{FORMAT, LEASES, META};
+use super::layout::{FORMAT, LEASES, META};
 use super::*;
 use crate::ledger::{Refusal, StateName};
 use crate::model::access::{Access, Scope};
