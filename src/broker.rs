@@ -14,6 +14,7 @@ pub mod issue;
 pub mod measure;
 pub mod open;
 mod permission;
+pub mod ready;
 pub mod reaper;
 mod records;
 pub mod renew;

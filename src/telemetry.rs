@@ -1,1 +1,164 @@
-//! Floor 4: logs and metrics.
+//! Logs and metrics: where they go, and what the metrics mean.
+//!
+//! Logs go to standard error, one event a line. Metrics are held until they are scraped; labels come
+//! from closed sets, so nobody outside can make them grow.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::broker::measure;
+
+/// Requests answered, by route, method and class of status.
+pub const HTTP_REQUESTS: &str = "dayfly_http_requests_total";
+/// Seconds from the headers of a request to those of its answer, by route.
+pub const HTTP_SECONDS: &str = "dayfly_http_request_duration_seconds";
+
+/// Bounds of the histograms of durations, in seconds: issuing takes microseconds with an embedded
+/// ledger, and long polls take half a minute.
+const SECONDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+    30.0,
+];
+/// Bounds of the histogram of revocation lag, in seconds: retries take minutes.
+const LAG_SECONDS: [f64; 12] = [
+    0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
+];
+/// How often histograms are condensed when nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How logs look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Why there are no logs or no metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error("the log filter cannot be read: write levels such as `info` or `dayfly=debug,info`")]
+    Filter(#[source] ParseError),
+    /// Something else in this process takes the logs.
+    #[error("logging was set up before")]
+    Logging(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Something else in this process takes the metrics.
+    #[error("metrics were set up before")]
+    Metrics(#[source] BuildError),
+}
+
+/// Sends logs to standard error. Once in a process.
+pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => logs.try_init(),
+        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+    }
+    .map_err(TelemetryError::Logging)
+}
+
+/// Collects the metrics of the process. Whoever asks again gets the same.
+pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    static COLLECTED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut collected = COLLECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*collected {
+        return Ok(handle.clone());
+    }
+    let installed = builder().and_then(PrometheusBuilder::install_recorder);
+    let handle = installed.map_err(TelemetryError::Metrics)?;
+    describe();
+    *collected = Some(handle.clone());
+    Ok(handle)
+}
+
+/// Condenses histograms until told to stop, so that they do not grow when nobody scrapes.
+pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(UPKEEP) => handle.run_upkeep(),
+        }
+    }
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets(&SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(measure::REVOCATION_LAG.into()), &LAG_SECONDS)
+}
+
+fn describe() {
+    describe_counter!(
+        HTTP_REQUESTS,
+        "requests answered, by route, method and class of status"
+    );
+    describe_histogram!(
+        HTTP_SECONDS,
+        Unit::Seconds,
+        "time from a request's headers to its answer's"
+    );
+    describe_counter!(measure::DECISIONS, "decisions, by verb and result");
+    describe_counter!(measure::REFUSED_EVIDENCE, "evidence that was refused, by reason");
+    describe_counter!(measure::ENDED, "leases that ended, by cause and proof");
+    describe_counter!(measure::END_FAILURES, "attempts to end a lease that failed");
+    describe_counter!(measure::STUCK, "leases that became stuck: somebody has to look");
+    describe_histogram!(
+        measure::REVOCATION_LAG,
+        Unit::Seconds,
+        "time from the instant that a lease had to end to its proof"
+    );
+    describe_histogram!(
+        measure::ISSUE_SECONDS,
+        Unit::Seconds,
+        "time that an issue took inside the broker"
+    );
+}
+
+/// Counts one answer. The route is its pattern, never the path.
+pub(crate) fn answered(route: String, method: &'static str, class: &'static str, took: Duration) {
+    metrics::histogram!(HTTP_SECONDS, "route" => route.clone()).record(took.as_secs_f64());
+    metrics::counter!(HTTP_REQUESTS, "route" => route, "method" => method, "status" => class).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_buckets_and_descriptions() {
+        let recorder = builder().unwrap().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            answered("/v1/tasks".into(), "POST", "2xx", Duration::from_millis(3));
+        });
+        let text = handle.render();
+        assert!(
+            text.contains(&format!("# HELP {HTTP_REQUESTS} requests answered")),
+            "{text}"
+        );
+        let bucket = r#"dayfly_http_request_duration_seconds_bucket{route="/v1/tasks",le="0.005"} 1"#;
+        assert!(text.contains(bucket), "{text}");
+        let counter = r#"dayfly_http_requests_total{route="/v1/tasks",method="POST",status="2xx"} 1"#;
+        assert!(text.contains(counter), "{text}");
+    }
+
+    #[test]
+    fn a_bad_filter_is_refused_before_anything_is_set_up() {
+        let refused = init_logging(LogFormat::Json, "dayfly=loud");
+        assert!(matches!(refused, Err(TelemetryError::Filter(_))));
+    }
+}

@@ -1,10 +1,10 @@
 //! `[telemetry]`: how logs are written.
 
-use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::model::document::Section;
+use crate::telemetry::LogFormat;
 
 /// How logs are written, to standard error.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,16 +13,6 @@ pub struct TelemetryConfig {
     pub format: LogFormat,
     /// Which of them: a level, or a `tracing` filter such as `info,dayfly=debug`.
     pub level: String,
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 pub(super) fn read(section: &mut Section<'_>) -> TelemetryConfig {

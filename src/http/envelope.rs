@@ -1,0 +1,97 @@
+//! What surrounds every request: its id, its span, its metrics, and the form of its problems.
+//!
+//! No header of a request and no query string is logged: both can hold evidence.
+
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tracing::{Instrument, field};
+
+use crate::broker::error::BrokerError;
+use crate::model::ids::RequestId;
+use crate::telemetry;
+
+use super::problem::Problem;
+
+/// The header that names the request in its answer.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Makes request ids.
+pub(super) type RequestIds = Arc<dyn Fn() -> Result<RequestId, BrokerError> + Send + Sync>;
+
+/// The outermost layer. Ids are ours: one that came with the request is not looked at.
+pub(super) async fn envelope(State(ids): State<RequestIds>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = method_label(request.method());
+    let route = match request.extensions().get::<MatchedPath>() {
+        Some(path) => path.as_str().to_owned(),
+        None => "unmatched".to_owned(),
+    };
+    let span = tracing::info_span!("request", id = field::Empty, method, route, status = field::Empty);
+    let (id, answer) = match ids() {
+        Ok(id) => {
+            span.record("id", field::display(id));
+            request.extensions_mut().insert(id);
+            (Some(id), next.run(request).instrument(span.clone()).await)
+        }
+        Err(error) => (None, Problem::from(error).into_response()),
+    };
+    let mut response = match answer.extensions().get::<Problem>() {
+        Some(problem) => render(problem.clone(), &answer, id),
+        None => answer,
+    };
+    let status = response.status();
+    let headers = response.headers_mut();
+    if let Some(value) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    let took = started.elapsed();
+    span.record("status", status.as_u16());
+    span.in_scope(|| tracing::debug!(took_us = took.as_micros(), "answered"));
+    telemetry::answered(route, method, class(status), took);
+    response
+}
+
+/// The problem with its body, and the headers that layers inside added to it, such as `allow`.
+fn render(problem: Problem, answer: &Response, id: Option<RequestId>) -> Response {
+    let mut rendered = problem.render(id);
+    for (name, value) in answer.headers() {
+        if name != axum::http::header::CONTENT_LENGTH {
+            rendered.headers_mut().entry(name).or_insert(value.clone());
+        }
+    }
+    rendered
+}
+
+/// A closed set: nobody outside adds a metric by making a method up.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}

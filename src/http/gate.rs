@@ -1,0 +1,61 @@
+//! What bounds the work: how many requests at a time, and how long each may take.
+//!
+//! A request that finds no place is refused at once: whoever waits in a queue here has given up by
+//! the time that it is served.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+
+use super::problem::{Kind, Problem};
+
+/// Bounds one group of routes.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    places: Arc<Semaphore>,
+    time: Duration,
+}
+
+impl Gate {
+    pub(super) fn new(places: Arc<Semaphore>, time: Duration) -> Self {
+        Self { places, time }
+    }
+}
+
+/// Lets a request in if there is a place for it, and answers in time. What the request set going on
+/// the tracker goes on.
+pub(super) async fn gate(
+    State(gate): State<Gate>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let Ok(_place) = gate.places.try_acquire() else {
+        return Err(Problem::new(
+            Kind::BUSY,
+            "as many requests are being served as there may be: try again",
+        )
+        .after(1));
+    };
+    match tokio::time::timeout(gate.time, next.run(request)).await {
+        Ok(response) => Ok(response),
+        Err(_) => Err(Problem::new(
+            Kind::TIMED_OUT,
+            "whether it was done is unknown: look, or repeat it with the same idempotency key",
+        )),
+    }
+}
+
+/// The answer to a request whose handler panicked.
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    Problem::new(
+        Kind::INTERNAL,
+        "this is a fault of Dayfly's: report it with the request id",
+    )
+    .into_response()
+}

@@ -1,0 +1,154 @@
+//! What needs no evidence: keys, metadata, health, metrics, and the description of the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::broker::Broker;
+
+use super::Shared;
+use super::problem::{Kind, Problem, chain};
+
+/// Keys change rarely, and a retiring one stays long enough for this.
+const KEYS_FRESH: &str = "public, max-age=300";
+/// How long an answer of readiness holds.
+const READY_FRESH: Duration = Duration::from_secs(1);
+/// How long the ledger and the journal may take to show that they work.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// The keys that tokens are signed with
+///
+/// A JSON Web Key Set (RFC 7517 §5).
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "public", security(()),
+    responses((status = 200, content_type = "application/json", body = Object)))]
+pub(super) async fn jwks(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, KEYS_FRESH)];
+    (headers, (shared.state.jwks)().to_string())
+}
+
+/// What there is to know about the token issuer (RFC 8414 §2). Only what exists is named: Dayfly has
+/// no OAuth endpoints, so no grant is supported and no endpoint is given.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Metadata {
+    /// The `iss` of tokens.
+    issuer: String,
+    /// Where the keys are.
+    jwks_uri: String,
+    /// Required by RFC 8414, and empty.
+    response_types_supported: [String; 0],
+    /// Empty: without it, two grants would be taken for supported.
+    grant_types_supported: [String; 0],
+}
+
+impl Metadata {
+    fn new(issuer: &str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            jwks_uri: format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')),
+            response_types_supported: [],
+            grant_types_supported: [],
+        }
+    }
+}
+
+/// The token issuer's metadata
+///
+/// Authorization server metadata (RFC 8414).
+#[utoipa::path(get, path = "/.well-known/oauth-authorization-server", tag = "public", security(()),
+    responses((status = 200, body = Metadata)))]
+pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let metadata = Metadata::new(&shared.state.issuer);
+    ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(metadata))
+}
+
+/// How Dayfly is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `live` or `ready`.
+    status: &'static str,
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "public", security(()), responses((status = 200, body = Health)))]
+pub(super) async fn healthz() -> axum::Json<Health> {
+    axum::Json(Health { status: "live" })
+}
+
+/// Whether credentials can be issued
+///
+/// The ledger answers and the journal can be written. While Dayfly shuts down it is not ready.
+#[utoipa::path(get, path = "/readyz", tag = "public", security(()), responses((status = 200, body = Health)))]
+pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Json<Health>, Problem> {
+    let stopping = shared.state.stop.is_cancelled();
+    if stopping || !shared.readiness.check(&shared.state.broker).await {
+        let detail = "Dayfly cannot issue now: its log says why";
+        return Err(Problem::new(Kind::UNAVAILABLE, detail).after(1));
+    }
+    Ok(axum::Json(Health { status: "ready" }))
+}
+
+/// The last look at what issuing needs. Kept for a moment, so that probes cost nothing however many come.
+#[derive(Default)]
+pub(super) struct Readiness(Mutex<Option<(Instant, bool)>>);
+
+impl Readiness {
+    async fn check(&self, broker: &Broker) -> bool {
+        let mut last = self.0.lock().await;
+        if let Some((at, ready)) = *last
+            && at.elapsed() < READY_FRESH
+        {
+            return ready;
+        }
+        let ready = match tokio::time::timeout(READY_WITHIN, broker.ready()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "not ready");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("not ready: the ledger or the journal does not answer");
+                false
+            }
+        };
+        *last = Some((Instant::now(), ready));
+        ready
+    }
+}
+
+/// Metrics
+///
+/// In the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "public", security(()),
+    responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let headers = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (headers, shared.state.metrics.render())
+}
+
+/// This description
+#[utoipa::path(get, path = "/openapi.json", tag = "public", security(()),
+    responses((status = 200, body = Object)))]
+pub(super) async fn openapi(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], shared.openapi.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_names_only_what_exists() {
+        let json = serde_json::to_value(Metadata::new("https://dayfly.example/")).unwrap();
+        assert_eq!(json["issuer"], "https://dayfly.example/", "exactly as in tokens");
+        assert_eq!(json["jwks_uri"], "https://dayfly.example/.well-known/jwks.json");
+        assert_eq!(json["grant_types_supported"], serde_json::json!([]));
+        assert!(json.get("token_endpoint").is_none());
+    }
+}

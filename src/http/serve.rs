@@ -1,0 +1,295 @@
+//! The listener: connections with limits, and a shutdown that lets requests finish.
+//!
+//! Nothing that a peer does before its first whole request costs more than a bounded buffer for a
+//! bounded time. HTTP/1.1 and HTTP/2 without TLS; TLS is the business of what stands in front.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::Limits;
+
+/// How long accepting rests when the system is out of files or memory.
+const REST: Duration = Duration::from_millis(200);
+/// Requests that one HTTP/2 connection may have under way.
+const MOST_STREAMS: u32 = 128;
+
+/// Bounds on what a connection can make Dayfly hold.
+#[derive(Clone, Debug)]
+struct Bounds {
+    /// Connections at a time; more wait in the system's queue.
+    connections: u32,
+    /// The largest request line and headers together, in bytes.
+    header_bytes: u32,
+    /// The most headers.
+    headers: usize,
+    /// How long the headers of a request may take to come.
+    header_time: Duration,
+    /// After how long without a new request a connection is closed.
+    idle: Duration,
+    /// How long requests have to finish when Dayfly stops.
+    drain: Duration,
+}
+
+impl Bounds {
+    /// Evidence takes 16 KiB at most, and little else comes in headers.
+    const fn draining(drain: Duration) -> Self {
+        Self {
+            connections: 10_000,
+            header_bytes: 32 * 1024,
+            headers: 64,
+            header_time: Duration::from_secs(10),
+            idle: Duration::from_secs(90),
+            drain,
+        }
+    }
+}
+
+/// Serves until told to stop; then accepts nothing new, and returns when every connection has
+/// finished or the drain time is up. Connections run on the tracker.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) -> io::Result<()> {
+    within(Bounds::draining(limits.drain), listener, router, stop, tracker).await
+}
+
+async fn within(
+    limits: Bounds,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(
+        usize::try_from(limits.connections).unwrap_or(usize::MAX),
+    ));
+    let cut = CancellationToken::new();
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = places.clone().acquire_owned() => place.map_err(io::Error::other)?,
+        };
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_the_peer(&error) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept connections for now");
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            },
+        };
+        let connection = connection(stream, router.clone(), limits.clone(), stop.clone());
+        let cut = cut.clone();
+        tracker.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    let all = places.acquire_many(limits.connections);
+    if tokio::time::timeout(limits.drain, all).await.is_err() {
+        tracing::warn!("some requests did not finish within the drain time and are cut off");
+        cut.cancel();
+    }
+    Ok(())
+}
+
+/// The peer went away before it was accepted. Nothing is wrong here.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}
+
+/// One connection, until its peer or the server ends it. A connection that starts no request for as
+/// long as `limits.idle` is closed; what is under way on it finishes.
+async fn connection(stream: TcpStream, router: Router, limits: Bounds, stop: CancellationToken) {
+    // Answers are small: waiting to fill a packet would only delay them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection broke off");
+        return;
+    }
+    let busy = Arc::new(AtomicBool::new(false));
+    let seen = busy.clone();
+    let service = tower::service_fn(move |request: axum::http::Request<_>| {
+        seen.store(true, Ordering::Relaxed);
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let builder = builder(&limits);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut serving = pin!(serving);
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a connection broke off");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !closing => closing = true,
+            () = tokio::time::sleep(limits.idle), if !closing => closing = !busy.swap(false, Ordering::Relaxed),
+        }
+        if closing {
+            serving.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+fn builder(limits: &Bounds) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
+        .max_headers(limits.headers);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits.header_bytes)
+        .max_concurrent_streams(MOST_STREAMS)
+        .keep_alive_interval(limits.idle)
+        .keep_alive_timeout(limits.header_time);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    struct Server {
+        address: std::net::SocketAddr,
+        stop: CancellationToken,
+        done: tokio::task::JoinHandle<io::Result<()>>,
+        tracker: TaskTracker,
+    }
+
+    async fn start(router: Router, limits: Bounds) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (stopped, tracked) = (stop.clone(), tracker.clone());
+        let done = tracker.spawn(within(limits, listener, router, stopped, tracked));
+        Server {
+            address,
+            stop,
+            done,
+            tracker,
+        }
+    }
+
+    async fn exchange(address: std::net::SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    fn short() -> Bounds {
+        Bounds {
+            idle: Duration::from_millis(50),
+            header_time: Duration::from_millis(50),
+            headers: 10,
+            ..Bounds::draining(Duration::from_millis(100))
+        }
+    }
+
+    #[tokio::test]
+    async fn finishes_what_is_under_way_and_takes_nothing_new() {
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (inside, go) = (entered.clone(), release.clone());
+        let slow = get(move || async move {
+            inside.notify_one();
+            go.notified().await;
+            "done"
+        });
+        let server = start(
+            Router::new().route("/", slow),
+            Bounds::draining(Duration::from_secs(60)),
+        )
+        .await;
+        let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let asked = server.tracker.spawn(exchange(server.address, request));
+        entered.notified().await;
+        server.stop.cancel();
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        release.notify_one();
+        let answer = asked.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("done"), "{answer}");
+        server.done.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn cuts_off_what_does_not_finish_in_time() {
+        let entered = Arc::new(Notify::new());
+        let inside = entered.clone();
+        let stuck = get(move || async move {
+            inside.notify_one();
+            std::future::pending::<()>().await;
+        });
+        let server = start(Router::new().route("/", stuck), short()).await;
+        let asked = server
+            .tracker
+            .spawn(exchange(server.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n"));
+        entered.notified().await;
+        server.stop.cancel();
+        server.done.await.unwrap().unwrap();
+        assert_eq!(asked.await.unwrap(), "");
+        server.tracker.close();
+        server.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn closes_connections_on_which_nothing_comes() {
+        let server = start(Router::new(), short()).await;
+        for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost: x\r\nslow"] {
+            let answer = exchange(server.address, beginning).await;
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+                "{beginning:?}: {answer}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_too_many_headers() {
+        let server = start(Router::new().route("/", get(async || "ok")), short()).await;
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(10));
+        let answer = exchange(server.address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+}

@@ -1,0 +1,125 @@
+//! Tasks: opened, kept alive, suspended, resumed, ended.
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+
+use crate::model::ids::TaskId;
+
+use super::extract::{Authenticated, ChosenKey, Id, Json, Query};
+use super::problem::Problem;
+use super::wire::tasks::{CompleteTask, CompletedAnswer, OpenTask, RevokeTask, TaskAnswer, Waiting};
+
+/// Open a task
+///
+/// Its scope gives nothing by itself: each credential is decided when it is asked for. Repeating the
+/// request with the same `Idempotency-Key` answers the same task.
+#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", operation_id = "open_task", request_body = OpenTask,
+    params(("idempotency-key" = Option<String>, Header, description = "1 to 128 printable ASCII characters")),
+    responses((status = 201, body = TaskAnswer)))]
+pub(super) async fn open(
+    call: Authenticated,
+    key: ChosenKey,
+    Json(body): Json<OpenTask>,
+) -> Result<impl IntoResponse, Problem> {
+    let key = key.bind(&call.caller, &body)?;
+    let order = body.order(key);
+    let task = call
+        .run(|broker, caller, request| async move { broker.open(&caller, order, request).await })
+        .await?;
+    Ok((StatusCode::CREATED, axum::Json(TaskAnswer::from(task))))
+}
+
+/// Look at a task
+#[utoipa::path(get, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "inspect_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskAnswer)))]
+pub(super) async fn inspect(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+) -> Result<axum::Json<TaskAnswer>, Problem> {
+    let task = call.broker().inspect_task(&call.caller, id, call.request).await?;
+    Ok(axum::Json(task.into()))
+}
+
+/// Say that the work goes on
+#[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", tag = "tasks", operation_id = "beat", params(("id" = String, Path)),
+    responses((status = 200, body = TaskAnswer)))]
+pub(super) async fn heartbeat(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+) -> Result<axum::Json<TaskAnswer>, Problem> {
+    let task = call
+        .run(move |broker, caller, _| async move { broker.beat(&caller, id).await })
+        .await?;
+    Ok(axum::Json(task.into()))
+}
+
+/// Suspend a task
+///
+/// Ends what is live, and nothing is issued until the task resumes.
+#[utoipa::path(post, path = "/v1/tasks/{id}/suspend", tag = "tasks", operation_id = "suspend_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskAnswer)))]
+pub(super) async fn suspend(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+) -> Result<axum::Json<TaskAnswer>, Problem> {
+    let task = call
+        .run(move |broker, caller, request| async move { broker.suspend(&caller, id, request).await })
+        .await?;
+    Ok(axum::Json(task.into()))
+}
+
+/// Resume a task
+#[utoipa::path(post, path = "/v1/tasks/{id}/resume", tag = "tasks", operation_id = "resume_task", params(("id" = String, Path)),
+    responses((status = 200, body = TaskAnswer)))]
+pub(super) async fn resume(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+) -> Result<axum::Json<TaskAnswer>, Problem> {
+    let task = call
+        .run(move |broker, caller, request| async move { broker.resume(&caller, id, request).await })
+        .await?;
+    Ok(axum::Json(task.into()))
+}
+
+/// End a task
+///
+/// From the answer on nothing is issued or renewed for it. With `wait` the answer comes when every
+/// lease has its receipt, or when the time is up. Ending it again in the same way is no error.
+#[utoipa::path(post, path = "/v1/tasks/{id}/complete", tag = "tasks", operation_id = "complete_task", request_body = CompleteTask,
+    params(("id" = String, Path), Waiting), responses((status = 200, body = CompletedAnswer)))]
+pub(super) async fn complete(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+    Query(waiting): Query<Waiting>,
+    Json(body): Json<CompleteTask>,
+) -> Result<axum::Json<CompletedAnswer>, Problem> {
+    let (outcome, wait) = (body.outcome.into(), waiting.wait.duration());
+    let completed = call
+        .run(move |broker, caller, request| async move {
+            broker.complete(&caller, id, outcome, wait, request).await
+        })
+        .await?;
+    Ok(axum::Json(completed.into()))
+}
+
+/// End a task that may be another agent's
+///
+/// One's own always; another's takes a permit for `dayfly:revoke`.
+#[utoipa::path(post, path = "/v1/tasks/{id}/revoke", tag = "tasks", operation_id = "revoke_task", request_body = RevokeTask,
+    params(("id" = String, Path), Waiting), responses((status = 200, body = CompletedAnswer)))]
+pub(super) async fn revoke(
+    call: Authenticated,
+    Id(id): Id<TaskId>,
+    Query(waiting): Query<Waiting>,
+    Json(body): Json<RevokeTask>,
+) -> Result<axum::Json<CompletedAnswer>, Problem> {
+    let wait = waiting.wait.duration();
+    let completed = call
+        .run(move |broker, caller, request| async move {
+            broker
+                .revoke_task(&caller, id, body.reason.as_str(), wait, request)
+                .await
+        })
+        .await?;
+    Ok(axum::Json(completed.into()))
+}
