@@ -32,7 +32,7 @@ use dayfly::model::ttl::Bound;
 /// Makes ledgers of one adapter.
 #[async_trait]
 pub(super) trait Fixture: Send + Sync {
-    /// An empty ledger with a retention of [`RETENTION`].
+    /// An empty ledger with a retention of [`RETENTION`]. Asked for once of each fixture.
     async fn ledger(&self) -> Arc<dyn Ledger>;
 }
 
@@ -327,9 +327,7 @@ macro_rules! ledger_contract {
         mod $adapter {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn behaves_like_the_model() {
-                if let Some(fixture) = $fixture {
-                    $crate::contract::ledger::model::behaves_like_the_model(&fixture).await;
-                }
+                $crate::contract::ledger::model::behaves_like_the_model(|| $fixture).await;
             }
             $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
