@@ -8,7 +8,7 @@
 //! {dayfly:7}:tasks    hash    task id → head and record          (packed.rs)
 //! {dayfly:7}:leases   hash    lease id → head and record
 //! {dayfly:7}:due      zset    t‹task› and l‹lease› by the instant they fall due; a claim moves it on
-//! {dayfly:7}:live     zset    leases that have not ended, by state and id
+//! {dayfly:7}:pending  zset    leases that are reserved, revoking or stuck, by state and id
 //! {dayfly:7}:forget   zset    what has ended, by when, and keys, by age
 //! {dayfly:7}:t:‹task› zset    leases by task; the same by agent (a:), tool (c:) and user (u:)
 //! {dayfly:7}:counts   hash    live leases of each task, agent and tool, for budgets

@@ -1,4 +1,4 @@
--- KEYS leases due live cutoffs
+-- KEYS leases due pending cutoffs
 -- ARGV id, handle, expires_at, selectors...
 -- Without selectors the answer may be `who`: see renew.lua.
 local id = ARGV[1]
@@ -23,5 +23,5 @@ end
 l.state, l.handle, l.expires_at = 'a', ARGV[2], tonumber(ARGV[3])
 redis.call('HSET', KEYS[1], id, lease_pack(l))
 redis.call('ZADD', KEYS[2], ARGV[3], 'l' .. id)
-redis.call('ZADD', KEYS[3], place(STATES.a, id), id)
+redis.call('ZREM', KEYS[3], id)
 return { 'ok' }

@@ -1,4 +1,4 @@
--- KEYS tasks due by_task leases live forget feed seq
+-- KEYS tasks due by_task leases pending forget feed seq
 -- ARGV id, change, now, outcome, cause, the task's cutoff
 local id, change, now, cause = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 

@@ -1,4 +1,4 @@
--- KEYS tasks leases due live feed seq
+-- KEYS tasks leases due pending feed seq
 -- ARGV now, until, limit, the causes of an expired lease and of an abandoned reservation
 local now, untl = tonumber(ARGV[1]), ARGV[2]
 local claims = { 'ok' }

@@ -111,7 +111,7 @@ impl RedisLedger {
             shard.tasks(),
             shard.leases(),
             shard.due(),
-            shard.live(),
+            shard.pending(),
             shard.feed(),
             shard.seq(),
         ];
@@ -148,7 +148,7 @@ impl RedisLedger {
         let mut keys = vec![
             shard.leases(),
             shard.due(),
-            shard.live(),
+            shard.pending(),
             shard.forget(),
             shard.counts(),
         ];

@@ -83,9 +83,7 @@ impl RedisLedger {
                 agent: Some(agent), ..
             } => vec![shard.by_agent(agent.as_str())],
             Filter { tool: Some(tool), .. } => vec![shard.by_tool(tool.as_str())],
-            Filter { state, .. } if state.is_some_and(|state| state != StateName::Ended) => {
-                vec![shard.live()]
-            }
+            Filter { state, .. } if state.is_some_and(is_pending) => vec![shard.pending()],
             _ => {
                 let names = redis::cmd("HKEYS").arg(shard.tools()).to_owned();
                 let names: Vec<String> = self.reaping.query(&names).await?;
@@ -138,11 +136,19 @@ fn classes(filter: &Filter) -> Vec<Vec<u8>> {
         None => vec![LIVE.to_vec(), ENDED.to_vec()],
         Some(StateName::Ended) => vec![ENDED.to_vec()],
         Some(_) if indexed => vec![LIVE.to_vec()],
+        Some(StateName::Active) => vec![LIVE.to_vec()],
         Some(StateName::Reserved) => vec![b"0".to_vec()],
-        Some(StateName::Active) => vec![b"1".to_vec()],
-        Some(StateName::Revoking) => vec![b"2".to_vec()],
-        Some(StateName::Stuck) => vec![b"3".to_vec()],
+        Some(StateName::Revoking) => vec![b"1".to_vec()],
+        Some(StateName::Stuck) => vec![b"2".to_vec()],
     }
+}
+
+/// Whether leases in this state have an index of their own.
+fn is_pending(state: StateName) -> bool {
+    matches!(
+        state,
+        StateName::Reserved | StateName::Revoking | StateName::Stuck
+    )
 }
 
 fn letter(state: StateName) -> u8 {

@@ -90,9 +90,9 @@ impl Shard<'_> {
         self.key(":forget")
     }
 
-    /// Sorted set: leases that have not ended, by state and id.
-    pub(super) fn live(self) -> Vec<u8> {
-        self.key(":live")
+    /// Sorted set: leases that are reserved, revoking or stuck, by state and id. Few at any time.
+    pub(super) fn pending(self) -> Vec<u8> {
+        self.key(":pending")
     }
 
     /// Hash: how many leases that have not ended each task, agent and tool has.

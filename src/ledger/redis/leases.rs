@@ -29,7 +29,7 @@ impl RedisLedger {
             shard.tasks(),
             shard.leases(),
             shard.due(),
-            shard.live(),
+            shard.pending(),
             shard.counts(),
             shard.tools(),
             shard.cutoffs(),
@@ -86,7 +86,7 @@ impl RedisLedger {
         expires_at: Timestamp,
     ) -> Result<(), LedgerError> {
         let shard = self.shards.of_lease(id);
-        let keys = [shard.leases(), shard.due(), shard.live(), shard.cutoffs()];
+        let keys = [shard.leases(), shard.due(), shard.pending(), shard.cutoffs()];
         let args = vec![
             id.to_bytes().to_vec(),
             optional(Some(&handle.0)),
@@ -158,7 +158,7 @@ impl RedisLedger {
         let keys = [
             shard.leases(),
             shard.due(),
-            shard.live(),
+            shard.pending(),
             shard.feed(),
             shard.seq(),
         ];

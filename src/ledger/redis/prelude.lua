@@ -10,7 +10,7 @@ local TASK = '>c1BI6I6I6I6'
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
 local CLASS = 281474976710656 -- 2^48
-local STATES = { r = 0, a = 1, v = 2, s = 3 }
+local STATES = { r = 0, v = 1, s = 2 } -- the classes of `pending`
 
 local function task_read(raw)
   local t = {}

@@ -1,4 +1,4 @@
--- KEYS tasks leases due live counts tools cutoffs forget by_task by_agent by_tool [by_user] [idempotency]
+-- KEYS tasks leases due pending counts tools cutoffs forget by_task by_agent by_tool [by_user] [idempotency]
 -- ARGV id, task, value, now, key ('' none), state, due, agent, tool, budgets of task, agent and tool ('' none),
 --      user?, content, selectors...
 local id, task, value, now, key, content = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[14]
@@ -37,7 +37,9 @@ end
 
 redis.call('HSET', KEYS[2], id, value)
 redis.call('ZADD', KEYS[3], ARGV[7], 'l' .. id)
-redis.call('ZADD', KEYS[4], place(STATES[ARGV[6]], id), id)
+if STATES[ARGV[6]] then
+  redis.call('ZADD', KEYS[4], place(STATES[ARGV[6]], id), id)
+end
 for _, field in ipairs(fields) do
   redis.call('HINCRBY', KEYS[5], field, 1)
 end

@@ -1,4 +1,4 @@
--- KEYS leases due live feed seq
+-- KEYS leases due pending feed seq
 -- ARGV id, cause, now
 local id, cause, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local raw = redis.call('HGET', KEYS[1], id)

@@ -1,4 +1,4 @@
--- KEYS leases due live forget counts by_task by_agent by_tool [by_user]
+-- KEYS leases due pending forget counts by_task by_agent by_tool [by_user]
 -- ARGV id, hold, how, now, agent, tool, task, then for `ended`: proof, its instant;
 --      for `retry` and `stuck`: the next attempt, what went wrong
 local id, how, now = ARGV[1], ARGV[3], tonumber(ARGV[4])

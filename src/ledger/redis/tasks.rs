@@ -65,7 +65,7 @@ impl RedisLedger {
             shard.due(),
             shard.by_task(id),
             shard.leases(),
-            shard.live(),
+            shard.pending(),
             shard.forget(),
             shard.feed(),
             shard.seq(),
