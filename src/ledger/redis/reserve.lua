@@ -20,28 +20,30 @@ local t = task_read(raw)
 if t.state ~= 'o' or now >= task_due(t) then
   return { 'task_not_open', raw }
 end
-if redis.call('HEXISTS', KEYS[2], id) == 1 then
-  return { 'exists' }
-end
-local cut = cut_by(KEYS[7], id, { unpack(ARGV, 15) })
-if cut then
-  return { 'cut', cut }
+if in_reach(KEYS[7], id) then
+  local cut = cut_by(KEYS[7], id, { unpack(ARGV, 15) })
+  if cut then
+    return { 'cut', cut }
+  end
 end
 local fields = { 't' .. task, 'a' .. ARGV[8], 'c' .. ARGV[9] }
-for n, live in ipairs(redis.call('HMGET', KEYS[5], unpack(fields))) do
+local live = redis.call('HMGET', KEYS[5], unpack(fields))
+for n = 1, 3 do
+  live[n] = tonumber(live[n] or 0)
   local limit = ARGV[9 + n]
-  if limit ~= '' and (tonumber(live or 0) or 0) >= tonumber(limit) then
+  if limit ~= '' and live[n] >= tonumber(limit) then
     return { 'budget', n }
   end
 end
+-- The last check and the first write.
+if redis.call('HSETNX', KEYS[2], id, value) == 0 then
+  return { 'exists' }
+end
 
-redis.call('HSET', KEYS[2], id, value)
+redis.call('HSET', KEYS[5], fields[1], live[1] + 1, fields[2], live[2] + 1, fields[3], live[3] + 1)
 redis.call('ZADD', KEYS[3], ARGV[7], 'l' .. id)
 if STATES[ARGV[6]] then
   redis.call('ZADD', KEYS[4], place(STATES[ARGV[6]], id), id)
-end
-for _, field in ipairs(fields) do
-  redis.call('HINCRBY', KEYS[5], field, 1)
 end
 redis.call('HINCRBY', KEYS[6], ARGV[9], 1)
 for n = 9, (ARGV[13] == '1' and 12 or 11) do
