@@ -22,31 +22,41 @@ struct Server {
     port: u16,
     directory: TempDir,
     process: Child,
+    arguments: &'static [&'static str],
 }
 
 impl Server {
     /// `None` where no servers are wanted.
     async fn start() -> Option<Self> {
+        Self::start_with("save \"\"\nappendonly yes\n", &[]).await
+    }
+
+    /// With a configuration file, which a Sentinel needs, and more arguments.
+    async fn start_with(file: &str, arguments: &'static [&'static str]) -> Option<Self> {
         single()?;
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         let directory = TempDir::new().unwrap();
-        let process = Self::launch(port, &directory);
+        std::fs::write(directory.path().join("redis.conf"), file).unwrap();
+        let process = Self::launch(port, &directory, arguments);
         let server = Self {
             port,
             directory,
             process,
+            arguments,
         };
         server.answers().await;
         Some(server)
     }
 
-    fn launch(port: u16, directory: &TempDir) -> Child {
+    fn launch(port: u16, directory: &TempDir, arguments: &[&str]) -> Child {
         Command::new("redis-server")
+            .arg(directory.path().join("redis.conf"))
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "yes", "--dir"])
+            .arg("--dir")
             .arg(directory.path())
+            .args(arguments)
             .stdout(Stdio::null())
             .spawn()
             .unwrap()
@@ -58,7 +68,7 @@ impl Server {
     }
 
     async fn restart(&mut self) {
-        self.process = Self::launch(self.port, &self.directory);
+        self.process = Self::launch(self.port, &self.directory, self.arguments);
         self.answers().await;
     }
 
@@ -276,4 +286,57 @@ async fn what_another_replica_published_ends_a_wait() {
     );
     cut.unwrap();
     assert_eq!(changes.unwrap().cutoffs, [everything]);
+}
+
+#[tokio::test]
+async fn the_primary_that_sentinel_chose_is_followed() {
+    let Some(mut primary) = Server::start().await else {
+        return;
+    };
+    let replica = Server::start().await.unwrap();
+    let port = primary.port.to_string();
+    replica.say::<()>(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
+    let watch = format!(
+        "sentinel monitor dayfly 127.0.0.1 {port} 1\n\
+         sentinel down-after-milliseconds dayfly 500\n\
+         sentinel failover-timeout dayfly 3000\n"
+    );
+    let sentinel = Server::start_with(&watch, &["--sentinel"]).await.unwrap();
+    let url = Secret::new(format!("redis://127.0.0.1:{}", sentinel.port));
+    let mode = Mode::Sentinel {
+        urls: vec![url],
+        master: "dayfly".to_owned(),
+        nodes: None,
+    };
+    let ledger = RedisLedger::connect(&config(mode, 8)).await.unwrap();
+    let task = task_at(at(0));
+    ledger.open(&task, None).await.unwrap();
+
+    // The replica has the task, and Sentinel knows of the replica.
+    until(|| replica.say::<i64>(&["DBSIZE"]).unwrap() > 1).await;
+    until(|| {
+        let replicas = sentinel.say::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "dayfly"]);
+        replicas.is_ok_and(|replicas| !replicas.is_empty())
+    })
+    .await;
+    primary.stop();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ledger.ping().await.is_err() {
+        assert!(Instant::now() < deadline, "the new primary is not found");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ledger.task(task.charter.id).await.unwrap(), Some(task.clone()));
+    ledger
+        .reserve(&active_at(&task, at(1)), &UNLIMITED, None)
+        .await
+        .unwrap();
+    primary.restart().await;
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it does not come to hold");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
