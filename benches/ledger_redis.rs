@@ -46,7 +46,9 @@ fn task(number: usize) -> Task {
             subject: "spiffe://example.org/ns/support/sa/bot".to_owned(),
             purpose: "answer the ticket of a customer".parse().unwrap(),
             scope: Scope::new(vec![access]).unwrap(),
-            on_behalf_of: (number % 2 == 0).then(|| format!("user-{}", number % USERS).parse().unwrap()),
+            on_behalf_of: number
+                .is_multiple_of(2)
+                .then(|| format!("user-{}", number % USERS).parse().unwrap()),
             opened_at: START,
             deadline: START.plus(Duration::from_secs(3600)),
             heartbeat: None,
@@ -129,7 +131,7 @@ async fn main() {
                 if number >= count {
                     return;
                 }
-                let task = &tasks[number % tasks.len()];
+                let task = tasks.get(number % tasks.len()).unwrap();
                 let lease = lease(&task.charter, number);
                 ledger.reserve(&lease, &Budgets::default(), None).await.unwrap();
             }
