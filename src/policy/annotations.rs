@@ -1,4 +1,5 @@
-//! The annotations that mean something here: `@id`, `@max_ttl` and `@approval` on permits, `@reason` on forbids.
+//! The annotations that mean something here: `@id`, `@max_ttl`, `@approval` and `@terms_only` on permits,
+//! `@reason` on forbids.
 //!
 //! Cedar takes any annotation and gives it no meaning, so a misspelt obligation would be silently void. What
 //! looks like one of ours and is not, or stands where it has no effect, is refused at load.
@@ -13,7 +14,7 @@ const LONGEST_REASON: usize = 200;
 /// The longest `@id`, in bytes.
 const LONGEST_ID: usize = 128;
 
-const OURS: [&str; 4] = ["id", "max_ttl", "approval", "reason"];
+const OURS: [&str; 5] = ["id", "max_ttl", "approval", "reason", "terms_only"];
 
 /// What the annotations of one policy say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,6 +23,8 @@ pub(super) struct Terms {
     pub id: Option<String>,
     /// `@max_ttl` and `@approval`.
     pub obligations: Obligations,
+    /// `@terms_only`: it permits nothing by itself and holds whatever others permit to its terms.
+    pub only: bool,
     /// `@reason`.
     pub reason: Option<String>,
 }
@@ -47,6 +50,12 @@ pub(super) fn read(policy: &Policy) -> (Terms, Vec<Misused>) {
             });
         }
     }
+    if terms.only && terms.obligations == Obligations::default() {
+        wrong.push(Misused {
+            name: "terms_only".to_owned(),
+            message: "`@terms_only` without `@max_ttl` or `@approval` has no effect".to_owned(),
+        });
+    }
     (terms, wrong)
 }
 
@@ -60,8 +69,10 @@ fn take(terms: &mut Terms, effect: Effect, name: &str, value: &str) -> Result<()
             terms.obligations.approval =
                 Some(value.parse().map_err(|error| format!("`@approval`: {error}"))?);
         }
+        ("terms_only", Effect::Permit) if value.is_empty() => terms.only = true,
+        ("terms_only", Effect::Permit) => return Err("`@terms_only` takes no value".to_owned()),
         ("reason", Effect::Forbid) => terms.reason = Some(reason(value)?.to_owned()),
-        ("max_ttl" | "approval", Effect::Forbid) => {
+        ("max_ttl" | "approval" | "terms_only", Effect::Forbid) => {
             return Err(format!(
                 "`@{name}` belongs on a permit: on a forbid it has no effect"
             ));
@@ -144,6 +155,9 @@ mod tests {
         let long = format!(r#"@reason("{}") forbid"#, "x".repeat(201));
         for head in [
             r#"@max_ttl("5m") forbid"#,
+            r#"@terms_only forbid"#,
+            r#"@terms_only permit"#,
+            r#"@terms_only("yes") @max_ttl("5m") permit"#,
             r#"@approval("oncall") forbid"#,
             r#"@reason("because") permit"#,
             r#"@max_ttl("5 minutes") permit"#,

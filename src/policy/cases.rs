@@ -355,7 +355,7 @@ mod tests {
         let permits = engine
             .policies
             .iter()
-            .filter(|policy| policy.effect == cedar_policy::Effect::Permit);
+            .filter(|policy| policy.effect == cedar_policy::Effect::Permit && !policy.terms.only);
         for policy in permits {
             let actions = match policy.policy.action_constraint() {
                 cedar_policy::ActionConstraint::Any => panic!("{} permits any action", policy.id),
@@ -371,6 +371,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn terms_bound_what_others_permit_and_permit_nothing_by_themselves() {
+        let registry = samples::registry();
+        let terms = r#"@id("terms") @terms_only @max_ttl("1m") permit(principal, action, resource);"#;
+        let decide = |policies: &str| {
+            let engine = samples::engine(&registry, policies);
+            let case = serde_json::json!({
+                "request": {
+                    "principal": "Agent::\"support-bot\"", "action": "Action::\"crm:read\"",
+                    "resource": "Resource::\"crm\"", "context": {}
+                },
+                "entities": [], "decision": "deny", "reason": [], "num_errors": 0,
+            });
+            run(&engine, &Value::Array(vec![case]).to_string())
+                .unwrap()
+                .remove(0)
+        };
+        assert!(decide(terms).passed());
+        let permitted = decide(&format!("{POLICIES} {terms}")).to_string();
+        assert!(
+            permitted.contains("support") && permitted.contains("terms"),
+            "{permitted}"
+        );
     }
 
     fn run_one(case: Value) -> CaseResult {

@@ -77,6 +77,8 @@ pub(super) struct Prepared<'q> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Verdict {
     pub(super) permits: BTreeSet<usize>,
+    /// Permits that only set terms (`@terms_only`).
+    pub(super) terms: BTreeSet<usize>,
     pub(super) forbids: BTreeSet<usize>,
     pub(super) faults: BTreeSet<usize>,
 }
@@ -88,6 +90,7 @@ impl Verdict {
 
     pub(super) fn add(&mut self, other: Self) {
         self.permits.extend(other.permits);
+        self.terms.extend(other.terms);
         self.forbids.extend(other.forbids);
         self.faults.extend(other.faults);
     }
@@ -221,7 +224,12 @@ impl CedarEngine {
         let response = self.authorizer.is_authorized(request, set, entities);
         let reasons = response.diagnostics().reason().filter_map(index_of);
         match response.decision() {
-            cedar_policy::Decision::Allow => verdict.permits.extend(reasons),
+            cedar_policy::Decision::Allow => {
+                let (terms, permits): (BTreeSet<_>, BTreeSet<_>) = reasons
+                    .partition(|number| self.policies.get(*number).is_some_and(|loaded| loaded.terms.only));
+                verdict.terms.extend(terms);
+                verdict.permits.extend(permits);
+            }
             cedar_policy::Decision::Deny => verdict.forbids.extend(reasons),
         }
         let faults = || {
@@ -290,7 +298,7 @@ impl CedarEngine {
             .collect();
         let permits: BTreeSet<usize> = verdicts
             .iter()
-            .flat_map(|verdict| &verdict.permits)
+            .flat_map(|verdict| verdict.permits.union(&verdict.terms))
             .copied()
             .collect();
         let forbids: BTreeSet<usize> = verdicts

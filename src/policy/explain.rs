@@ -41,7 +41,7 @@ pub struct Finding {
     pub policy: PolicyId,
     /// Where it stands.
     pub at: Position,
-    /// `permit` or `forbid`.
+    /// `permit`, `forbid`, or `terms` for a permit that only sets terms.
     pub effect: &'static str,
     /// What came of it.
     pub outcome: Outcome,
@@ -95,7 +95,10 @@ impl CedarEngine {
                 let fault = self.judge(&request, &alone, prepared.entities(), &mut verdict);
                 let outcome = if let Some(fault) = fault {
                     Outcome::Fault(fault)
-                } else if verdict.permits.contains(number) || verdict.forbids.contains(number) {
+                } else if [&verdict.permits, &verdict.terms, &verdict.forbids]
+                    .iter()
+                    .any(|said| said.contains(number))
+                {
                     Outcome::Matched
                 } else {
                     Outcome::ConditionFalse
@@ -105,7 +108,11 @@ impl CedarEngine {
                 findings.push(Finding {
                     policy: loaded.id.clone(),
                     at: loaded.at.clone(),
-                    effect: effect_word(loaded.effect),
+                    effect: if loaded.terms.only {
+                        "terms"
+                    } else {
+                        effect_word(loaded.effect)
+                    },
                     outcome,
                     max_ttl: max_ttl.map(|ttl| ttl.to_string()),
                     approval: approval.as_ref().map(ToString::to_string),

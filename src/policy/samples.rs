@@ -57,12 +57,13 @@ pub(super) fn tool(name: &str, actions: &[(&str, Effect)], risk: Risk, sensitivi
     }
 }
 
-/// The example: three agents, three tools, and Dayfly itself.
+/// The example: four agents, three tools, and Dayfly itself.
 pub(super) fn registry() -> Registry {
     let agents = [
         agent("support-bot", &["support"], 3),
         agent("report-bot", &["reporting"], 2),
         agent("ops-console", &["operator", "auditor"], 0),
+        agent("crm-server", &["resource-server"], 0),
     ];
     let crm = [
         ("read", Effect::Read),

@@ -23,7 +23,7 @@ use crate::registry::Registry;
 use super::problem::closest;
 
 /// Roles that policies may name although no agent holds them yet: they are about Dayfly itself.
-pub const BUILT_IN_ROLES: [&str; 2] = ["operator", "auditor"];
+pub const BUILT_IN_ROLES: [&str; 3] = ["operator", "auditor", "resource-server"];
 
 /// How deep policies may look from the request: `resource.tool.risk` is two steps. What lies deeper, or
 /// behind a name written into a policy, is not at hand when a request is decided.
