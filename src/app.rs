@@ -1,1 +1,228 @@
-//! Floor 5: from a configuration to a running broker. The only file that names adapters.
+//! Floor 5, assembly: from a configuration to a running broker, and back to rest. With its parts in
+//! `app/`, the only place that names adapters.
+
+pub mod identity;
+pub mod journal;
+pub mod ledger;
+pub mod providers;
+pub mod rules;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::rules::Rules;
+use crate::broker::{Broker, Parts, Settings, reaper};
+use crate::clock::{Clock, SystemClock};
+use crate::config::telemetry::TelemetryConfig;
+use crate::config::{self, Config};
+use crate::entropy::{Entropy, OsEntropy};
+use crate::http::{self, HttpState, Limits};
+use crate::identity::verifiers::Verifiers;
+use crate::journal::Journal;
+use crate::journal::file::FileJournal;
+use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::keys::key_ring::KeyRing;
+use crate::telemetry;
+
+/// How often the keys are looked after.
+const TEND_KEYS: Duration = Duration::from_secs(60);
+
+/// A broker that serves.
+pub struct Running {
+    address: SocketAddr,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    journal: Arc<FileJournal>,
+    clock: Arc<dyn Clock>,
+    drain: Duration,
+}
+
+/// Starts a broker with the configuration in this file, on the address that it names.
+pub async fn start(configuration: &Path) -> anyhow::Result<Running> {
+    let config = config::load(configuration)?;
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    run(config, listener).await
+}
+
+/// The same on a socket that is open already.
+pub async fn start_on(listener: TcpListener, configuration: &Path) -> anyhow::Result<Running> {
+    run(config::load(configuration)?, listener).await
+}
+
+async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
+    let address = listener.local_addr()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let os_entropy = OsEntropy::new();
+    let entropy: Arc<dyn Entropy> = Arc::new(os_entropy.clone());
+
+    let keys = Arc::new(providers::open_keys(&config, &os_entropy, clock.now())?);
+    let providers = providers::build(&config, &keys)?;
+    let (ruleset, warnings) = rules::load(&config, &providers)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let verifiers = Arc::new(identity::build(&config.identity)?);
+    let ledger = ledger::open(&config.ledger).await?;
+    let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
+    let broker = Arc::new(Broker::new(Parts {
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        verifiers: Arc::clone(&verifiers),
+        rules: Arc::new(Rules::new(ruleset)),
+        ledger,
+        providers,
+        journal: Arc::clone(&journal) as Arc<dyn Journal>,
+        settings: settings(&config),
+    }));
+    record_start(&broker, &journal, clock.now()).await?;
+
+    let stop = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    spawn_background(&tracker, &stop, &broker, &verifiers, &keys, &clock, &entropy);
+    let metrics = telemetry::init_metrics()?;
+    tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
+    let state = HttpState {
+        broker,
+        jwks: Arc::new(move || keys.jwks()),
+        issuer: config.server.public_url.clone(),
+        metrics,
+        tracker: tracker.clone(),
+        stop: stop.clone(),
+    };
+    let limits = Limits {
+        body: config.server.body_limit,
+        concurrency: config.server.max_concurrent_requests,
+        request: config.server.request_timeout,
+        drain: config.server.drain_timeout,
+    };
+    let serving = http::serve(
+        listener,
+        http::router(state, &limits),
+        limits,
+        stop.clone(),
+        tracker.clone(),
+    );
+    tracker.spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the server stopped");
+        }
+    });
+    Ok(Running {
+        address,
+        stop,
+        tracker,
+        journal,
+        clock,
+        drain: config.server.drain_timeout,
+    })
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Comes to rest: takes no more requests, finishes those under way, closes the journal. What is
+    /// due stays in the ledger for the next start or another replica.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.tracker.close();
+        let grace = self.drain + Duration::from_secs(5);
+        if tokio::time::timeout(grace, self.tracker.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time; the ledger and the journal know what is left");
+        }
+        let record = Record::new(Verb::Serve, Outcome::Permitted, self.clock.now());
+        self.journal
+            .append(Record {
+                reason: Some("stopped".into()),
+                ..record
+            })
+            .await?;
+        Ok(self.journal.close().await?)
+    }
+}
+
+/// Begins to log as the configuration says. Once a process.
+pub fn init_logging(config: &TelemetryConfig) -> anyhow::Result<()> {
+    Ok(telemetry::init_logging(config.format, &config.level)?)
+}
+
+async fn record_start(
+    broker: &Broker,
+    journal: &FileJournal,
+    now: crate::model::time::Timestamp,
+) -> anyhow::Result<()> {
+    let record = Record {
+        reason: Some("started".into()),
+        revision: Some(broker.rules().current().revision.clone()),
+        ..Record::new(Verb::Serve, Outcome::Permitted, now)
+    };
+    journal.append(record).await?;
+    Ok(())
+}
+
+fn spawn_background(
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+    broker: &Arc<Broker>,
+    verifiers: &Verifiers,
+    keys: &Arc<KeyRing>,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) {
+    tracker.spawn(Arc::clone(broker).reap(stop.clone()));
+    for source in verifiers.key_sources() {
+        tracker.spawn(Arc::clone(source).run(Arc::clone(entropy), stop.clone()));
+    }
+    tracker.spawn(tend_keys(Arc::clone(keys), Arc::clone(clock), stop.clone()));
+}
+
+/// Rotates signing keys when it is time. A fault is told and tried again: the keys at hand go on.
+async fn tend_keys(keys: Arc<KeyRing>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TEND_KEYS) => {}
+        }
+        let (ring, now) = (Arc::clone(&keys), clock.now());
+        match tokio::task::spawn_blocking(move || ring.tend(now)).await {
+            Ok(Ok(true)) => tracing::info!("the signing key was rotated"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the signing keys could not be looked after"),
+            Err(error) => tracing::error!(%error, "the signing keys could not be looked after"),
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let reaper = &config.reaper;
+    Settings {
+        default_task_life: config.tasks.default_deadline,
+        longest_task_life: config.tasks.max_deadline,
+        default_heartbeat: config.tasks.default_heartbeat,
+        longest_heartbeat: config.tasks.max_heartbeat,
+        live_credentials_per_task: Some(config.tasks.live_credentials.get()),
+        bind_to_attestation: config.tasks.bind_to_attestation,
+        reaper: reaper::Settings {
+            interval: reaper.interval,
+            batch: reaper.batch,
+            hold: reaper.hold,
+            concurrency: reaper.concurrency,
+            first_retry: reaper.retry_least,
+            last_retry: reaper.retry_most,
+            stuck_after: reaper.stuck_after.get(),
+        },
+        ..Settings::default()
+    }
+}

@@ -73,6 +73,10 @@ pub struct Settings {
     pub default_task_life: Ttl,
     /// How long a task may live.
     pub longest_task_life: Ttl,
+    /// Heartbeats are expected this often when the agent says nothing; none means not at all.
+    pub default_heartbeat: Option<Ttl>,
+    /// How far apart heartbeats may be.
+    pub longest_heartbeat: Ttl,
     /// How many live credentials a task may have.
     pub live_credentials_per_task: Option<u32>,
     /// No credential outlives the evidence that it was issued on.
@@ -89,6 +93,8 @@ impl Default for Settings {
         Self {
             default_task_life: hours(1),
             longest_task_life: hours(24),
+            default_heartbeat: None,
+            longest_heartbeat: hours(1),
             live_credentials_per_task: Some(100),
             bind_to_attestation: false,
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),

@@ -1,1 +1,123 @@
-//! The command line.
+//! Floor 5: the command line.
+//!
+//! Commands that run or examine a broker read a configuration file; the others call a running broker
+//! over HTTP, with evidence, like any workload. Output is for people, or with `--json` for programs.
+
+pub mod check;
+pub mod client;
+pub mod exit;
+pub mod inventory;
+pub mod journal;
+pub mod lease;
+pub mod policy;
+pub mod serve;
+pub mod task;
+pub mod terminal;
+
+use std::future::ready;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use futures_util::future::LocalBoxFuture;
+
+use client::{CallError, Client, Evidence};
+use exit::Exit;
+use terminal::{Terminal, Tone};
+
+/// Just-in-time ephemeral credentials for AI agents.
+#[derive(Parser, Debug)]
+#[command(name = "dayfly", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print JSON, one value a line, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a broker.
+    Serve(serve::Serve),
+    /// Run a small broker with a trust domain and a tool, for trying things out.
+    Dev(serve::Dev),
+    /// Watch a broker do its whole job, from attestation to proof of the end.
+    Demo,
+    /// Check a configuration with everything that it names.
+    Check(check::Check),
+    /// Check, test and explain policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Open tasks, get credentials for them, and end them.
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Look at leases, renew and revoke them.
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// Look at agents, and end all that one holds.
+    #[command(subcommand)]
+    Agent(inventory::AgentCommand),
+    /// Look at tools, and end all that is out for one.
+    #[command(subcommand)]
+    Tool(inventory::ToolCommand),
+    /// Verify and follow the journal.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
+    /// Print the OpenAPI document of the HTTP API.
+    Openapi,
+}
+
+/// How to reach a broker, and as whom.
+#[derive(Args, Debug, Clone)]
+pub struct Remote {
+    /// The broker's address.
+    #[arg(
+        long,
+        global = true,
+        env = "DAYFLY_BROKER",
+        default_value = "http://127.0.0.1:8440"
+    )]
+    broker: String,
+    /// The file with the workload's evidence: a JWT-SVID or another token. Read anew for each request.
+    #[arg(long, global = true, env = "DAYFLY_EVIDENCE_FILE", value_name = "FILE")]
+    evidence: Option<PathBuf>,
+}
+
+impl Remote {
+    fn client(&self) -> Result<Client, CallError> {
+        Client::new(&self.broker, self.evidence.clone().map(Evidence::File))
+    }
+}
+
+fn openapi(terminal: &Terminal) -> anyhow::Result<Exit> {
+    terminal.line(crate::http::openapi().trim_end())?;
+    Ok(Exit::Done)
+}
+
+/// Runs the command and says how it ended.
+pub async fn run(cli: Cli) -> Exit {
+    let terminal = Terminal::new(cli.json);
+    // Boxed, or the type of this future would hold those of all commands.
+    let running: LocalBoxFuture<'_, anyhow::Result<Exit>> = match cli.command {
+        Command::Serve(command) => Box::pin(command.run()),
+        Command::Dev(command) => Box::pin(command.run(&terminal)),
+        Command::Demo => Box::pin(crate::dev::demo::run(&terminal)),
+        Command::Check(command) => Box::pin(ready(command.run(&terminal))),
+        Command::Policy(command) => Box::pin(ready(command.run(&terminal))),
+        Command::Task(command) => Box::pin(command.run(&terminal)),
+        Command::Lease(command) => Box::pin(command.run(&terminal)),
+        Command::Agent(command) => Box::pin(command.run(&terminal)),
+        Command::Tool(command) => Box::pin(command.run(&terminal)),
+        Command::Journal(command) => Box::pin(command.run(&terminal)),
+        Command::Openapi => Box::pin(ready(openapi(&terminal))),
+    };
+    let ended = running.await;
+    ended.unwrap_or_else(|error| {
+        let exit = error
+            .downcast_ref::<CallError>()
+            .map_or(Exit::Failed, CallError::exit);
+        // With standard error gone there is nobody left to tell.
+        let _ = terminal.note(format!("{} {error:#}", terminal.paint(Tone::Bad, "error:")));
+        exit
+    })
+}

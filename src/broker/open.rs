@@ -49,11 +49,15 @@ impl Broker {
                 reason: format!("a task lives at most {longest}: ask for less, and open another task later"),
             });
         }
-        if order.heartbeat.is_some_and(|every| every > life) {
+        let settings = &self.parts.settings;
+        let heartbeat = order.heartbeat.or(settings.default_heartbeat);
+        if heartbeat.is_some_and(|every| every > settings.longest_heartbeat) {
             return Err(BrokerError::OutOfBounds {
                 pointer: "/heartbeat",
-                reason: "heartbeats further apart than the task is long can never be missed: ask for less"
-                    .into(),
+                reason: format!(
+                    "heartbeats are at most {} apart: ask for less",
+                    settings.longest_heartbeat
+                ),
             });
         }
         let random = self.draw()?;
@@ -78,7 +82,7 @@ impl Broker {
                 on_behalf_of: order.on_behalf_of,
                 opened_at: now,
                 deadline: now.plus(life.as_duration()),
-                heartbeat: order.heartbeat,
+                heartbeat,
             },
             state: TaskState::Open,
             beat_at: now,

@@ -28,7 +28,7 @@ pub struct IdentityConfig {
     pub max_evidence_lifetime: LifetimesConfig,
     /// SPIFFE trust domains, each name once.
     pub trust_domains: Vec<TrustDomainConfig>,
-    /// Kubernetes clusters, each name and issuer once.
+    /// Kubernetes clusters, each name once; several may share an issuer.
     pub clusters: Vec<ClusterConfig>,
     /// OpenID Connect issuers, each issuer once.
     pub issuers: Vec<OidcConfig>,
@@ -180,7 +180,6 @@ pub(super) fn read(section: &mut Section<'_>, public_url: &str, base: Base<'_>) 
             .filter_map(|section| {
                 let read = cluster(section, base)?;
                 once(section, "name", &read.name);
-                once(section, "issuer", &read.issuer);
                 Some(read)
             })
             .collect(),

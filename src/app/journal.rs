@@ -1,0 +1,25 @@
+//! The journal from its configuration, with its key.
+
+use anyhow::Context as _;
+
+use crate::config::journal::JournalConfig;
+use crate::entropy::Entropy;
+use crate::journal::audit_key;
+use crate::journal::file::{FileJournal, Options};
+
+/// Opens the journal. Its key is its own, made at the first start; the public part is written beside
+/// it, for auditors to take away.
+pub fn open(config: &JournalConfig, entropy: &dyn Entropy) -> anyhow::Result<FileJournal> {
+    let dir = &config.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let signer = audit_key::open(&dir.join("audit.pem"), &config.origin, entropy)?;
+    let vkey = dir.join("vkey");
+    std::fs::write(&vkey, format!("{}\n", signer.verifier()))
+        .with_context(|| format!("cannot write {}", vkey.display()))?;
+    let options = Options {
+        segment_bytes: config.segment_bytes,
+        sign_every: config.checkpoint_interval,
+        ..Options::default()
+    };
+    Ok(FileJournal::open(dir, options, signer)?)
+}

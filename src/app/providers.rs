@@ -1,0 +1,41 @@
+//! Providers and signing keys from their configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::providers::ProviderKind;
+use crate::entropy::OsEntropy;
+use crate::keys::KeyError;
+use crate::keys::key_ring::{KeyRing, Rotation};
+use crate::model::time::Timestamp;
+use crate::provider::jwt::JwtProvider;
+use crate::provider::{Provider, ProviderError, Providers};
+
+/// How far the clock of whoever verifies may be behind ours.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// The keys that sign tokens. Begins a ring where there is none.
+pub fn open_keys(config: &Config, entropy: &OsEntropy, now: Timestamp) -> Result<KeyRing, KeyError> {
+    let rotation = Rotation {
+        algorithm: config.tokens.algorithm,
+        period: config.tokens.rotate_every,
+        overlap: config.tokens.max_ttl.as_duration() + SKEW,
+    };
+    KeyRing::open(&config.tokens.keys, rotation, entropy, now)
+}
+
+/// Every configured provider.
+pub fn build(config: &Config, keys: &Arc<KeyRing>) -> Result<Providers, ProviderError> {
+    let built = config.providers.iter().map(|provider| {
+        let adapter: Arc<dyn Provider> = match provider.kind {
+            ProviderKind::Jwt => Arc::new(JwtProvider::new(
+                &config.server.public_url,
+                Arc::clone(keys),
+                config.tokens.max_ttl,
+            )?),
+        };
+        Ok((provider.name.clone(), adapter))
+    });
+    Ok(Providers::new(built.collect::<Result<Vec<_>, ProviderError>>()?))
+}

@@ -1,0 +1,192 @@
+//! `dayfly agent` and `dayfly tool`: look at what is registered, and end all that is out for it.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Remote;
+use super::exit::Exit;
+use super::task::{field, text};
+use super::terminal::{Terminal, Tone};
+use crate::model::name::{AgentName, ToolName};
+
+/// `dayfly agent …`
+#[derive(Subcommand, Debug)]
+pub enum AgentCommand {
+    /// List agents.
+    List(All),
+    /// Show an agent.
+    Show {
+        /// Its name.
+        agent: AgentName,
+        /// How to reach the broker.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// End every credential that an agent holds now.
+    Revoke {
+        /// Its name.
+        agent: AgentName,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
+        /// How to reach the broker.
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// `dayfly tool …`
+#[derive(Subcommand, Debug)]
+pub enum ToolCommand {
+    /// List tools.
+    List(All),
+    /// Show a tool.
+    Show {
+        /// Its name.
+        tool: ToolName,
+        /// How to reach the broker.
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// End every credential that is out for a tool now.
+    Revoke {
+        /// Its name.
+        tool: ToolName,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
+        /// How to reach the broker.
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// All of a kind.
+#[derive(Args, Debug)]
+pub struct All {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl AgentCommand {
+    /// Runs it.
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        match self {
+            Self::List(All { remote }) => {
+                let columns = [
+                    "name",
+                    "status",
+                    "owner",
+                    "environment",
+                    "zone",
+                    "autonomy",
+                    "review_by",
+                ];
+                list(
+                    terminal,
+                    &remote.client()?.get("/v1/agents").await?,
+                    "agents",
+                    &columns,
+                )
+            }
+            Self::Show { agent, remote } => show(
+                terminal,
+                &remote.client()?.get(&format!("/v1/agents/{agent}")).await?,
+            ),
+            Self::Revoke {
+                agent,
+                reason,
+                remote,
+            } => {
+                let body = json!({ "agent": agent, "reason": reason });
+                revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
+            }
+        }
+    }
+}
+
+impl ToolCommand {
+    /// Runs it.
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        match self {
+            Self::List(All { remote }) => {
+                let columns = [
+                    "name",
+                    "risk",
+                    "sensitivity",
+                    "environment",
+                    "zone",
+                    "provider",
+                    "max_ttl",
+                    "owner",
+                ];
+                list(
+                    terminal,
+                    &remote.client()?.get("/v1/tools").await?,
+                    "tools",
+                    &columns,
+                )
+            }
+            Self::Show { tool, remote } => show(
+                terminal,
+                &remote.client()?.get(&format!("/v1/tools/{tool}")).await?,
+            ),
+            Self::Revoke { tool, reason, remote } => {
+                let body = json!({ "tool": tool, "reason": reason });
+                revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
+            }
+        }
+    }
+}
+
+fn list(terminal: &Terminal, answer: &Value, member: &str, columns: &[&str]) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(answer)?;
+        return Ok(Exit::Done);
+    }
+    let entries = answer
+        .get(member)
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|entry| columns.iter().map(|name| field(entry, name)).collect())
+        .collect();
+    let headings: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
+    terminal.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)?;
+    Ok(Exit::Done)
+}
+
+fn show(terminal: &Terminal, entry: &Value) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(entry)?;
+        return Ok(Exit::Done);
+    }
+    for (name, value) in entry
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+    {
+        terminal.line(format!(
+            "{} {}",
+            terminal.paint(Tone::Faint, &format!("{name:<12}")),
+            text(value)
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn revoked(terminal: &Terminal, answer: &Value) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(answer)?;
+    } else {
+        let count = field(answer, "leases");
+        terminal.line(format!(
+            "denied from {} on; {count} live leases turned to their end",
+            field(answer, "at")
+        ))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,226 @@
+//! `dayfly policy`: check, test and explain policies, without a broker.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use super::exit::Exit;
+use super::task::access;
+use super::terminal::{Terminal, Tone};
+use crate::app::rules::{self, Checked};
+use crate::clock::{Clock, SystemClock};
+use crate::config;
+use crate::model::access::Access;
+use crate::model::attestation::EvidenceKind;
+use crate::model::decision::Decision;
+use crate::model::document::problem::Problems;
+use crate::model::ids::TaskId;
+use crate::model::name::{AgentName, Purpose, UserId};
+use crate::model::ttl::Ttl;
+use crate::policy::explain::Outcome;
+use crate::policy::{Attested, Question, TaskContext, cases};
+use crate::registry::files::{files_in, read_text};
+
+/// The largest file of cases, in bytes.
+const LARGEST_CASES: u64 = 4 * 1024 * 1024;
+
+/// `dayfly policy …`
+#[derive(Subcommand, Debug)]
+pub enum Policy {
+    /// Check policies against the schema that agents and tools make.
+    Check(Which),
+    /// Run the cases beside the policies (Cedar's run-tests format).
+    Test(Test),
+    /// Say what would be decided, and why.
+    Explain(Box<Explain>),
+}
+
+/// Which configuration.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// The configuration file that names policies, agents and tools.
+    #[arg(long, default_value = "dayfly.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Which cases.
+#[derive(Args, Debug)]
+pub struct Test {
+    #[command(flatten)]
+    which: Which,
+    /// Files of cases; without any, `tests/*.json` in each policy directory.
+    cases: Vec<PathBuf>,
+}
+
+/// A question to policy.
+#[derive(Args, Debug)]
+pub struct Explain {
+    #[command(flatten)]
+    which: Which,
+    /// Who would ask.
+    #[arg(long)]
+    agent: AgentName,
+    /// What would be asked for: `tool:action[,action…][@resource[,resource…]]`.
+    #[arg(long, value_parser = access)]
+    access: Access,
+    /// The purpose of the task that it would be for; without one, there is no task.
+    #[arg(long)]
+    purpose: Option<Purpose>,
+    /// On whose behalf.
+    #[arg(long)]
+    on_behalf_of: Option<UserId>,
+    /// For how long.
+    #[arg(long)]
+    ttl: Option<Ttl>,
+    /// The trust domain that would vouch for the workload.
+    #[arg(long)]
+    trust_domain: Option<crate::model::spiffe::TrustDomain>,
+}
+
+impl Which {
+    fn load(&self) -> anyhow::Result<(config::Config, Checked)> {
+        let config = config::load(&self.config)?;
+        let checked = rules::check(&config)?;
+        Ok((config, checked))
+    }
+}
+
+impl Policy {
+    /// Runs it.
+    pub fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        match self {
+            Self::Check(which) => match which.load() {
+                Ok((_, checked)) => {
+                    for warning in &checked.warnings {
+                        terminal.line(format!("{} {warning}", terminal.paint(Tone::Warn, "warning:")))?;
+                    }
+                    let count = checked.engine.policy_count();
+                    terminal.line(format!(
+                        "{} {count} policies",
+                        terminal.paint(Tone::Good, "valid:")
+                    ))?;
+                    Ok(Exit::Done)
+                }
+                Err(problems) => {
+                    terminal.line(format!("{problems:#}"))?;
+                    Ok(Exit::Unverified)
+                }
+            },
+            Self::Test(test) => test.run(terminal),
+            Self::Explain(explain) => explain.run(terminal),
+        }
+    }
+}
+
+impl Test {
+    fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let (config, checked) = self.which.load()?;
+        let mut files = self.cases;
+        if files.is_empty() {
+            for directory in config
+                .policy
+                .dirs
+                .iter()
+                .map(|dir| dir.join("tests"))
+                .filter(|dir| dir.is_dir())
+            {
+                files.extend(files_in(&directory, "json").map_err(Problems::from)?);
+            }
+        }
+        let (mut passed, mut failed) = (0_usize, 0_usize);
+        for file in &files {
+            let results = run_file(&checked, file)?;
+            for result in results {
+                if result.passed() {
+                    passed += 1;
+                } else {
+                    failed += 1;
+                    let head = terminal.paint(Tone::Bad, "failed:");
+                    terminal.line(format!("{head} {}: {result}", file.display()))?;
+                }
+            }
+        }
+        terminal.line(format!("{passed} passed, {failed} failed"))?;
+        Ok(if failed == 0 { Exit::Done } else { Exit::Unverified })
+    }
+}
+
+fn run_file(checked: &Checked, file: &Path) -> anyhow::Result<Vec<cases::CaseResult>> {
+    let text = read_text(file, LARGEST_CASES).map_err(Problems::from)?;
+    cases::run(&checked.engine, &text).with_context(|| file.display().to_string())
+}
+
+impl Explain {
+    fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let (_, checked) = self.which.load()?;
+        let agent = checked
+            .registry
+            .agent(&self.agent)
+            .context("no such agent is registered")?;
+        let tool = checked
+            .registry
+            .tool(self.access.tool())
+            .context("no such tool is catalogued")?;
+        let now = SystemClock::new().now();
+        let task = self.purpose.map(|purpose| TaskContext {
+            id: TaskId::new(now, [0; 10]),
+            purpose,
+            on_behalf_of: self.on_behalf_of,
+            opened_at: now,
+        });
+        let question = Question {
+            agent,
+            attested: Attested {
+                kind: EvidenceKind::JwtSvid,
+                trust_domain: self.trust_domain.as_ref(),
+            },
+            tool,
+            access: &self.access,
+            task: task.as_ref(),
+            ttl: self.ttl,
+            at: now,
+        };
+        let told = checked.engine.explain(&question);
+        let exit = match &told.decision {
+            Decision::Permit { obligations, .. } if obligations.approval.is_some() => Exit::Pending,
+            Decision::Permit { .. } => Exit::Done,
+            Decision::Deny { .. } => Exit::Denied,
+        };
+        if terminal.is_json() {
+            terminal.value(&told.parts)?;
+            return Ok(exit);
+        }
+        let (tone, headline) = match &told.decision {
+            Decision::Permit { obligations, .. } => {
+                let bound = obligations
+                    .max_ttl
+                    .map(|ttl| format!(", for {ttl} at most"))
+                    .unwrap_or_default();
+                match &obligations.approval {
+                    None => (Tone::Good, format!("permitted{bound}")),
+                    Some(role) => (Tone::Warn, format!("permitted once `{role}` approved{bound}")),
+                }
+            }
+            Decision::Deny { reason, .. } => (Tone::Bad, format!("denied: {reason}")),
+        };
+        terminal.line(terminal.paint(tone, &headline))?;
+        for part in &told.parts {
+            let word = if part.permitted { "permitted" } else { "denied" };
+            terminal.line(format!("  {} on {}: {word}", part.action, part.resource))?;
+            for finding in &part.findings {
+                let outcome = match &finding.outcome {
+                    Outcome::Matched => "matched".to_owned(),
+                    Outcome::ConditionFalse => "its conditions do not hold".to_owned(),
+                    Outcome::Fault(fault) => format!("could not be evaluated: {fault}"),
+                };
+                let line = format!(
+                    "    {} {} ({}): {outcome}",
+                    finding.effect, finding.policy, finding.at
+                );
+                terminal.line(terminal.paint(Tone::Faint, &line))?;
+            }
+        }
+        Ok(exit)
+    }
+}

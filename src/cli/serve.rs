@@ -1,0 +1,145 @@
+//! `dayfly serve` and `dayfly dev`: run a broker until told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::Exit;
+use super::terminal::{Terminal, Tone};
+use crate::app;
+use crate::clock::{Clock, SystemClock};
+use crate::config;
+use crate::dev::crm::Crm;
+use crate::dev::estate::{EVIDENCE_LIFE, Estate, WORKLOADS};
+use crate::entropy::OsEntropy;
+
+/// Which configuration.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// The configuration file.
+    #[arg(long, default_value = "dayfly.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Where to keep what is tried out.
+#[derive(Args, Debug)]
+pub struct Dev {
+    /// The folder for configuration, evidence and data.
+    #[arg(long, default_value = ".dayfly", value_name = "FOLDER")]
+    folder: PathBuf,
+    /// Where the broker listens.
+    #[arg(long, default_value = "127.0.0.1:8440")]
+    listen: SocketAddr,
+    /// Where the tool listens.
+    #[arg(long, default_value = "127.0.0.1:8441")]
+    tool: SocketAddr,
+}
+
+impl Serve {
+    /// Serves until SIGINT or SIGTERM.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        let config = config::load(&self.config)?;
+        app::init_logging(&config.telemetry)?;
+        let running = app::start(&self.config).await?;
+        tracing::info!(address = %running.address(), "ready");
+        stopped().await?;
+        tracing::info!("stopping");
+        running.stop().await?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Dev {
+    /// Runs a broker, a trust domain and a tool, and prints lines to paste.
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let listener = TcpListener::bind(self.listen).await?;
+        let tool = TcpListener::bind(self.tool).await?;
+        let (broker_at, tool_at) = (listener.local_addr()?, tool.local_addr()?);
+        let clock = SystemClock::new();
+        let estate = Estate::lay_out(&self.folder, broker_at, &OsEntropy::new())?;
+        estate.write_evidence(clock.now()).await?;
+        let running = app::start_on(listener, &estate.configuration()).await?;
+        let crm = Crm::start(tool, broker_at, estate.evidence_file("crm-server")).await?;
+        self.explain(terminal, &estate, broker_at, tool_at)?;
+        let mut refresh = tokio::time::interval(EVIDENCE_LIFE.as_duration() / 3);
+        let refreshing = async {
+            loop {
+                refresh.tick().await;
+                estate.write_evidence(clock.now()).await?;
+            }
+        };
+        let ended: anyhow::Result<()> = tokio::select! {
+            ended = refreshing => ended,
+            ended = stopped() => ended,
+        };
+        crm.stop().await;
+        running.stop().await?;
+        ended.map(|()| Exit::Done)
+    }
+
+    fn explain(
+        &self,
+        terminal: &Terminal,
+        estate: &Estate,
+        broker: SocketAddr,
+        tool: SocketAddr,
+    ) -> anyhow::Result<()> {
+        let bold = |text: &str| terminal.paint(Tone::Strong, text);
+        let faint = |text: &str| terminal.paint(Tone::Faint, text);
+        let program = std::env::args_os().next().unwrap_or_else(|| "dayfly".into());
+        let dayfly = PathBuf::from(program).display().to_string();
+        let evidence = estate.evidence_file("support-bot").display().to_string();
+        let agents: Vec<&str> = WORKLOADS.iter().map(|(agent, _)| *agent).collect();
+        for line in [
+            bold(&format!(
+                "a broker on http://{broker} and a CRM on http://{tool}, for trying things out"
+            )),
+            faint(&format!(
+                "evidence of {} is kept fresh in {}; not for production",
+                agents.join(", "),
+                self.folder.join("evidence").display()
+            )),
+            String::new(),
+            "paste, in another terminal:".to_owned(),
+            String::new(),
+            format!("export DAYFLY_BROKER=http://{broker} DAYFLY_EVIDENCE_FILE={evidence}"),
+            format!("task=$({dayfly} --json task open --purpose 'answer ticket 4711' \\"),
+            "  --access crm:read,comment@customers/42 | sed 's/.*\"id\":\"\\(tsk_[^\"]*\\)\".*/\\1/')"
+                .to_owned(),
+            format!(
+                "token=$({dayfly} task issue $task --tool crm --action read --resource customers/42 --token-only)"
+            ),
+            format!(
+                "curl -i -H \"Authorization: Bearer $token\" http://{tool}/customers/42   {}",
+                faint("# 200")
+            ),
+            format!("{dayfly} task complete $task"),
+            format!(
+                "curl -i -H \"Authorization: Bearer $token\" http://{tool}/customers/42   {}",
+                faint("# 401")
+            ),
+            format!(
+                "{dayfly} --evidence {} journal tail",
+                estate.evidence_file("ops-console").display()
+            ),
+            String::new(),
+            faint("stop with Ctrl-C"),
+        ] {
+            terminal.line(line)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns when the process is asked to stop.
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! `dayfly task`: open tasks, get credentials for them, and end them.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Remote;
+use super::exit::Exit;
+use super::lease::{print_credential, print_leases};
+use super::terminal::{Terminal, Tone};
+use crate::model::access::{Access, Scope};
+use crate::model::ids::TaskId;
+use crate::model::name::{Operation, Purpose, ToolName, UserId};
+use crate::model::ttl::Ttl;
+
+/// `dayfly task …`
+#[derive(Subcommand, Debug)]
+pub enum TaskCommand {
+    /// Open a task.
+    Open(Open),
+    /// Say what would be permitted for a scope, without effect.
+    Decide(Open),
+    /// Get a credential for a task.
+    Issue(Issue),
+    /// Show a task.
+    Show(One),
+    /// Send a sign of life.
+    Beat(One),
+    /// End what is live, and issue nothing until the task resumes.
+    Suspend(One),
+    /// Go on with a suspended task.
+    Resume(One),
+    /// End a task of one's own.
+    Complete(Complete),
+    /// End a task, one's own or, by permit, another's.
+    Revoke(Revoke),
+}
+
+/// What a task is about.
+#[derive(Args, Debug)]
+pub struct Open {
+    /// Why the task exists.
+    #[arg(long)]
+    purpose: Purpose,
+    /// What it may ask for: `tool:action[,action…][@resource[,resource…]]`. May be given several times.
+    #[arg(long = "access", required = true, value_parser = access)]
+    scope: Vec<Access>,
+    /// On whose behalf: a stable user id.
+    #[arg(long)]
+    on_behalf_of: Option<UserId>,
+    /// How long, such as `10m`: the task when opening, each credential when deciding.
+    #[arg(long)]
+    ttl: Option<Ttl>,
+    /// The task ends when no heartbeat comes for this long.
+    #[arg(long)]
+    heartbeat: Option<Ttl>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Which credential.
+#[derive(Args, Debug)]
+pub struct Issue {
+    /// The task.
+    task: TaskId,
+    /// The tool.
+    #[arg(long)]
+    tool: ToolName,
+    /// The action. May be given several times.
+    #[arg(long = "action", required = true)]
+    actions: Vec<Operation>,
+    /// The resource. May be given several times; none means the tool as a whole.
+    #[arg(long = "resource")]
+    resources: Vec<crate::model::access::ResourcePath>,
+    /// How long the credential should live.
+    #[arg(long)]
+    ttl: Option<Ttl>,
+    /// Print the token alone, for a pipe.
+    #[arg(long)]
+    token_only: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Which task.
+#[derive(Args, Debug)]
+pub struct One {
+    /// The task.
+    task: TaskId,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// How a task ends.
+#[derive(Args, Debug)]
+pub struct Complete {
+    /// The task.
+    task: TaskId,
+    /// How it went: `completed`, `failed` or `cancelled`.
+    #[arg(long, default_value = "completed", value_parser = ["completed", "failed", "cancelled"])]
+    outcome: String,
+    /// How long to wait for the receipts.
+    #[arg(long, default_value = "5s")]
+    wait: Ttl,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Why a task ends.
+#[derive(Args, Debug)]
+pub struct Revoke {
+    /// The task.
+    task: TaskId,
+    /// Why, for the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl TaskCommand {
+    /// Runs it.
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        match self {
+            Self::Open(open) => open.open(terminal).await,
+            Self::Decide(open) => open.decide(terminal).await,
+            Self::Issue(issue) => issue.run(terminal).await,
+            Self::Show(one) => {
+                let task = one
+                    .remote
+                    .client()?
+                    .get(&format!("/v1/tasks/{}", one.task))
+                    .await?;
+                print_task(terminal, &task)
+            }
+            Self::Beat(one) => one.post("heartbeat", terminal).await,
+            Self::Suspend(one) => one.post("suspend", terminal).await,
+            Self::Resume(one) => one.post("resume", terminal).await,
+            Self::Complete(complete) => {
+                let path = format!("/v1/tasks/{}/complete?wait={}", complete.task, complete.wait);
+                let ended = complete
+                    .remote
+                    .client()?
+                    .post(&path, json!({ "outcome": complete.outcome }))
+                    .await?;
+                print_ended(terminal, &ended)
+            }
+            Self::Revoke(revoke) => {
+                let path = format!("/v1/tasks/{}/revoke?wait=5s", revoke.task);
+                let ended = revoke
+                    .remote
+                    .client()?
+                    .post(&path, json!({ "reason": revoke.reason }))
+                    .await?;
+                print_ended(terminal, &ended)
+            }
+        }
+    }
+}
+
+impl Open {
+    fn scope(&self) -> anyhow::Result<Scope> {
+        Ok(Scope::new(self.scope.clone())?)
+    }
+
+    async fn open(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let body = without_nulls(json!({
+            "purpose": self.purpose,
+            "scope": self.scope()?,
+            "on_behalf_of": self.on_behalf_of,
+            "ttl": self.ttl,
+            "heartbeat": self.heartbeat,
+        }));
+        let task = self.remote.client()?.post("/v1/tasks", body).await?;
+        print_task(terminal, &task)
+    }
+
+    async fn decide(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let body = without_nulls(json!({
+            "purpose": self.purpose,
+            "scope": self.scope()?,
+            "on_behalf_of": self.on_behalf_of,
+            "ttl": self.ttl,
+        }));
+        let answer = self.remote.client()?.post("/v1/decisions", body).await?;
+        let verdicts = answer
+            .get("verdicts")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
+        let permitted = |verdict: &Value| verdict.get("permitted").and_then(Value::as_bool) == Some(true);
+        let all = verdicts.iter().all(permitted);
+        if terminal.is_json() {
+            terminal.value(&answer)?;
+        } else {
+            for verdict in &verdicts {
+                let (tone, word) = if permitted(verdict) {
+                    (Tone::Good, "permitted")
+                } else {
+                    (Tone::Bad, "denied")
+                };
+                let tool = verdict.pointer("/access/tool").map(text).unwrap_or_default();
+                let actions = verdict.pointer("/access/actions").map(text).unwrap_or_default();
+                let why = match verdict.get("reason").and_then(Value::as_str) {
+                    Some(reason) => reason.to_owned(),
+                    None => format!(
+                        "{}s, bounded by {}",
+                        field(verdict, "granted"),
+                        field(verdict, "bounded_by")
+                    ),
+                };
+                terminal.line(format!("{} {tool} {actions}: {why}", terminal.paint(tone, word)))?;
+            }
+        }
+        Ok(if all { Exit::Done } else { Exit::Denied })
+    }
+}
+
+impl Issue {
+    async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let body = without_nulls(json!({
+            "tool": self.tool,
+            "actions": self.actions,
+            "resources": self.resources,
+            "ttl": self.ttl,
+        }));
+        let path = format!("/v1/tasks/{}/credentials", self.task);
+        let issued = self.remote.client()?.post(&path, body).await?;
+        print_credential(terminal, &issued, self.token_only)
+    }
+}
+
+impl One {
+    async fn post(self, deed: &str, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let task = self
+            .remote
+            .client()?
+            .post(&format!("/v1/tasks/{}/{deed}", self.task), json!({}))
+            .await?;
+        print_task(terminal, &task)
+    }
+}
+
+fn print_task(terminal: &Terminal, task: &Value) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(task)?;
+    } else {
+        for name in [
+            "id",
+            "state",
+            "outcome",
+            "agent",
+            "purpose",
+            "on_behalf_of",
+            "opened_at",
+            "deadline",
+        ] {
+            if let Some(value) = task.get(name).filter(|value| !value.is_null()) {
+                terminal.line(format!(
+                    "{} {}",
+                    terminal.paint(Tone::Faint, &format!("{name:<12}")),
+                    text(value)
+                ))?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn print_ended(terminal: &Terminal, ended: &Value) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(ended)?;
+        return Ok(Exit::Done);
+    }
+    if let Some(task) = ended.get("task") {
+        print_task(terminal, task)?;
+    }
+    print_leases(
+        terminal,
+        ended
+            .get("leases")
+            .and_then(Value::as_array)
+            .map_or(&[], Vec::as_slice),
+    )
+}
+
+/// The text of a value, without the quotes of JSON.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// The text of a member; nothing when it is absent.
+pub(super) fn field(value: &Value, name: &str) -> String {
+    value.get(name).map(text).unwrap_or_default()
+}
+
+/// The object without members that are null: what was not said is not sent.
+pub(super) fn without_nulls(mut value: Value) -> Value {
+    if let Value::Object(members) = &mut value {
+        members.retain(|_, member| !member.is_null());
+    }
+    value
+}
+
+/// Reads `tool:action[,action…][@resource[,resource…]]`.
+pub(super) fn access(given: &str) -> Result<Access, String> {
+    let (tool, rest) = given
+        .split_once(':')
+        .ok_or("write `tool:action`, such as `crm:read@customers/42`")?;
+    let (actions, resources) = rest
+        .split_once('@')
+        .map_or((rest, None), |(actions, rest)| (actions, Some(rest)));
+    let tool = tool
+        .parse()
+        .map_err(|error: crate::model::name::InvalidName| error.to_string())?;
+    let actions = actions.split(',').map(str::parse).collect::<Result<_, _>>();
+    let resources = resources.map_or(Ok(Default::default()), |list| {
+        list.split(',').map(str::parse).collect()
+    });
+    let actions = actions.map_err(|error: crate::model::name::InvalidName| error.to_string())?;
+    let resources = resources.map_err(|error: crate::model::name::InvalidName| error.to_string())?;
+    Access::new(tool, actions, resources).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_an_access_from_one_word() {
+        let read = access("crm:read,comment@customers/42,orders").unwrap();
+        assert_eq!(read.tool().as_str(), "crm");
+        assert_eq!(read.actions().len(), 2);
+        assert_eq!(read.resources().len(), 2);
+        assert!(access("crm:read").unwrap().resources().is_empty());
+        for bad in ["crm", "crm:", "crm:read@", "CRM:read", "crm:read@a//b"] {
+            assert!(access(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The files of a small installation: a configuration, agents, tools, policies and a trust bundle.
+//!
+//! The same examples as in `config/`, written to a folder of one's own, so that the broker reads them
+//! the way it reads any installation.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::entropy::OsEntropy;
+use crate::keys::file::write_private;
+use crate::model::time::Timestamp;
+use crate::model::ttl::Ttl;
+
+use super::trust_domain::DevTrustDomain;
+
+/// The trust domain of the examples.
+pub const TRUST_DOMAIN: &str = "example.org";
+
+/// The agents of the examples, each with the path of its workload's SPIFFE ID.
+pub const WORKLOADS: [(&str, &str); 4] = [
+    ("support-bot", "/agents/support-bot"),
+    ("report-bot", "/agents/report-bot"),
+    ("ops-console", "/ops/console"),
+    ("crm-server", "/tools/crm"),
+];
+
+/// How long the evidence lives that the trust domain signs.
+pub const EVIDENCE_LIFE: Ttl = match Ttl::from_secs(300) {
+    Some(ttl) => ttl,
+    None => Ttl::MAX,
+};
+
+macro_rules! examples {
+    ($($path:literal),* $(,)?) => {
+        [$(($path, include_str!(concat!("../../config/", $path)))),*]
+    };
+}
+
+const EXAMPLES: [(&str, &str); 10] = examples![
+    "agents/support-bot.toml",
+    "agents/report-bot.toml",
+    "agents/ops-console.toml",
+    "agents/crm-server.toml",
+    "tools/crm.toml",
+    "tools/payments.toml",
+    "tools/reports.toml",
+    "policies/00-baseline.cedar",
+    "policies/10-dayfly.cedar",
+    "policies/20-grants.cedar",
+];
+
+/// A small installation on disk, with the trust domain that vouches for its workloads.
+pub struct Estate {
+    folder: PathBuf,
+    audience: String,
+    trust_domain: DevTrustDomain,
+}
+
+impl Estate {
+    /// Writes the files for a broker that listens on `listen`. The trust domain gets a new key.
+    pub fn lay_out(folder: &Path, listen: SocketAddr, entropy: &OsEntropy) -> anyhow::Result<Self> {
+        for (path, text) in EXAMPLES {
+            write(&folder.join(path), text)?;
+        }
+        let trust_domain = DevTrustDomain::generate(TRUST_DOMAIN.parse()?, entropy)?;
+        write(&folder.join("bundle.json"), &trust_domain.bundle())?;
+        let audience = format!("http://{listen}");
+        write(&folder.join("dayfly.toml"), &configuration(listen, &audience))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            audience,
+            trust_domain,
+        })
+    }
+
+    /// The configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.join("dayfly.toml")
+    }
+
+    /// Evidence for the workload of one of the agents, as it would get it from the Workload API.
+    pub async fn evidence(&self, agent: &str, now: Timestamp) -> anyhow::Result<String> {
+        let (_, path) = WORKLOADS
+            .iter()
+            .find(|(name, _)| *name == agent)
+            .context("no such agent")?;
+        Ok(self
+            .trust_domain
+            .svid(path, &self.audience, now, EVIDENCE_LIFE)
+            .await?)
+    }
+
+    /// Where the evidence of an agent's workload is written for the command line.
+    pub fn evidence_file(&self, agent: &str) -> PathBuf {
+        self.folder.join("evidence").join(format!("{agent}.jwt"))
+    }
+
+    /// Writes fresh evidence for every workload, readable by its owner alone.
+    pub async fn write_evidence(&self, now: Timestamp) -> anyhow::Result<()> {
+        for (agent, _) in WORKLOADS {
+            let path = self.evidence_file(agent);
+            parent(&path)?;
+            write_private(&path, self.evidence(agent, now).await?.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn configuration(listen: SocketAddr, issuer: &str) -> String {
+    format!(
+        "# Written anew at each start. Copy it, and what it names, to begin an installation of your own.\n\
+         [server]\n\
+         listen = \"{listen}\"\n\
+         public_url = \"{issuer}\"\n\n\
+         [[identity.trust_domain]]\n\
+         name = \"{TRUST_DOMAIN}\"\n\
+         bundle_file = \"bundle.json\"\n\n\
+         [registry]\n\
+         agents = \"agents\"\n\
+         tools = \"tools\"\n\n\
+         [policy]\n\
+         dirs = [\"policies\"]\n\n\
+         [ledger]\n\
+         kind = \"embedded\"\n\n\
+         [ledger.embedded]\n\
+         path = \"data/ledger.redb\"\n\n\
+         [journal]\n\
+         dir = \"data/journal\"\n\n\
+         [tokens]\n\
+         keys = \"data/keys\"\n\n\
+         [[provider]]\n\
+         name = \"jwt\"\n\
+         kind = \"jwt\"\n"
+    )
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    parent(path)?;
+    fs::write(path, text)
+}
+
+fn parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
