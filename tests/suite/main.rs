@@ -3,10 +3,24 @@
 //! Modules are marked `cfg(test)`, which is always so here, for clippy to see that they are tests.
 
 #[cfg(test)]
+mod architecture;
+#[cfg(test)]
 mod config_files;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod issue;
+#[cfg(test)]
 mod journal;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,318 @@
+//! How tasks and credentials end: at once for everybody, then at the provider, then with a proof.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dayfly::broker::error::BrokerError;
+use dayfly::broker::open::OpenOrder;
+use dayfly::journal::record::Verb;
+use dayfly::ledger::{Cursor, Filter, Page, Refusal};
+use dayfly::model::cutoff::Selector;
+use dayfly::model::lease::{Cause, LeaseState, Receipt};
+use dayfly::model::task::{Outcome, TaskState};
+use dayfly::model::ttl::Ttl;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::vending::Vending;
+use crate::world::{Plan, World, order};
+
+fn ended(state: &LeaseState) -> (Cause, Receipt) {
+    match state {
+        LeaseState::Ended { cause, receipt, .. } => (*cause, *receipt),
+        other => panic!("not ended: {other:?}"),
+    }
+}
+
+async fn feed(world: &World) -> Vec<Selector> {
+    let changes = world
+        .ledger
+        .changes(&Cursor::default(), Duration::ZERO)
+        .await
+        .unwrap();
+    changes
+        .cutoffs
+        .into_iter()
+        .map(|cutoff| cutoff.selector)
+        .collect()
+}
+
+#[tokio::test]
+async fn completing_a_task_ends_its_credentials_with_proofs() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    for _ in 0..3 {
+        world.issue("support-bot", task, "crm:read").await.unwrap();
+    }
+    let request = world.request();
+    let completing =
+        world
+            .broker
+            .complete(&caller, task, Outcome::Completed, Duration::from_secs(5), request);
+    let completed = tokio::select! {
+        completed = completing => completed.unwrap(),
+        () = world.broker.clone().reap(CancellationToken::new()) => unreachable!(),
+    };
+    assert!(matches!(
+        completed.task.state,
+        TaskState::Ended {
+            outcome: Outcome::Completed,
+            ..
+        }
+    ));
+    assert_eq!(completed.leases.len(), 3);
+    for lease in &completed.leases {
+        let (cause, receipt) = ended(&lease.state);
+        assert_eq!(cause, Cause::TaskEnded(Outcome::Completed));
+        assert_eq!(receipt, Receipt::DeniedAt { at: world.now() });
+    }
+    assert!(feed(&world).await.contains(&Selector::Task(task)));
+    assert_eq!(world.records(Verb::End).len(), 3);
+
+    let late = world.issue("support-bot", task, "crm:read").await;
+    assert!(matches!(late, Err(BrokerError::Refused(Refusal::TaskNotOpen(_)))));
+    let again = world
+        .broker
+        .complete(&caller, task, Outcome::Completed, Duration::ZERO, world.request())
+        .await;
+    assert!(again.is_ok(), "ending it again in the same way is no error");
+    let other = world
+        .broker
+        .complete(&caller, task, Outcome::Failed, Duration::ZERO, world.request())
+        .await;
+    assert!(matches!(
+        other,
+        Err(BrokerError::Refused(Refusal::TaskNotOpen(_)))
+    ));
+}
+
+#[tokio::test]
+async fn suspending_ends_what_is_live_and_resuming_begins_anew() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    world
+        .broker
+        .suspend(&caller, task, world.request())
+        .await
+        .unwrap();
+    assert!(feed(&world).await.contains(&Selector::Lease(issued.lease.id)));
+    let waiting = world.issue("support-bot", task, "crm:read").await;
+    assert!(matches!(
+        waiting,
+        Err(BrokerError::Refused(Refusal::TaskNotOpen(TaskState::Suspended)))
+    ));
+    world.broker.resume(&caller, task, world.request()).await.unwrap();
+    world.issue("support-bot", task, "crm:read").await.unwrap();
+    world.reap().await;
+    let first = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+    assert_eq!(ended(&first.state).0, Cause::TaskSuspended);
+}
+
+#[tokio::test]
+async fn a_task_ends_at_its_deadline_and_without_heartbeats() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let life = Some(Ttl::from_secs(600).unwrap());
+    let silent = OpenOrder {
+        ttl: life,
+        heartbeat: Ttl::from_secs(60),
+        ..order(&["crm:read"])
+    };
+    let silent = world
+        .broker
+        .open(&caller, silent, world.request())
+        .await
+        .unwrap()
+        .charter
+        .id;
+    let alive = OpenOrder {
+        ttl: life,
+        heartbeat: Ttl::from_secs(60),
+        ..order(&["crm:read"])
+    };
+    let alive = world
+        .broker
+        .open(&caller, alive, world.request())
+        .await
+        .unwrap()
+        .charter
+        .id;
+    let lease = world
+        .issue("support-bot", silent, "crm:read")
+        .await
+        .unwrap()
+        .lease
+        .id;
+
+    world.clock.advance(Duration::from_secs(59));
+    world.broker.beat(&caller, alive).await.unwrap();
+    world.clock.advance(Duration::from_secs(2));
+    world.reap().await;
+    let ledger = &world.ledger;
+    let state = |id| async move { ledger.task(id).await.unwrap().unwrap().state };
+    assert!(matches!(
+        state(silent).await,
+        TaskState::Ended {
+            outcome: Outcome::Lost,
+            ..
+        }
+    ));
+    assert_eq!(state(alive).await, TaskState::Open);
+    let lease = world.ledger.lease(lease).await.unwrap().unwrap();
+    assert_eq!(ended(&lease.state).0, Cause::TaskEnded(Outcome::Lost));
+
+    for _ in 0..18 {
+        world.clock.advance(Duration::from_secs(30));
+        let _ = world.broker.beat(&caller, alive).await;
+        world.reap().await;
+    }
+    assert!(matches!(
+        state(alive).await,
+        TaskState::Ended {
+            outcome: Outcome::Expired,
+            ..
+        }
+    ));
+}
+
+#[tokio::test]
+async fn a_credential_ends_at_its_own_time() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    world.clock.advance(Duration::from_secs(301));
+    world.reap().await;
+    let lease = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+    assert_eq!(
+        ended(&lease.state),
+        (
+            Cause::Expired,
+            Receipt::ExpiresAt {
+                at: issued.lease.expires_at
+            }
+        )
+    );
+    assert!(feed(&world).await.is_empty(), "what expired needs no cutoff");
+}
+
+#[tokio::test]
+async fn an_operator_ends_all_of_an_agent_and_others_may_not() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    let intruder = world.caller("report-bot").await;
+    let agent = "support-bot".parse().unwrap();
+    let refused = world
+        .broker
+        .revoke_agent(&intruder, agent, "because", world.request())
+        .await;
+    assert!(matches!(refused, Err(BrokerError::Denied { .. })));
+    let hidden = world
+        .broker
+        .revoke(&intruder, issued.lease.id, "because", world.request())
+        .await;
+    assert!(
+        matches!(hidden, Err(BrokerError::NoLease)),
+        "what is not the caller's to see does not exist"
+    );
+
+    let operator = world.caller("ops-console").await;
+    let agent = "support-bot".parse().unwrap();
+    let revoked = world
+        .broker
+        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .await
+        .unwrap();
+    assert_eq!(revoked.leases, 1);
+    world.reap().await;
+    let lease = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+    assert_eq!(ended(&lease.state).0, Cause::Cutoff);
+    let record = world.records(Verb::Revoke).pop().unwrap();
+    assert_eq!(record.reason.as_deref(), Some("incident 12"));
+
+    world.clock.advance(Duration::from_millis(1));
+    assert!(
+        world.issue("support-bot", task, "crm:read").await.is_ok(),
+        "a cutoff ends what was, not what comes"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_ends_its_own_lease() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    world
+        .broker
+        .revoke(&caller, issued.lease.id, "done with it", world.request())
+        .await
+        .unwrap();
+    world.reap().await;
+    let filter = Filter {
+        task: Some(task),
+        ..Filter::default()
+    };
+    let page = Page {
+        after: None,
+        limit: NonZeroUsize::MIN,
+    };
+    let found = world
+        .broker
+        .inspect_leases(
+            &caller,
+            Filter {
+                agent: Some("support-bot".parse().unwrap()),
+                ..filter
+            },
+            page,
+            world.request(),
+        )
+        .await;
+    assert_eq!(ended(&found.unwrap()[0].state).0, Cause::Revoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_ended_is_retried_then_stuck_and_never_dropped() {
+    let machine = Arc::new(Vending::default());
+    let world = World::of(Plan {
+        provider: Some(machine.clone()),
+        ..Plan::default()
+    });
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let lease = world
+        .issue("support-bot", task, "crm:read")
+        .await
+        .unwrap()
+        .lease
+        .id;
+    machine.break_down(true);
+    world
+        .broker
+        .complete(&caller, task, Outcome::Completed, Duration::ZERO, world.request())
+        .await
+        .unwrap();
+    let mut stuck = false;
+    for _ in 0..40 {
+        world.reap().await;
+        let state = world.ledger.lease(lease).await.unwrap().unwrap().state;
+        stuck |= matches!(state, LeaseState::Stuck(_));
+        assert!(
+            !matches!(state, LeaseState::Ended { .. }),
+            "nothing closes it but proof"
+        );
+        world.clock.advance(Duration::from_secs(60));
+    }
+    assert!(stuck);
+    assert_eq!(machine.outside().len(), 1);
+    machine.break_down(false);
+    world.clock.advance(Duration::from_secs(300));
+    world.reap().await;
+    let state = world.ledger.lease(lease).await.unwrap().unwrap().state;
+    assert!(matches!(ended(&state).1, Receipt::VerifiedAbsent { .. }));
+    assert!(machine.outside().is_empty());
+}

@@ -1,0 +1,350 @@
+//! The API as its callers see it: who gets in, what they get, and the shape of every refusal.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode, header};
+use axum::response::Response;
+use dayfly::http::{self, HttpState, IDEMPOTENCY_KEY, Limits, REQUEST_ID};
+use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::telemetry;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::world::{ISSUER, World};
+
+struct Api {
+    world: World,
+    router: Router,
+    stop: CancellationToken,
+}
+
+impl Api {
+    fn new() -> Self {
+        let world = World::new();
+        let (keys, stop) = (Arc::clone(&world.keys), CancellationToken::new());
+        let state = HttpState {
+            broker: Arc::clone(&world.broker),
+            jwks: Arc::new(move || keys.jwks()),
+            issuer: ISSUER.into(),
+            metrics: telemetry::init_metrics().unwrap(),
+            tracker: TaskTracker::new(),
+            stop: stop.clone(),
+        };
+        let limits = Limits {
+            body: 4096,
+            concurrency: NonZeroUsize::new(8).unwrap(),
+            request: Duration::from_secs(10),
+            drain: Duration::from_secs(1),
+        };
+        let router = http::router(state, &limits);
+        Self { world, router, stop }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn request(&self, agent: &str, method: &str, path: &str, body: Option<Value>) -> Request<Body> {
+        let evidence = format!("Bearer {}", self.world.evidence(agent).await.expose());
+        let builder = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, evidence);
+        match body {
+            Some(body) => builder
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.to_string().into()),
+            None => builder.body(Body::empty()),
+        }
+        .unwrap()
+    }
+
+    async fn get(&self, agent: &str, path: &str) -> (StatusCode, Value) {
+        read(self.send(self.request(agent, "GET", path, None).await).await).await
+    }
+
+    async fn post(&self, agent: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        read(
+            self.send(self.request(agent, "POST", path, Some(body)).await)
+                .await,
+        )
+        .await
+    }
+
+    /// A task of support-bot that may read the CRM.
+    async fn open(&self) -> String {
+        let body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
+        let (status, task) = self.post("support-bot", "/v1/tasks", body).await;
+        assert_eq!(status, 201, "{task}");
+        task["id"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn read(response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+fn slug(problem: &Value) -> &str {
+    problem["type"].as_str().unwrap().rsplit('/').next().unwrap()
+}
+
+#[tokio::test]
+async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else() {
+    let api = Api::new();
+    let described: Value = serde_json::from_str(&http::openapi()).unwrap();
+    let stranger = format!("Bearer {}", api.world.evidence_of("nobody").await.expose());
+    let mut asked = 0;
+    for (path, item) in described["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(path, _)| path.starts_with("/v1/"))
+    {
+        for method in item.as_object().unwrap().keys() {
+            let path = path.replace("{id}", "x").replace("{name}", "x");
+            let request = || {
+                Request::builder()
+                    .method(method.to_uppercase().as_str())
+                    .uri(&path)
+            };
+            let response = api.send(request().body(Body::empty()).unwrap()).await;
+            assert_eq!(
+                response.headers()[header::WWW_AUTHENTICATE],
+                "Bearer",
+                "{method} {path}"
+            );
+            let (status, problem) = read(response).await;
+            assert_eq!(
+                (status.as_u16(), slug(&problem)),
+                (401, "unidentified"),
+                "{method} {path}"
+            );
+            let known = request()
+                .header(header::AUTHORIZATION, &stranger)
+                .body(Body::empty())
+                .unwrap();
+            let (status, problem) = read(api.send(known).await).await;
+            assert_eq!(
+                (status.as_u16(), slug(&problem)),
+                (403, "not-admitted"),
+                "{method} {path}"
+            );
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 21);
+    assert_eq!(
+        api.world.records(Verb::Attest).len(),
+        1,
+        "one stranger is one sighting"
+    );
+}
+
+#[tokio::test]
+async fn a_credential_lives_and_ends_over_http() {
+    let api = Api::new();
+    let task = api.open().await;
+    let path = format!("/v1/tasks/{task}/credentials");
+    let ask = json!({"tool": "crm", "actions": ["read"], "resources": ["customers/42"], "ttl": "1h"});
+    let response = api
+        .send(api.request("support-bot", "POST", &path, Some(ask)).await)
+        .await;
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    assert!(
+        response.headers()[REQUEST_ID]
+            .to_str()
+            .unwrap()
+            .starts_with("req_")
+    );
+    let (status, issued) = read(response).await;
+    assert_eq!(status, 201, "{issued}");
+    assert_eq!(issued["credential"]["type"], "bearer_token");
+    assert_eq!(
+        (&issued["requested"], &issued["bounded_by"]),
+        (&json!(3600), &json!("policy"))
+    );
+    let lease = format!("/v1/leases/{}", issued["lease"]["id"].as_str().unwrap());
+    let (_, shown) = api.get("support-bot", &lease).await;
+    assert_eq!(shown["state"], "active");
+    assert!(
+        !shown
+            .to_string()
+            .contains(issued["credential"]["token"].as_str().unwrap())
+    );
+
+    let (status, ended) = api
+        .post(
+            "support-bot",
+            &format!("/v1/tasks/{task}/complete"),
+            json!({"outcome": "completed"}),
+        )
+        .await;
+    assert_eq!(
+        (status.as_u16(), &ended["task"]["outcome"]),
+        (200, &json!("completed")),
+        "{ended}"
+    );
+    assert_eq!(
+        (&ended["settled"], &ended["leases"][0]["cause"]),
+        (&json!(false), &json!("task_completed"))
+    );
+    api.world.reap().await;
+    let (_, shown) = api.get("support-bot", &lease).await;
+    assert_eq!(
+        (&shown["state"], &shown["proof"]),
+        (&json!("ended"), &json!("denied_at"))
+    );
+    let (status, problem) = api
+        .post("support-bot", &path, json!({"tool": "crm", "actions": ["read"]}))
+        .await;
+    assert_eq!((status.as_u16(), slug(&problem)), (409, "task-not-open"));
+}
+
+#[tokio::test]
+async fn what_is_anothers_looks_like_what_is_not_there() {
+    let api = Api::new();
+    let task = api.open().await;
+    let unknown = "tsk_".to_owned() + &"0".repeat(26);
+    let mut answers = Vec::new();
+    for id in [task.as_str(), unknown.as_str(), "nonsense"] {
+        let (status, mut problem) = api.get("report-bot", &format!("/v1/tasks/{id}")).await;
+        assert!(problem["request_id"].take().is_string());
+        answers.push((status, problem));
+    }
+    assert_eq!(answers[0].0, 404);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn the_registry_is_for_those_who_may_and_ones_own_entry_for_everybody() {
+    let api = Api::new();
+    assert_eq!(api.get("support-bot", "/v1/agents/support-bot").await.0, 200);
+    assert_eq!(api.get("support-bot", "/v1/agents/report-bot").await.0, 404);
+    assert_eq!(api.get("support-bot", "/v1/tools/crm").await.0, 404);
+    let (status, problem) = api.get("support-bot", "/v1/leases?agent=*").await;
+    assert_eq!((status.as_u16(), slug(&problem)), (403, "denied"));
+    let records = api.world.records(Verb::Inspect);
+    let record = records
+        .iter()
+        .find(|record| problem["decision"] == json!(record.decision))
+        .unwrap();
+    assert_eq!(record.result, Outcome::Denied);
+
+    let (status, tools) = api.get("ops-console", "/v1/tools").await;
+    assert_eq!(status, 200);
+    assert!(
+        tools["tools"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|tool| tool["name"] == "crm"),
+        "{tools}"
+    );
+}
+
+#[tokio::test]
+async fn a_repeated_order_opens_one_task_and_a_changed_one_is_refused() {
+    let api = Api::new();
+    let send = async |body: Value| {
+        let mut request = api.request("support-bot", "POST", "/v1/tasks", Some(body)).await;
+        request
+            .headers_mut()
+            .insert(IDEMPOTENCY_KEY, "ticket-4711".parse().unwrap());
+        read(api.send(request).await).await
+    };
+    let order = json!({"purpose": "a", "scope": [{"tool": "crm", "actions": ["read"]}], "ttl": "5m"});
+    let same =
+        json!({"ttl": 300, "scope": [{"actions": ["read"], "resources": [], "tool": "crm"}], "purpose": "a"});
+    let first = send(order.clone()).await.1["id"].take();
+    assert!(first.is_string());
+    assert_eq!(send(same).await.1["id"], first);
+    let (status, problem) = send(json!({"purpose": "b", "scope": order["scope"]})).await;
+    assert_eq!((status.as_u16(), slug(&problem)), (422, "key-reused"));
+}
+
+#[tokio::test]
+async fn followers_learn_of_a_kill_order_by_poll_and_by_stream() {
+    let api = Api::new();
+    let task = api.open().await;
+    let ask = json!({"tool": "crm", "actions": ["read"]});
+    assert_eq!(
+        api.post("support-bot", &format!("/v1/tasks/{task}/credentials"), ask)
+            .await
+            .0,
+        201
+    );
+    let order = json!({"agent": "support-bot", "reason": "its key leaked"});
+    assert_eq!(
+        api.post("support-bot", "/v1/revocations", order.clone()).await.0,
+        403
+    );
+    let (status, revoked) = api.post("ops-console", "/v1/revocations", order).await;
+    assert_eq!(
+        (status.as_u16(), &revoked["leases"]),
+        (200, &json!(1)),
+        "{revoked}"
+    );
+
+    assert_eq!(api.get("support-bot", "/v1/revocations").await.0, 403);
+    let (_, feed) = api.get("crm-server", "/v1/revocations?wait=0").await;
+    assert_eq!(
+        feed["cutoffs"][0]["selector"],
+        json!({"kind": "agent", "id": "support-bot"}),
+        "{feed}"
+    );
+    let cursor = feed["cursor"].as_str().unwrap();
+    let (_, rest) = api
+        .get("crm-server", &format!("/v1/revocations?cursor={cursor}"))
+        .await;
+    assert_eq!(rest["cutoffs"], json!([]));
+    assert_eq!(api.get("crm-server", "/v1/revocations?cursor=%21").await.0, 400);
+
+    let mut request = api.request("crm-server", "GET", "/v1/revocations", None).await;
+    request
+        .headers_mut()
+        .insert(header::ACCEPT, "text/event-stream".parse().unwrap());
+    let mut stream = api.send(request).await.into_body().into_data_stream();
+    let event = String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(
+        event.contains("event: cutoffs") && event.contains("support-bot"),
+        "{event}"
+    );
+    assert!(event.contains(&format!("id: {cursor}")), "{event}");
+    api.world.clock.advance(Duration::from_secs(301));
+    assert!(stream.next().await.is_none(), "the evidence has expired");
+}
+
+#[tokio::test]
+async fn readiness_follows_the_journal_and_the_shutdown() {
+    let api = Api::new();
+    let ready = async || {
+        api.send(Request::get("/readyz").body(Body::empty()).unwrap())
+            .await
+            .status()
+    };
+    // The ledger and the journal have threads of their own, so time stands still only to be moved.
+    let later = async || {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::resume();
+    };
+    assert_eq!(ready().await, 200);
+    api.world.journal.fail(true);
+    assert_eq!(ready().await, 200, "an answer holds for a second");
+    later().await;
+    assert_eq!(ready().await, 503);
+    api.world.journal.fail(false);
+    later().await;
+    assert_eq!(ready().await, 200);
+    api.stop.cancel();
+    assert_eq!(ready().await, 503);
+}

@@ -1,0 +1,369 @@
+//! What a credential is, what bounds it, and what it takes to get one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dayfly::broker::error::BrokerError;
+use dayfly::broker::issue::IssueOrder;
+use dayfly::broker::open::OpenOrder;
+use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::keys::jose::Unverified;
+use dayfly::ledger::IdempotencyKey;
+use dayfly::model::lease::{Cause, Ending, LeaseState};
+use dayfly::model::task::Outcome as TaskOutcome;
+use dayfly::model::token::AccessToken;
+use dayfly::model::ttl::{Bound, Ttl};
+
+use crate::world::gated::{Counter, Gated};
+use crate::world::{ISSUER, Plan, World, access, order, token};
+
+fn ttl(seconds: u32) -> Ttl {
+    Ttl::from_secs(seconds).unwrap()
+}
+
+#[tokio::test]
+async fn a_permitted_access_becomes_a_token_for_one_tool() {
+    let world = World::new();
+    let task = world
+        .open("support-bot", &["crm:read,comment@customers/42"])
+        .await;
+    let issued = world
+        .issue("support-bot", task.charter.id, "crm:read@customers/42")
+        .await
+        .unwrap();
+
+    let jws = Unverified::parse(token(&issued), 8192).unwrap();
+    jws.verify_with(&world.keys.key_set()).unwrap();
+    assert!(jws.header().is_typ("at+jwt"));
+    let claims: AccessToken = jws.claims().unwrap();
+    assert_eq!(
+        (claims.iss.as_str(), claims.aud.as_str()),
+        (ISSUER, "https://crm.example.org")
+    );
+    assert!(claims.permits(&"read".parse().unwrap(), Some(&"customers/42".parse().unwrap())));
+    assert!(!claims.permits(
+        &"comment".parse().unwrap(),
+        Some(&"customers/42".parse().unwrap())
+    ));
+    assert!(!claims.permits(&"read".parse().unwrap(), Some(&"customers/43".parse().unwrap())));
+    assert!(
+        !token(&issued).contains("ticket"),
+        "the purpose stays in the journal"
+    );
+    assert_eq!(issued.lease.ending, Ending::DenyListed);
+
+    let record = world.records(Verb::Issue).pop().unwrap();
+    assert_eq!(record.result, Outcome::Permitted);
+    assert_eq!(record.lease, Some(issued.lease.id));
+    assert_eq!(record.purpose.as_deref(), Some("answer ticket 4711"));
+    assert_eq!(record.policies.len(), 1, "{:?}", record.policies);
+    assert!(record.revision.is_some() && record.attested.is_some() && record.request.is_some());
+}
+
+#[tokio::test]
+async fn one_issue_is_one_round_trip_to_the_ledger() {
+    let counter = Arc::new(Counter::default());
+    let gate = counter.clone();
+    let world = World::of(Plan {
+        ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate })),
+        ..Plan::default()
+    });
+    let task = world.open("support-bot", &["crm:read"]).await;
+    counter.take();
+    world
+        .issue("support-bot", task.charter.id, "crm:read")
+        .await
+        .unwrap();
+    assert_eq!(counter.take(), ["reserve"]);
+}
+
+#[tokio::test]
+async fn the_shortest_bound_is_granted_and_named() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let open = |life: u32| OpenOrder {
+        ttl: Some(ttl(life)),
+        ..order(&["crm:read", "payments:read"])
+    };
+    let long = world
+        .broker
+        .open(&caller, open(7200), world.request())
+        .await
+        .unwrap()
+        .charter
+        .id;
+    let short = world
+        .broker
+        .open(&caller, open(90), world.request())
+        .await
+        .unwrap()
+        .charter
+        .id;
+    for (task, wanted, asked, granted, by) in [
+        (long, "crm:read", Some(60), 60, Bound::Requested),
+        (long, "crm:read", None, 300, Bound::Default),
+        (long, "crm:read", Some(86_400), 600, Bound::Policy),
+        (long, "payments:read", Some(86_400), 300, Bound::Policy),
+        (short, "crm:read", Some(3600), 90, Bound::Task),
+    ] {
+        let order = IssueOrder {
+            task,
+            access: access(wanted),
+            ttl: asked.map(ttl),
+            key: None,
+        };
+        let issued = world
+            .broker
+            .issue(caller.clone(), order, world.request())
+            .await
+            .unwrap();
+        assert_eq!(
+            (issued.granted.ttl, issued.granted.by),
+            (ttl(granted), by),
+            "{wanted} for {asked:?}"
+        );
+        assert_eq!(
+            issued.lease.expires_at,
+            world.now().plus(Duration::from_secs(granted.into()))
+        );
+        if let Some(asked) = asked {
+            assert_eq!(
+                issued.requested,
+                ttl(asked),
+                "what was asked for is never silently cut"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_credential_can_be_bound_to_the_evidence() {
+    let settings = dayfly::broker::Settings {
+        bind_to_attestation: true,
+        ..Default::default()
+    };
+    let world = World::of(Plan {
+        settings,
+        ..Plan::default()
+    });
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    world.clock.advance(Duration::from_secs(200));
+    let order = IssueOrder {
+        task,
+        access: access("crm:read"),
+        ttl: None,
+        key: None,
+    };
+    let issued = world.broker.issue(caller, order, world.request()).await.unwrap();
+    assert_eq!(
+        (issued.granted.ttl, issued.granted.by),
+        (ttl(100), Bound::Attestation)
+    );
+}
+
+#[tokio::test]
+async fn denials_say_why_and_are_on_record() {
+    let world = World::new();
+    let task = world
+        .open(
+            "report-bot",
+            &["payments:read", "crm:read", "nothing:read", "reports:erase"],
+        )
+        .await
+        .charter
+        .id;
+    for (wanted, reason) in [
+        (
+            "payments:read",
+            "restricted data takes an agent of autonomy level 3 or higher",
+        ),
+        ("crm:read", "no policy permits this"),
+        ("nothing:read", "no policy permits this"),
+        ("reports:erase", "no policy permits this"),
+        ("reports:read", "this is outside the scope of the task"),
+    ] {
+        let before = world.records(Verb::Issue).len();
+        let Err(BrokerError::Denied {
+            decision,
+            reason: told,
+            approval,
+        }) = world.issue("report-bot", task, wanted).await
+        else {
+            panic!("{wanted} was not denied");
+        };
+        assert_eq!((told.as_str(), approval), (reason, None), "{wanted}");
+        let records = world.records(Verb::Issue);
+        assert_eq!(records.len(), before + 1);
+        let record = records.last().unwrap();
+        assert_eq!(
+            (record.result, record.decision),
+            (Outcome::Denied, Some(decision))
+        );
+        assert_eq!(record.reason.as_deref(), Some(reason));
+    }
+}
+
+#[tokio::test]
+async fn what_needs_an_approval_is_not_issued_without_one() {
+    let world = World::new();
+    let task = world
+        .open("support-bot", &["crm:export@customers"])
+        .await
+        .charter
+        .id;
+    let denied = world.issue("support-bot", task, "crm:export@customers").await;
+    assert!(
+        matches!(denied, Err(BrokerError::Denied { approval: Some(role), .. }) if role.as_str() == "data-steward")
+    );
+}
+
+#[tokio::test]
+async fn another_agents_task_does_not_exist() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let caller = world.caller("report-bot").await;
+    assert!(matches!(
+        world.issue("report-bot", task, "crm:read").await,
+        Err(BrokerError::NoTask)
+    ));
+    assert!(matches!(
+        world.broker.beat(&caller, task).await,
+        Err(BrokerError::NoTask)
+    ));
+    assert!(matches!(
+        world.broker.inspect_task(&caller, task, world.request()).await,
+        Err(BrokerError::NoTask)
+    ));
+    let ended = world
+        .broker
+        .complete(
+            &caller,
+            task,
+            TaskOutcome::Failed,
+            Duration::ZERO,
+            world.request(),
+        )
+        .await;
+    assert!(matches!(ended, Err(BrokerError::NoTask)));
+    assert!(world.issue("support-bot", task, "crm:read").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_repeated_order_ends_the_credential_that_nobody_got() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let key = IdempotencyKey::new(&caller.agent().name, "attempt-1", b"crm:read");
+    let order = IssueOrder {
+        task,
+        access: access("crm:read"),
+        ttl: None,
+        key: Some(key),
+    };
+    let mut last = None;
+    for _ in 0..3 {
+        let issued = world
+            .broker
+            .issue(caller.clone(), order.clone(), world.request())
+            .await
+            .unwrap();
+        if let Some(before) = last.replace(issued.lease.id) {
+            let before = world.ledger.lease(before).await.unwrap().unwrap();
+            assert!(
+                matches!(before.state, LeaseState::Revoking(effort) if effort.cause == Cause::Superseded)
+            );
+        }
+    }
+    let other = IdempotencyKey::new(&caller.agent().name, "attempt-1", b"crm:comment");
+    let order = IssueOrder {
+        key: Some(other),
+        ..order
+    };
+    let refused = world.broker.issue(caller, order, world.request()).await;
+    assert!(matches!(
+        refused,
+        Err(BrokerError::Refused(dayfly::ledger::Refusal::KeyReused))
+    ));
+}
+
+#[tokio::test]
+async fn renewing_is_deciding_anew() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    world.clock.advance(Duration::from_secs(240));
+    let caller_now = world.caller("support-bot").await;
+    let renewed = world
+        .broker
+        .renew(caller_now, issued.lease.id, None, world.request())
+        .await
+        .unwrap();
+    assert_eq!(renewed.lease.id, issued.lease.id);
+    assert_eq!(
+        renewed.lease.expires_at,
+        world.now().plus(Duration::from_secs(300))
+    );
+    assert_eq!(world.records(Verb::Renew).len(), 1);
+
+    let foreign = world.caller("report-bot").await;
+    assert!(matches!(
+        world
+            .broker
+            .renew(foreign, issued.lease.id, None, world.request())
+            .await,
+        Err(BrokerError::NoLease)
+    ));
+    world
+        .broker
+        .complete(
+            &caller,
+            task,
+            TaskOutcome::Completed,
+            Duration::ZERO,
+            world.request(),
+        )
+        .await
+        .unwrap();
+    let late = world
+        .broker
+        .renew(caller, issued.lease.id, None, world.request())
+        .await;
+    assert!(matches!(late, Err(BrokerError::Refused(_))), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_preflight_tells_and_does_nothing() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let order = dayfly::broker::decide::DecideOrder {
+        purpose: "look ahead".parse().unwrap(),
+        scope: order(&["crm:read", "crm:delete", "crm:export@customers"]).scope,
+        on_behalf_of: None,
+        ttl: None,
+    };
+    let verdicts = world
+        .broker
+        .decide(&caller, order, world.request())
+        .await
+        .unwrap();
+    let outcomes: Vec<_> = verdicts
+        .iter()
+        .map(|verdict| verdict.outcome.as_ref().map(|bounded| bounded.ttl))
+        .collect();
+    assert_eq!(outcomes[0], Ok(ttl(300)));
+    assert_eq!(outcomes[1].as_ref().unwrap_err().reason, "no policy permits this");
+    assert_eq!(
+        outcomes[2]
+            .as_ref()
+            .unwrap_err()
+            .approval
+            .as_ref()
+            .unwrap()
+            .as_str(),
+        "data-steward"
+    );
+    assert_eq!(world.records(Verb::Decide).len(), 3);
+    assert!(world.records(Verb::Issue).is_empty() && world.records(Verb::Open).is_empty());
+}

@@ -1,0 +1,279 @@
+//! A whole broker in memory: real policies, real evidence, real tokens; time that moves when told.
+//!
+//! Nothing here forges a witness. A caller comes from evidence that a test trust domain signed, a
+//! permit from the policies in `config/`, a token from a key ring.
+
+pub(crate) mod gated;
+pub(crate) mod tripwire;
+pub(crate) mod vending;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dayfly::app::rules;
+use dayfly::broker::error::BrokerError;
+use dayfly::broker::issue::{IssueOrder, Issued};
+use dayfly::broker::open::OpenOrder;
+use dayfly::broker::rules::Rules;
+use dayfly::broker::{Broker, Parts, Settings};
+use dayfly::clock::{Clock, ManualClock};
+use dayfly::config;
+use dayfly::dev::trust_domain::DevTrustDomain;
+use dayfly::entropy::OsEntropy;
+use dayfly::identity::Evidence;
+use dayfly::identity::claims::{Audiences, Skew, Terms};
+use dayfly::identity::jwt_svid::{JwtSvid, Trusted};
+use dayfly::identity::key_source::{Freshness, Origin};
+use dayfly::identity::verifiers::{CacheConfig, Verifiers};
+use dayfly::journal::Journal;
+use dayfly::journal::memory::MemoryJournal;
+use dayfly::journal::note::NoteSigner;
+use dayfly::journal::record::{Record, Verb};
+use dayfly::keys::Algorithm;
+use dayfly::keys::key_ring::KeyRing;
+use dayfly::keys::ring_keys::RingSigner;
+use dayfly::ledger::Ledger;
+use dayfly::ledger::embedded::{self, Embedded};
+use dayfly::model::access::Access;
+use dayfly::model::credential::Credential;
+use dayfly::model::ids::{RequestId, TaskId};
+use dayfly::model::task::Task;
+use dayfly::model::time::Timestamp;
+use dayfly::model::ttl::Ttl;
+use dayfly::provider::jwt::JwtProvider;
+use dayfly::provider::{Provider, Providers};
+use dayfly::registry::Caller;
+
+pub(crate) const ISSUER: &str = "https://dayfly.example.org";
+/// A Sunday morning, within the hours of the example policies.
+pub(crate) const MORNING: Timestamp = Timestamp::from_secs(1_795_338_000);
+
+/// The agents of the example registry and the paths of their workloads.
+const WORKLOADS: [(&str, &str); 4] = [
+    ("support-bot", "agents/support-bot"),
+    ("report-bot", "agents/report-bot"),
+    ("ops-console", "ops/console"),
+    ("crm-server", "tools/crm"),
+];
+
+pub(crate) struct World {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) trust_domain: DevTrustDomain,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) broker: Arc<Broker>,
+}
+
+/// Something that stands around a part.
+type Around<T> = Box<dyn FnOnce(Arc<T>) -> Arc<T>>;
+
+/// What a world is made of when it is not the usual.
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    /// Stands around the ledger.
+    pub(crate) ledger: Around<dyn Ledger>,
+    /// Stands around the journal.
+    pub(crate) journal: Around<dyn Journal>,
+    /// Mints in place of the JWT provider.
+    pub(crate) provider: Option<Arc<dyn Provider>>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            ledger: Box::new(|ledger| ledger),
+            journal: Box::new(|journal| journal),
+            provider: None,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::of(Plan::default())
+    }
+
+    pub(crate) fn of(plan: Plan) -> Self {
+        let entropy = OsEntropy::new();
+        let clock = Arc::new(ManualClock::at(MORNING));
+        let trust_domain = DevTrustDomain::generate("example.org".parse().unwrap(), &entropy).unwrap();
+        let journal = Arc::new(MemoryJournal::new(
+            NoteSigner::from_seed("dayfly.example.org/journal", &[7; 32]).unwrap(),
+        ));
+        let embedded = Embedded::in_memory(embedded::Config::default()).unwrap();
+        let ledger = (plan.ledger)(Arc::new(embedded));
+        let signer = RingSigner::generate(Algorithm::Es256, &entropy).unwrap();
+        let keys = Arc::new(KeyRing::of(Arc::new(signer)));
+        let provider = plan.provider.unwrap_or_else(|| {
+            Arc::new(JwtProvider::new(ISSUER, keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap())
+        });
+        let broker = broker(
+            &clock,
+            &trust_domain,
+            &ledger,
+            (plan.journal)(journal.clone()),
+            provider,
+            plan.settings,
+        );
+        Self {
+            clock,
+            journal,
+            ledger,
+            trust_domain,
+            keys,
+            broker,
+        }
+    }
+
+    /// The same installation after its process died: nothing in memory is left but what is outside.
+    pub(crate) fn restarted(&self, provider: Arc<dyn Provider>) -> Arc<Broker> {
+        let settings = Settings::default();
+        broker(
+            &self.clock,
+            &self.trust_domain,
+            &self.ledger,
+            self.journal.clone(),
+            provider,
+            settings,
+        )
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) async fn evidence(&self, agent: &str) -> Evidence {
+        let (_, path) = WORKLOADS.iter().find(|(name, _)| *name == agent).unwrap();
+        self.evidence_of(path).await
+    }
+
+    /// Evidence of a workload that no agent needs to match.
+    pub(crate) async fn evidence_of(&self, path: &str) -> Evidence {
+        let svid = self
+            .trust_domain
+            .svid(path, ISSUER, self.now(), Ttl::from_secs(300).unwrap())
+            .await
+            .unwrap();
+        Evidence::bearer(&svid).unwrap()
+    }
+
+    pub(crate) fn request(&self) -> RequestId {
+        self.broker.request_id().unwrap()
+    }
+
+    pub(crate) async fn caller(&self, agent: &str) -> Caller {
+        self.broker
+            .attest(&self.evidence(agent).await, self.request())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn open(&self, agent: &str, accesses: &[&str]) -> Task {
+        self.broker
+            .open(&self.caller(agent).await, order(accesses), self.request())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn issue(&self, agent: &str, task: TaskId, wanted: &str) -> Result<Issued, BrokerError> {
+        let order = IssueOrder {
+            task,
+            access: access(wanted),
+            ttl: None,
+            key: None,
+        };
+        self.broker
+            .issue(self.caller(agent).await, order, self.request())
+            .await
+    }
+
+    /// Sweeps until nothing is due.
+    pub(crate) async fn reap(&self) {
+        while self.broker.sweep().await.unwrap().claimed > 0 {}
+    }
+
+    pub(crate) fn records(&self, verb: Verb) -> Vec<Record> {
+        let records = self.journal.records().unwrap();
+        records.into_iter().filter(|record| record.verb == verb).collect()
+    }
+}
+
+fn broker(
+    clock: &Arc<ManualClock>,
+    trust_domain: &DevTrustDomain,
+    ledger: &Arc<dyn Ledger>,
+    journal: Arc<dyn Journal>,
+    provider: Arc<dyn Provider>,
+    settings: Settings,
+) -> Arc<Broker> {
+    let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
+    let (ruleset, _) = rules::load(&configuration(), &providers).unwrap();
+    Arc::new(Broker::new(Parts {
+        clock: clock.clone(),
+        entropy: Arc::new(OsEntropy::new()),
+        verifiers: Arc::new(verifiers(trust_domain)),
+        rules: Arc::new(Rules::new(ruleset)),
+        ledger: ledger.clone(),
+        providers,
+        journal,
+        settings,
+    }))
+}
+
+fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {
+    let trusted = Trusted {
+        trust_domain: trust_domain.name().clone(),
+        bundle: Origin::Inline(trust_domain.bundle()),
+        freshness: Freshness::default(),
+    };
+    let terms = Terms {
+        audiences: Audiences::new([ISSUER]).unwrap(),
+        skew: Skew::default(),
+        longest_life: JwtSvid::LONGEST_LIFE,
+    };
+    Verifiers::new(
+        vec![Arc::new(JwtSvid::new([trusted], terms).unwrap())],
+        CacheConfig::default(),
+    )
+}
+
+/// The example policies, agents and tools.
+fn configuration() -> config::Config {
+    let text = "[[identity.trust_domain]]\nname = \"example.org\"\nbundle_file = \"unused.json\"\n";
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    config::parse("dayfly.toml", &base, text).unwrap()
+}
+
+pub(crate) fn order(accesses: &[&str]) -> OpenOrder {
+    OpenOrder {
+        purpose: "answer ticket 4711".parse().unwrap(),
+        scope: dayfly::model::access::Scope::new(accesses.iter().map(|text| access(text)).collect()).unwrap(),
+        on_behalf_of: None,
+        ttl: None,
+        heartbeat: None,
+        key: None,
+    }
+}
+
+/// Reads `tool:action[,action…][@resource[,resource…]]`.
+pub(crate) fn access(text: &str) -> Access {
+    let (tool, rest) = text.split_once(':').unwrap();
+    let (actions, resources) = rest.split_once('@').map_or((rest, None), |(a, r)| (a, Some(r)));
+    Access::new(
+        tool.parse().unwrap(),
+        actions.split(',').map(|action| action.parse().unwrap()).collect(),
+        resources
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .map(|path| path.parse().unwrap())
+            .collect(),
+    )
+    .unwrap()
+}
+
+pub(crate) fn token(issued: &Issued) -> &str {
+    let Credential::Bearer(secret) = &issued.credential;
+    secret.expose()
+}

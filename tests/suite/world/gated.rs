@@ -1,0 +1,138 @@
+//! A ledger behind a gate: calls can be counted, or never come back, as when the process dies.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dayfly::ledger::{
+    Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
+    Settlement,
+};
+use dayfly::model::cutoff::Cutoff;
+use dayfly::model::ids::{LeaseId, TaskId};
+use dayfly::model::lease::{Cause, Handle, Lease};
+use dayfly::model::task::{Task, TaskChange};
+use dayfly::model::time::Timestamp;
+
+/// Calls that pass a gate before and after they reach the ledger.
+#[async_trait]
+pub(crate) trait Gate: Send + Sync + 'static {
+    /// Before the ledger is asked.
+    async fn before(&self, call: &'static str);
+    /// After it did what it was asked to, before the answer arrives.
+    async fn after(&self, call: &'static str);
+}
+
+/// A ledger behind a gate.
+pub(crate) struct Gated<G> {
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) gate: Arc<G>,
+}
+
+/// Notes each call.
+#[derive(Default)]
+pub(crate) struct Counter(Mutex<Vec<&'static str>>);
+
+impl Counter {
+    /// The calls since the last time, in order.
+    pub(crate) fn take(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Gate for Counter {
+    async fn before(&self, call: &'static str) {
+        self.0.lock().unwrap().push(call);
+    }
+
+    async fn after(&self, _: &'static str) {}
+}
+
+macro_rules! pass {
+    ($self:ident, $name:literal, $call:expr) => {{
+        $self.gate.before($name).await;
+        let answer = $call.await;
+        $self.gate.after($name).await;
+        answer
+    }};
+}
+
+#[async_trait]
+impl<G: Gate> Ledger for Gated<G> {
+    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError> {
+        pass!(self, "open", self.ledger.open(task, key))
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {
+        pass!(self, "task", self.ledger.task(id))
+    }
+
+    async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError> {
+        pass!(self, "advance", self.ledger.advance(id, change, now))
+    }
+
+    async fn reserve(
+        &self,
+        lease: &Lease,
+        budgets: &Budgets,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<(), LedgerError> {
+        pass!(self, "reserve", self.ledger.reserve(lease, budgets, key))
+    }
+
+    async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
+        pass!(self, "activate", self.ledger.activate(id, handle, expires_at))
+    }
+
+    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "renew", self.ledger.renew(id, expires_at, now))
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
+        pass!(self, "lease", self.ledger.lease(id))
+    }
+
+    async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "revoke", self.ledger.revoke(id, cause, now))
+    }
+
+    async fn claim_due(
+        &self,
+        now: Timestamp,
+        hold: Duration,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<Claim>, LedgerError> {
+        pass!(self, "claim_due", self.ledger.claim_due(now, hold, limit))
+    }
+
+    async fn settle(
+        &self,
+        claim: &LeaseClaim,
+        settlement: Settlement,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        pass!(self, "settle", self.ledger.settle(claim, settlement, now))
+    }
+
+    async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {
+        pass!(self, "cut", self.ledger.cut(cutoff))
+    }
+
+    async fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError> {
+        pass!(self, "cutoffs", self.ledger.cutoffs())
+    }
+
+    async fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError> {
+        pass!(self, "find", self.ledger.find(filter, page))
+    }
+
+    async fn changes(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError> {
+        pass!(self, "changes", self.ledger.changes(since, wait))
+    }
+
+    async fn ping(&self) -> Result<(), LedgerError> {
+        pass!(self, "ping", self.ledger.ping())
+    }
+}
