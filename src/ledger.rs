@@ -61,7 +61,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// when a cutoff ends it.
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError>;
 
-    /// An active lease lives on until `expires_at`. Refuses when it is not active at `now`, its task
+    /// An active lease lives on until `expires_at`, or for as long as it did before where that is
+    /// longer: the credential of before is still out. Refuses when it is not active at `now`, its task
     /// is not open, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
     async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError>;
 

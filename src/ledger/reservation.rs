@@ -42,7 +42,8 @@ impl Reservation {
         }
     }
 
-    /// Writes down that an active lease lives on, and uses the permit up.
+    /// Writes down that an active lease lives on, and uses the permit up. The lease in here ends when
+    /// the next credential does; the one in the ledger may end later, with a credential of before.
     pub async fn renew(
         ledger: &dyn Ledger,
         permit: Permit,
@@ -50,7 +51,10 @@ impl Reservation {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<Self, LedgerError> {
-        let lease = ledger.renew(id, expires_at, now).await?;
+        let lease = Lease {
+            expires_at,
+            ..ledger.renew(id, expires_at, now).await?
+        };
         Ok(Self { lease, permit })
     }
 

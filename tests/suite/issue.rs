@@ -8,7 +8,8 @@ use dayfly::broker::issue::IssueOrder;
 use dayfly::broker::open::OpenOrder;
 use dayfly::journal::record::{Result as Outcome, Verb};
 use dayfly::keys::jose::Unverified;
-use dayfly::ledger::IdempotencyKey;
+use dayfly::ledger::{Cursor, IdempotencyKey};
+use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, Ending, LeaseState};
 use dayfly::model::task::Outcome as TaskOutcome;
 use dayfly::model::token::AccessToken;
@@ -331,6 +332,48 @@ async fn renewing_is_deciding_anew() {
         .renew(caller, issued.lease.id, None, world.request())
         .await;
     assert!(matches!(late, Err(BrokerError::Refused(_))), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_short_renewal_leaves_no_token_behind_that_nobody_can_end() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    let caller = world.caller("support-bot").await;
+    let renewed = world
+        .broker
+        .renew(caller.clone(), issued.lease.id, Some(ttl(1)), world.request())
+        .await
+        .unwrap();
+    let claims: AccessToken = Unverified::parse(token(&renewed), 8192)
+        .unwrap()
+        .claims()
+        .unwrap();
+    assert_eq!(
+        claims.exp,
+        world.now().as_secs() + 1,
+        "no longer than was granted"
+    );
+
+    world.clock.advance(Duration::from_secs(2));
+    world.reap().await;
+    let lease = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+    assert!(lease.is_live(world.now()), "the first token still is: {lease:?}");
+    world
+        .broker
+        .revoke(&caller, lease.id, "found in a log", world.request())
+        .await
+        .unwrap();
+    let told = world
+        .ledger
+        .changes(&Cursor::default(), Duration::ZERO)
+        .await
+        .unwrap();
+    assert!(
+        told.cutoffs
+            .iter()
+            .any(|cutoff| cutoff.selector == Selector::Lease(lease.id))
+    );
 }
 
 #[tokio::test]

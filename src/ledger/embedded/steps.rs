@@ -184,7 +184,7 @@ pub(super) fn renew(
         return Err(Refusal::Cut(selector).into());
     }
     let lease = Lease {
-        expires_at,
+        expires_at: row.lease.expires_at.max(expires_at),
         ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)?;

@@ -32,8 +32,11 @@ if in_reach(KEYS[4], id) then
   end
 end
 
-l.expires_at = expires_at
+-- The credential of before is still out: a lease never ends before it.
+if expires_at > l.expires_at then
+  l.expires_at = expires_at
+  redis.call('HSET', KEYS[1], id, lease_pack(l))
+  redis.call('ZADD', KEYS[2], ARGV[2], 'l' .. id)
+end
 local packed = lease_pack(l)
-redis.call('HSET', KEYS[1], id, packed)
-redis.call('ZADD', KEYS[2], ARGV[2], 'l' .. id)
 return { 'ok', packed }

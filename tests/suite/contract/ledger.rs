@@ -300,6 +300,7 @@ macro_rules! ledger_contract {
                 a_repeated_reservation_is_known, a_refused_reservation_leaves_no_trace,
                 activating_gives_handle_and_expiry, activating_happens_once,
                 nothing_is_activated_after_the_task, renewing_moves_the_expiry,
+                renewing_never_brings_the_expiry_forward,
                 only_what_is_active_is_renewed, a_revoked_lease_is_due_at_once,
                 revoking_again_changes_nothing, an_unknown_lease_is_refused;
             claims: an_expired_lease_is_claimed, an_abandoned_reservation_is_claimed,

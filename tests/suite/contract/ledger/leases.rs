@@ -235,6 +235,18 @@ pub(super) async fn renewing_moves_the_expiry(ledger: Subject) {
     assert_eq!(ledger.due_leases(at(500)).await.len(), 1);
 }
 
+/// The credential of before is still out, whatever the next one is given.
+pub(super) async fn renewing_never_brings_the_expiry_forward(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    let renewed = ledger.renew(lease.id, at(10), at(5)).await.unwrap();
+    assert_eq!(renewed, lease);
+    assert_eq!(ledger.stored(lease.id).await, lease);
+    assert!(ledger.due(at(10)).await.is_empty());
+    ledger.revoke(lease.id, Cause::Revoked, at(11)).await.unwrap();
+    assert_eq!(ledger.told().await, [Selector::Lease(lease.id)]);
+}
+
 pub(super) async fn only_what_is_active_is_renewed(ledger: Subject) {
     let task = ledger.open_task().await;
     let renew = async |lease: &Lease, now| refusal(ledger.renew(lease.id, at(590), now).await);
