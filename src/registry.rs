@@ -197,6 +197,17 @@ impl Registry {
         Ok(Caller { workload, agent })
     }
 
+    /// Admits a caller anew, as the agent that it was: since then the agent may have been suspended in
+    /// a new revision, its review may have fallen due, or the workload may be another's now.
+    pub fn readmit(&self, caller: &Caller, now: Timestamp) -> Result<Caller, NotAdmitted> {
+        let again = self.admit(Arc::clone(&caller.workload), now)?;
+        if again.agent.name == caller.agent.name {
+            Ok(again)
+        } else {
+            Err(NotAdmitted::Unregistered)
+        }
+    }
+
     /// The agent of that name.
     pub fn agent(&self, name: &AgentName) -> Option<&Arc<Agent>> {
         self.agents.get(name)

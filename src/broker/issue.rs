@@ -70,7 +70,7 @@ impl Broker {
                 .task(&charter)
                 .access(&order.access)
         };
-        let permit = match self.permit(caller, &charter, &order.access, order.ttl, now) {
+        let permit = match self.permit(&caller, &charter, &order.access, order.ttl, now) {
             Ok(permit) => permit,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };

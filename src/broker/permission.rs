@@ -22,13 +22,15 @@ use super::{Broker, measure};
 /// What an agent is told when nothing permits: the same words whether the tool is unknown, the action
 /// is unknown, or no policy fits.
 const NOTHING_PERMITS: &str = "no policy permits this";
+/// What an agent is told whose evidence ran out while it sent its request, or while it followed.
+const PROOF_IS_OVER: &str = "the evidence has expired: present a new one";
 
 impl Broker {
     /// Asks policy about one access of a task. What is outside the scope, or names a tool or an action
     /// that the catalogue does not have, never reaches policy, and nobody outside can tell them apart.
     pub(super) fn permit(
         &self,
-        caller: Caller,
+        caller: &Caller,
         charter: &Charter,
         access: &Access,
         ttl: Option<Ttl>,
@@ -65,14 +67,7 @@ impl Broker {
             decision: Some(decision),
             ..of_caller(verb, Outcome::Permitted, now, caller, request).access(&access)
         };
-        match ask(
-            &self.parts.rules.current(),
-            caller.clone(),
-            &access,
-            None,
-            None,
-            now,
-        ) {
+        match ask(&self.parts.rules.current(), caller, &access, None, None, now) {
             Ok(permit) => Ok(record.grounds(permit.grounds())),
             Err(denial) => Err(self.deny(record, decision, denial).await?),
         }
@@ -140,14 +135,23 @@ impl Broker {
     }
 }
 
+/// Asks policy. The caller is taken as it stands at this instant and in this revision, not as it stood
+/// when the request began: a body can come late, and a feed is followed for long.
 fn ask(
     rules: &Ruleset,
-    caller: Caller,
+    caller: &Caller,
     access: &Access,
     task: Option<TaskContext>,
     ttl: Option<Ttl>,
     at: Timestamp,
 ) -> Result<Permit, Denial> {
+    if caller.workload().attestation().expires_at <= at {
+        return Err(denial(rules, PROOF_IS_OVER));
+    }
+    let caller = rules
+        .registry
+        .readmit(caller, at)
+        .map_err(|refusal| denial(rules, &refusal.to_string()))?;
     let tool = rules
         .registry
         .tool(access.tool())

@@ -50,7 +50,7 @@ impl Broker {
                 .access(&access)
         };
         let decided = self
-            .permit(caller, &charter, &access, ttl, now)
+            .permit(&caller, &charter, &access, ttl, now)
             .and_then(|permit| Ok((self.bound(&permit, &charter, ttl, promise, now)?, permit)));
         let (granted, permit) = match decided {
             Ok(decided) => decided,

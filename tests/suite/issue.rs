@@ -377,6 +377,55 @@ async fn a_short_renewal_leaves_no_token_behind_that_nobody_can_end() {
 }
 
 #[tokio::test]
+async fn who_is_suspended_or_unproven_by_the_time_of_the_decision_gets_nothing() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let issued = world.issue("support-bot", task, "crm:read").await.unwrap();
+    // Who called is known from the headers of a request; its body may take its time.
+    let (caller, follower) = (
+        world.caller("support-bot").await,
+        world.caller("crm-server").await,
+    );
+    let ask = async |expected: &str| {
+        let order = IssueOrder {
+            task,
+            access: access("crm:read"),
+            ttl: None,
+            key: None,
+        };
+        let asked = world
+            .broker
+            .issue(caller.clone(), order, world.request())
+            .await
+            .map(drop);
+        let renewing = world
+            .broker
+            .renew(caller.clone(), issued.lease.id, None, world.request());
+        let since = Cursor::default();
+        let following = world
+            .broker
+            .follow(&follower, &since, Duration::ZERO, world.request());
+        for answer in [asked, renewing.await.map(drop), following.await.map(drop)] {
+            let Err(BrokerError::Denied { reason, .. }) = answer else {
+                panic!("{answer:?} is not denied");
+            };
+            assert!(reason.contains(expected), "{reason}");
+        }
+    };
+    world.suspend(&["support-bot", "crm-server"]);
+    ask("suspended").await;
+    world.suspend(&[]);
+    world.clock.advance(Duration::from_secs(299));
+    world
+        .broker
+        .follow(&follower, &Cursor::default(), Duration::ZERO, world.request())
+        .await
+        .unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    ask("the evidence has expired").await;
+}
+
+#[tokio::test]
 async fn a_preflight_tells_and_does_nothing() {
     let world = World::new();
     let caller = world.caller("support-bot").await;

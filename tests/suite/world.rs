@@ -140,6 +140,27 @@ impl World {
         )
     }
 
+    /// New rules, in which these agents are suspended.
+    pub(crate) fn suspend(&self, agents: &[&str]) {
+        let mut configuration = configuration();
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&configuration.registry.agents).unwrap() {
+            let path = entry.unwrap().path();
+            let mut text = std::fs::read_to_string(&path).unwrap();
+            if agents.iter().any(|agent| path.ends_with(format!("{agent}.toml"))) {
+                text.insert_str(0, "status = \"suspended\"\n");
+            }
+            std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
+        }
+        configuration.registry.agents = folder.path().to_owned();
+        let provider: Arc<dyn Provider> =
+            Arc::new(JwtProvider::new(ISSUER, self.keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap());
+        let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
+        self.broker
+            .rules()
+            .replace(rules::load(&configuration, &providers).unwrap().0);
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
