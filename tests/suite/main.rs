@@ -21,6 +21,12 @@ mod issue;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod redis_servers;
 #[cfg(test)]
 mod world;

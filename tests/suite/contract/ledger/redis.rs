@@ -3,17 +3,16 @@
 
 mod faults;
 
-use std::io::Write as _;
 use std::num::NonZeroU16;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::Ledger;
 use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
-use dayfly::model::secret::Secret;
 
 use super::{Fixture, RETENTION};
+use crate::redis_servers::{cluster, sentinel, single};
 
 /// Servers to test against, and how many shards to use there.
 struct Servers(RedisConfig);
@@ -34,41 +33,6 @@ fn config(mode: Mode, shards: u16) -> RedisConfig {
         retention: RETENTION,
         ..RedisConfig::new(mode)
     }
-}
-
-/// Where the servers are, or nothing, said once and past the test harness, which would swallow it.
-fn urls(variable: &str, said: &Once) -> Option<Vec<Secret>> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the only thing that tells where servers are"
-    )]
-    let urls = std::env::var(variable).ok();
-    if urls.is_none() {
-        said.call_once(|| {
-            let line = format!("{variable} is not set: its tests of the Redis ledger are skipped\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-        });
-    }
-    Some(urls?.split(',').map(Secret::new).collect())
-}
-
-fn single() -> Option<Mode> {
-    static SAID: Once = Once::new();
-    let url = urls("DAYFLY_TEST_REDIS", &SAID)?.remove(0);
-    Some(Mode::Single { url })
-}
-
-fn cluster() -> Option<Mode> {
-    static SAID: Once = Once::new();
-    let urls = urls("DAYFLY_TEST_REDIS_CLUSTER", &SAID)?;
-    Some(Mode::Cluster { urls })
-}
-
-fn sentinel() -> Option<Mode> {
-    static SAID: Once = Once::new();
-    let urls = urls("DAYFLY_TEST_REDIS_SENTINEL", &SAID)?;
-    let (master, nodes) = ("dayfly".to_owned(), None);
-    Some(Mode::Sentinel { urls, master, nodes })
 }
 
 fn on(mode: Option<Mode>, shards: u16) -> Option<Servers> {

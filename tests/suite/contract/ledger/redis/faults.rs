@@ -1,9 +1,7 @@
 //! What Redis does to us: it goes away, comes back empty or read-only, forgets our scripts, runs full.
 //! Each test has a server of its own to mistreat, where `DAYFLY_TEST_REDIS` says that there may be some.
 
-use std::net::TcpListener;
 use std::num::NonZeroU16;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use dayfly::ledger::redis::{ConnectError, Mode, RedisConfig, RedisLedger};
@@ -11,99 +9,23 @@ use dayfly::ledger::{Cursor, Ledger, LedgerError};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::secret::Secret;
 use dayfly::model::time::Timestamp;
-use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::super::{UNLIMITED, active_at, at, cutoff, lease_at, task_at};
-use super::{config, single};
-
-/// A server of a test's own, with an append-only file that survives it.
-struct Server {
-    port: u16,
-    directory: TempDir,
-    process: Child,
-    arguments: &'static [&'static str],
-}
+use super::config;
+use crate::redis_servers::{Server, single};
 
 impl Server {
-    /// `None` where no servers are wanted.
-    async fn start() -> Option<Self> {
-        Self::start_with("save \"\"\nappendonly yes\n", &[]).await
-    }
-
-    /// With a configuration file, which a Sentinel needs, and more arguments.
-    async fn start_with(file: &str, arguments: &'static [&'static str]) -> Option<Self> {
-        single()?;
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let directory = TempDir::new().unwrap();
-        std::fs::write(directory.path().join("redis.conf"), file).unwrap();
-        let process = Self::launch(port, &directory, arguments);
-        let server = Self {
-            port,
-            directory,
-            process,
-            arguments,
-        };
-        server.answers().await;
-        Some(server)
-    }
-
-    fn launch(port: u16, directory: &TempDir, arguments: &[&str]) -> Child {
-        Command::new("redis-server")
-            .arg(directory.path().join("redis.conf"))
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .arg("--dir")
-            .arg(directory.path())
-            .args(arguments)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
-    }
-
-    fn stop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    async fn restart(&mut self) {
-        self.process = Self::launch(self.port, &self.directory, self.arguments);
-        self.answers().await;
-    }
-
-    async fn answers(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.say::<String>(&["PING"]).is_err() {
-            assert!(Instant::now() < deadline, "the server does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn say<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
-        let mut command = redis::Cmd::new();
-        command.arg(words).query(&mut connection)
-    }
-
     fn config(&self) -> RedisConfig {
-        let url = Secret::new(format!("redis://127.0.0.1:{}", self.port));
         RedisConfig {
             response_timeout: Duration::from_millis(500),
             connect_timeout: Duration::from_millis(500),
-            ..config(Mode::Single { url }, 8)
+            ..config(Mode::Single { url: self.url() }, 8)
         }
     }
 
     async fn ledger(&self) -> RedisLedger {
         RedisLedger::connect(&self.config()).await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -294,7 +216,7 @@ async fn the_primary_that_sentinel_chose_is_followed() {
         return;
     };
     let replica = Server::start().await.unwrap();
-    let port = primary.port.to_string();
+    let port = primary.port().to_string();
     replica.say::<()>(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
     let watch = format!(
         "sentinel monitor dayfly 127.0.0.1 {port} 1\n\
@@ -302,7 +224,7 @@ async fn the_primary_that_sentinel_chose_is_followed() {
          sentinel failover-timeout dayfly 3000\n"
     );
     let sentinel = Server::start_with(&watch, &["--sentinel"]).await.unwrap();
-    let url = Secret::new(format!("redis://127.0.0.1:{}", sentinel.port));
+    let url = Secret::new(format!("redis://127.0.0.1:{}", sentinel.port()));
     let mode = Mode::Sentinel {
         urls: vec![url],
         master: "dayfly".to_owned(),
