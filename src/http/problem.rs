@@ -1,7 +1,7 @@
 //! RFC 9457: the only file where an error becomes a status.
 //!
 //! A problem says what happened and what to do next. What is internal is logged here, with its
-//! causes, and never leaves. [`super::envelope`] adds the request id and writes the body, so that
+//! causes, and never leaves. `super::envelope` adds the request id and writes the body, so that
 //! every problem, whoever raised it, has the same shape.
 
 use std::error::Error;

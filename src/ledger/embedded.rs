@@ -1,7 +1,7 @@
 //! The embedded ledger: one redb file, one process, one shard.
 //!
 //! Every step runs on one writer thread, which applies as many waiting steps as there are in one
-//! transaction, makes them durable with one flush to disk, and only then answers ([`writer`]). So
+//! transaction, makes them durable with one flush to disk, and only then answers (`writer`). So
 //! an answered step survives a crash at any instruction, and many callers share the price of a flush.
 //! Reads take a snapshot on the caller's side and wait for nobody.
 //!
