@@ -109,6 +109,8 @@ pub struct Broker {
     /// Charters never change, so remembering them needs no invalidation.
     charters: Cache<TaskId, Arc<Charter>>,
     sightings: Sightings,
+    /// Looks that were recorded lately.
+    looks: Cache<String, ()>,
     /// Wakes the reaper when something became due.
     due: Notify,
     /// Wakes those who wait for receipts.
@@ -123,10 +125,15 @@ impl Broker {
             .max_capacity(remembered)
             .time_to_idle(Duration::from_secs(3600))
             .build();
+        let looks = Cache::builder()
+            .max_capacity(10_000)
+            .time_to_live(Duration::from_secs(300))
+            .build();
         Self {
             parts,
             charters,
             sightings: Sightings::new(),
+            looks,
             due: Notify::new(),
             settled: Notify::new(),
         }

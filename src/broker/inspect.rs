@@ -68,13 +68,12 @@ impl Broker {
         limit: usize,
         request: RequestId,
     ) -> Result<(Vec<String>, String), BrokerError> {
-        let record = self.may(caller, Verb::Inspect, "journal", None, request).await?;
-        self.record(record).await?;
+        self.look(caller, "journal", None, request).await?;
         let lines = self.parts.journal.read(from, limit).await?;
         Ok((lines, self.parts.journal.checkpoint().await?))
     }
 
-    /// The revocation feed. Taking part takes a permit; a long poll is not recorded each time.
+    /// The revocation feed. Taking part takes a permit.
     pub async fn follow(
         &self,
         caller: &Caller,
@@ -82,7 +81,7 @@ impl Broker {
         wait: Duration,
         request: RequestId,
     ) -> Result<Changes, BrokerError> {
-        self.may(caller, Verb::Inspect, "follow", None, request).await?;
+        self.look(caller, "follow", None, request).await?;
         Ok(self.parts.ledger.changes(since, wait).await?)
     }
 
@@ -95,8 +94,26 @@ impl Broker {
         if owner == Some(&caller.agent().name) {
             return Ok(());
         }
-        let record = self.may(caller, Verb::Inspect, "inspect", owner, request).await?;
-        self.record(record).await
+        self.look(caller, "inspect", owner, request).await
+    }
+
+    /// A permitted look. It is decided each time and recorded once in five minutes for each caller and
+    /// what it looks at: whoever follows the journal would otherwise write it. Denials are recorded always.
+    async fn look(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        about: Option<&AgentName>,
+        request: RequestId,
+    ) -> Result<(), BrokerError> {
+        let record = self.may(caller, Verb::Inspect, operation, about, request).await?;
+        let about = about.map_or("", AgentName::as_str);
+        let look = format!("{} {operation} {about}", caller.agent().name);
+        if !self.looks.contains_key(&look) {
+            self.record(record).await?;
+            self.looks.insert(look, ());
+        }
+        Ok(())
     }
 }
 

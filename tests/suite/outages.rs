@@ -111,3 +111,30 @@ async fn an_agent_whose_review_is_overdue_gets_nothing() {
         "support-bot"
     );
 }
+
+#[tokio::test]
+async fn reading_the_journal_does_not_fill_it() {
+    let world = World::new();
+    let auditor = world.caller("ops-console").await;
+    for _ in 0..5 {
+        world
+            .broker
+            .inspect_journal(&auditor, 0, 100, world.request())
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        world.records(Verb::Inspect).len(),
+        1,
+        "one look is on record, not each page of it"
+    );
+    let intruder = world.caller("support-bot").await;
+    for _ in 0..2 {
+        let denied = world
+            .broker
+            .inspect_journal(&intruder, 0, 100, world.request())
+            .await;
+        assert!(matches!(denied, Err(BrokerError::Denied { .. })));
+    }
+    assert_eq!(world.records(Verb::Inspect).len(), 3, "each denial is");
+}
