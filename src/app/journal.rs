@@ -1,5 +1,8 @@
 //! The journal from its configuration, with its key.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+
 use anyhow::Context as _;
 
 use crate::config::journal::JournalConfig;
@@ -11,7 +14,12 @@ use crate::journal::file::{FileJournal, Options};
 /// it, for auditors to take away.
 pub fn open(config: &JournalConfig, entropy: &dyn Entropy) -> anyhow::Result<FileJournal> {
     let dir = &config.dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    // Purposes are nobody else's to read.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
     let signer = audit_key::open(&dir.join("audit.pem"), &config.origin, entropy)?;
     let vkey = dir.join("vkey");
     std::fs::write(&vkey, format!("{}\n", signer.verifier()))

@@ -106,9 +106,9 @@ impl Dev {
             "paste, in another terminal:".to_owned(),
             String::new(),
             format!("export DAYFLY_BROKER=http://{broker} DAYFLY_EVIDENCE_FILE={evidence}"),
-            format!("task=$({dayfly} --json task open --purpose 'answer ticket 4711' \\"),
-            "  --access crm:read,comment@customers/42 | sed 's/.*\"id\":\"\\(tsk_[^\"]*\\)\".*/\\1/')"
-                .to_owned(),
+            format!(
+                "task=$({dayfly} task open --purpose 'answer ticket 4711' --access crm:read,comment@customers/42 --id-only)"
+            ),
             format!(
                 "token=$({dayfly} task issue $task --tool crm --action read --resource customers/42 --token-only)"
             ),
@@ -122,7 +122,7 @@ impl Dev {
                 faint("# 401")
             ),
             format!(
-                "{dayfly} --evidence {} journal tail",
+                "{dayfly} journal tail --evidence {}",
                 estate.evidence_file("ops-console").display()
             ),
             String::new(),

@@ -16,7 +16,14 @@ use crate::model::ttl::Ttl;
 #[derive(Subcommand, Debug)]
 pub enum TaskCommand {
     /// Open a task.
-    Open(Open),
+    Open {
+        /// What the task is about.
+        #[command(flatten)]
+        open: Open,
+        /// Print the task's id alone, for a variable.
+        #[arg(long)]
+        id_only: bool,
+    },
     /// Say what would be permitted for a scope, without effect.
     Decide(Open),
     /// Get a credential for a task.
@@ -121,7 +128,7 @@ impl TaskCommand {
     /// Runs it.
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         match self {
-            Self::Open(open) => open.open(terminal).await,
+            Self::Open { open, id_only } => open.open(id_only, terminal).await,
             Self::Decide(open) => open.decide(terminal).await,
             Self::Issue(issue) => issue.run(terminal).await,
             Self::Show(one) => {
@@ -162,7 +169,7 @@ impl Open {
         Ok(Scope::new(self.scope.clone())?)
     }
 
-    async fn open(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+    async fn open(self, id_only: bool, terminal: &Terminal) -> anyhow::Result<Exit> {
         let body = without_nulls(json!({
             "purpose": self.purpose,
             "scope": self.scope()?,
@@ -171,6 +178,10 @@ impl Open {
             "heartbeat": self.heartbeat,
         }));
         let task = self.remote.client()?.post("/v1/tasks", body).await?;
+        if id_only {
+            terminal.line(field(&task, "id"))?;
+            return Ok(Exit::Done);
+        }
         print_task(terminal, &task)
     }
 
