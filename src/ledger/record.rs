@@ -2,8 +2,8 @@
 //! format, then postcard of a mirror of the model.
 //!
 //! The mirrors are spelled out here so that a change to the model does not change what is on disk
-//! behind its back. Postcard numbers the variants of an enum: in a mirror, and in `Ending`, `Bound`,
-//! `Cause` and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
+//! behind its back. Postcard numbers the variants of an enum: in a mirror, and in `Ending`, `Bound`
+//! and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
 //! new format, and the old one stays readable.
 
 use std::borrow::Cow;
@@ -230,6 +230,7 @@ enum StoredLeaseState {
     Revoking(StoredEffort),
     Stuck(StoredEffort),
     Ended {
+        #[serde(with = "StoredCause")]
         cause: Cause,
         at: Timestamp,
         receipt: StoredReceipt,
@@ -237,7 +238,20 @@ enum StoredLeaseState {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Cause")]
+enum StoredCause {
+    Expired,
+    TaskEnded(Outcome),
+    TaskSuspended,
+    Revoked,
+    Cutoff,
+    Superseded,
+    Compensated,
+}
+
+#[derive(Serialize, Deserialize)]
 struct StoredEffort {
+    #[serde(with = "StoredCause")]
     cause: Cause,
     since: Timestamp,
     attempts: u32,
@@ -360,6 +374,7 @@ struct StoredCutoff<'a> {
     selector: StoredSelector<'a>,
     up_to: Timestamp,
     at: Timestamp,
+    #[serde(with = "StoredCause")]
     cause: Cause,
 }
 

@@ -1,14 +1,16 @@
 //! Leases: our record that a credential is, or may be, out; until when; and how to end it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::access::ResourcePath;
 use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
-use super::name::{AgentName, Environment, Operation, ProviderName, ToolName, UserId};
+use super::name::{AgentName, Environment, InvalidName, Operation, ProviderName, ToolName, UserId};
 use super::spiffe::TrustDomain;
 use super::task::Outcome;
 use super::time::Timestamp;
@@ -48,9 +50,8 @@ impl Ending {
     }
 }
 
-/// Why a lease ended or has to end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Why a lease ended or has to end. Written as [`Cause::as_str`] wherever it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Cause {
     /// Its own time was up.
     Expired,
@@ -69,6 +70,22 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 12] = [
+        Self::Expired,
+        Self::TaskEnded(Outcome::Completed),
+        Self::TaskEnded(Outcome::Failed),
+        Self::TaskEnded(Outcome::Cancelled),
+        Self::TaskEnded(Outcome::Expired),
+        Self::TaskEnded(Outcome::Lost),
+        Self::TaskEnded(Outcome::Revoked),
+        Self::TaskSuspended,
+        Self::Revoked,
+        Self::Cutoff,
+        Self::Superseded,
+        Self::Compensated,
+    ];
+
     /// The word that the API, records and metrics use.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -85,6 +102,28 @@ impl Cause {
             Self::Superseded => "superseded",
             Self::Compensated => "compensated",
         }
+    }
+}
+
+impl FromStr for Cause {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|cause| cause.as_str() == text);
+        known.ok_or_else(|| InvalidName::new("cause", text, "it is one of the words that leases end by"))
+    }
+}
+
+impl Serialize for Cause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Cause {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = Cow::<'de, str>::deserialize(deserializer)?;
+        word.parse().map_err(de::Error::custom)
     }
 }
 
@@ -233,5 +272,20 @@ impl Lease {
                 Selector::TrustDomain(name) => self.trust_domain.as_ref() == Some(name),
                 Selector::All => true,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_one_word_both_ways() {
+        for cause in Cause::ALL {
+            let json = serde_json::to_value(cause).unwrap();
+            assert_eq!(json, cause.as_str());
+            assert_eq!(serde_json::from_value::<Cause>(json).unwrap(), cause);
+        }
+        assert!("task_ended".parse::<Cause>().is_err());
     }
 }

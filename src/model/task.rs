@@ -28,6 +28,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Lost,
+        Self::Revoked,
+    ];
+
     /// The word that the API, records and metrics use.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -13,7 +13,6 @@ use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
 use crate::model::lease::{Cause, Ending, Handle, Lease, LeaseState, Receipt};
 use crate::model::name::{AgentName, Operation, ProviderName, ToolName, UserId};
-use crate::model::task::Outcome;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
 
@@ -217,29 +216,7 @@ fn state() -> utoipa::openapi::schema::Object {
 }
 
 fn cause() -> utoipa::openapi::schema::Object {
-    let outcomes = [
-        Outcome::Completed,
-        Outcome::Failed,
-        Outcome::Cancelled,
-        Outcome::Expired,
-        Outcome::Lost,
-        Outcome::Revoked,
-    ];
-    let others = [
-        Cause::Expired,
-        Cause::TaskSuspended,
-        Cause::Revoked,
-        Cause::Cutoff,
-        Cause::Superseded,
-        Cause::Compensated,
-    ];
-    super::one_of(
-        outcomes
-            .map(Cause::TaskEnded)
-            .into_iter()
-            .chain(others)
-            .map(Cause::as_str),
-    )
+    super::one_of(Cause::ALL.map(Cause::as_str))
 }
 
 fn proof() -> utoipa::openapi::schema::Object {
@@ -338,8 +315,8 @@ pub struct CutoffAnswer {
     /// When it was recorded.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Why: a word or, where a task ended, `{"task_ended": "<outcome>"}`.
-    #[schema(value_type = Object)]
+    /// Why.
+    #[schema(schema_with = cause)]
     pub cause: Cause,
 }
 

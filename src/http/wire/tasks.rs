@@ -156,15 +156,7 @@ fn state() -> utoipa::openapi::schema::Object {
 }
 
 fn outcome() -> utoipa::openapi::schema::Object {
-    let all = [
-        Outcome::Completed,
-        Outcome::Failed,
-        Outcome::Cancelled,
-        Outcome::Expired,
-        Outcome::Lost,
-        Outcome::Revoked,
-    ];
-    super::one_of(all.map(Outcome::as_str))
+    super::one_of(Outcome::ALL.map(Outcome::as_str))
 }
 
 impl From<Task> for TaskAnswer {

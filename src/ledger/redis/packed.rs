@@ -331,24 +331,10 @@ mod tests {
         }
     }
 
-    fn outcomes() -> [Outcome; 6] {
-        use Outcome::{Cancelled, Completed, Expired, Failed, Lost, Revoked};
-        [Completed, Failed, Cancelled, Expired, Lost, Revoked]
-    }
-
     #[test]
     fn every_state_comes_back_as_it_went() {
-        let mut causes = vec![
-            Cause::Expired,
-            Cause::TaskSuspended,
-            Cause::Revoked,
-            Cause::Cutoff,
-            Cause::Superseded,
-            Cause::Compensated,
-        ];
-        causes.extend(outcomes().map(Cause::TaskEnded));
         let mut states = vec![LeaseState::Reserved, LeaseState::Active];
-        for cause in causes {
+        for cause in Cause::ALL {
             let effort = |last_error: Option<&str>| Effort {
                 cause,
                 since: AT,
