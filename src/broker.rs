@@ -154,11 +154,6 @@ impl Broker {
         &self.parts.rules
     }
 
-    /// Live state, for readiness and for the feed.
-    pub fn ledger(&self) -> &Arc<dyn Ledger> {
-        &self.parts.ledger
-    }
-
     fn draw(&self) -> Result<[u8; 10], BrokerError> {
         Ok(draw(&*self.parts.entropy)?)
     }

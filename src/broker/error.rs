@@ -1,6 +1,8 @@
 //! Why the broker did not do what was asked. One enum for the whole floor: `http/problem.rs` maps it,
 //! exhaustively.
 
+use std::error::Error;
+
 use crate::entropy::NoEntropy;
 use crate::identity::IdentityError;
 use crate::journal::JournalError;
@@ -20,11 +22,17 @@ pub enum BrokerError {
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),
     /// There is no such task, or it is not the caller's to see.
-    #[error("there is no such task")]
+    #[error("there is no such task, or it is another agent's")]
     NoTask,
     /// There is no such lease, or it is not the caller's to see.
-    #[error("there is no such lease")]
+    #[error("there is no such lease, or it is another agent's")]
     NoLease,
+    /// There is no such agent, or it is not the caller's to see.
+    #[error("there is no such agent, or it is not yours to see")]
+    NoAgent,
+    /// There is no such tool, or it is not the caller's to see.
+    #[error("there is no such tool, or it is not yours to see")]
+    NoTool,
     /// Policy, or the scope of the task, does not allow it. Recorded under the decision id.
     #[error("{reason}")]
     Denied {
@@ -72,4 +80,16 @@ impl From<LedgerError> for BrokerError {
             broken => Self::Ledger(broken),
         }
     }
+}
+
+/// An error with everything that caused it, for the log.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

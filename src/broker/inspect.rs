@@ -1,13 +1,16 @@
 //! `inspect`: what there is. One's own is always to be seen; another's by policy, or it does not exist.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::journal::record::Verb;
 use crate::ledger::{Changes, Cursor, Filter, Page};
+use crate::model::agent::Agent;
 use crate::model::ids::{LeaseId, RequestId, TaskId};
 use crate::model::lease::Lease;
-use crate::model::name::AgentName;
+use crate::model::name::{AgentName, ToolName};
 use crate::model::task::Task;
+use crate::model::tool::Tool;
 use crate::registry::Caller;
 
 use super::Broker;
@@ -55,12 +58,55 @@ impl Broker {
         Ok(self.parts.ledger.find(&filter, &page).await?)
     }
 
-    /// Whether the caller may see the registry beyond its own entry.
-    pub async fn inspect_registry(&self, caller: &Caller, request: RequestId) -> Result<(), BrokerError> {
-        self.may_see(caller, None, request).await
+    /// Every agent, by name. Takes a permit.
+    pub async fn inspect_agents(
+        &self,
+        caller: &Caller,
+        request: RequestId,
+    ) -> Result<Vec<Arc<Agent>>, BrokerError> {
+        self.may_see(caller, None, request).await?;
+        Ok(self.rules().current().registry.agents().cloned().collect())
     }
 
-    /// Records of the journal from `from` on, as they were written, and the checkpoint that covers them.
+    /// One agent's entry.
+    pub async fn inspect_agent(
+        &self,
+        caller: &Caller,
+        name: &AgentName,
+        request: RequestId,
+    ) -> Result<Arc<Agent>, BrokerError> {
+        self.may_see(caller, Some(name), request)
+            .await
+            .map_err(|e| hidden(e, BrokerError::NoAgent))?;
+        let rules = self.rules().current();
+        rules.registry.agent(name).cloned().ok_or(BrokerError::NoAgent)
+    }
+
+    /// Every tool, by name. Takes a permit.
+    pub async fn inspect_tools(
+        &self,
+        caller: &Caller,
+        request: RequestId,
+    ) -> Result<Vec<Arc<Tool>>, BrokerError> {
+        self.may_see(caller, None, request).await?;
+        Ok(self.rules().current().registry.tools().cloned().collect())
+    }
+
+    /// One tool's entry. Takes the same permit as all of them.
+    pub async fn inspect_tool(
+        &self,
+        caller: &Caller,
+        name: &ToolName,
+        request: RequestId,
+    ) -> Result<Arc<Tool>, BrokerError> {
+        self.may_see(caller, None, request)
+            .await
+            .map_err(|e| hidden(e, BrokerError::NoTool))?;
+        let rules = self.rules().current();
+        rules.registry.tool(name).cloned().ok_or(BrokerError::NoTool)
+    }
+
+    /// Records of the journal from `from` on, as they were written, and a checkpoint that covers them.
     pub async fn inspect_journal(
         &self,
         caller: &Caller,
@@ -71,6 +117,16 @@ impl Broker {
         self.look(caller, "journal", None, request).await?;
         let lines = self.parts.journal.read(from, limit).await?;
         Ok((lines, self.parts.journal.checkpoint().await?))
+    }
+
+    /// The newest signed checkpoint of the journal.
+    pub async fn inspect_checkpoint(
+        &self,
+        caller: &Caller,
+        request: RequestId,
+    ) -> Result<String, BrokerError> {
+        self.look(caller, "journal", None, request).await?;
+        Ok(self.parts.journal.checkpoint().await?)
     }
 
     /// The revocation feed. Taking part takes a permit.
@@ -85,6 +141,7 @@ impl Broker {
         Ok(self.parts.ledger.changes(since, wait).await?)
     }
 
+    /// One's own is always to be seen; an agent's or, without an owner, everybody's takes a permit.
     async fn may_see(
         &self,
         caller: &Caller,
@@ -117,6 +174,7 @@ impl Broker {
     }
 }
 
+/// What the caller may not see does not exist for it.
 fn hidden(error: BrokerError, unknown: BrokerError) -> BrokerError {
     match error {
         BrokerError::Denied { .. } => unknown,

@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::entropy::draw;
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::{Claim, Filter, LeaseClaim, LedgerError, Settlement};
+use crate::ledger::{Claim, LeaseClaim, LedgerError, Settlement};
 use crate::model::lease::{Effort, Ending, Lease, LeaseState, Receipt};
 use crate::model::task::{Outcome as TaskOutcome, Task, TaskChange};
 use crate::provider::{Presence, ProviderError};
 
-use super::error::BrokerError;
+use super::error::{BrokerError, chain};
 use super::records::{Fill, of_end};
 use super::{Broker, measure};
 
@@ -266,22 +266,9 @@ impl Broker {
             }
         };
         for cutoff in cutoffs {
-            let filter = Filter::of(&cutoff.selector);
-            if let Err(error) = self.drain(&cutoff, filter).await {
+            if let Err(error) = self.drain(&cutoff).await {
                 tracing::warn!(error = %chain(&error), "could not finish a drain");
             }
         }
     }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -89,11 +89,7 @@ impl Broker {
         let record = self
             .may(caller, Verb::Revoke, "revoke", Some(&agent), request)
             .await?;
-        let filter = Filter {
-            agent: Some(agent.clone()),
-            ..Filter::default()
-        };
-        self.revoke_all(record.reason(reason), Selector::Agent(agent), filter)
+        self.revoke_all(record.reason(reason), Selector::Agent(agent))
             .await
     }
 
@@ -106,24 +102,15 @@ impl Broker {
         request: RequestId,
     ) -> Result<Revoked, BrokerError> {
         let record = self.may(caller, Verb::Revoke, "revoke", None, request).await?;
-        let filter = Filter {
-            tool: Some(tool.clone()),
-            ..Filter::default()
-        };
         let record = Record {
             tool: Some(tool.clone()),
             ..record.reason(reason)
         };
-        self.revoke_all(record, Selector::Tool(tool), filter).await
+        self.revoke_all(record, Selector::Tool(tool)).await
     }
 
     /// One record denies at once; then each lease that it matches is turned to its end.
-    async fn revoke_all(
-        &self,
-        record: Record,
-        selector: Selector,
-        filter: Filter,
-    ) -> Result<Revoked, BrokerError> {
+    async fn revoke_all(&self, record: Record, selector: Selector) -> Result<Revoked, BrokerError> {
         let now = self.now();
         let cutoff = Cutoff {
             selector,
@@ -134,12 +121,13 @@ impl Broker {
         self.parts.ledger.cut(&cutoff).await?;
         self.record(record).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);
-        let leases = self.drain(&cutoff, filter).await?;
+        let leases = self.drain(&cutoff).await?;
         Ok(Revoked { cutoff, leases })
     }
 
     /// Turns every live lease that a cutoff matches to its end, a page at a time.
-    pub(super) async fn drain(&self, cutoff: &Cutoff, filter: Filter) -> Result<usize, BrokerError> {
+    pub(super) async fn drain(&self, cutoff: &Cutoff) -> Result<usize, BrokerError> {
+        let filter = Filter::of(&cutoff.selector);
         let limit = NonZeroUsize::new(Page::MOST).unwrap_or(NonZeroUsize::MIN);
         let mut page = Page { after: None, limit };
         let mut turned = 0;

@@ -125,19 +125,13 @@ impl Named for LeaseId {
 
 impl Named for AgentName {
     fn unknown() -> Problem {
-        Problem::new(
-            Kind::NOT_FOUND,
-            "there is no such agent, or it is not yours to see",
-        )
+        BrokerError::NoAgent.into()
     }
 }
 
 impl Named for ToolName {
     fn unknown() -> Problem {
-        Problem::new(
-            Kind::NOT_FOUND,
-            "there is no such tool, or it is not yours to see",
-        )
+        BrokerError::NoTool.into()
     }
 }
 

@@ -31,9 +31,9 @@ pub(super) async fn read(
 #[utoipa::path(get, path = "/v1/journal/checkpoint", tag = "journal", operation_id = "inspect_checkpoint",
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn checkpoint(call: Authenticated) -> Result<impl IntoResponse, Problem> {
-    let (_, checkpoint) = call
+    let checkpoint = call
         .broker()
-        .inspect_journal(&call.caller, 0, 0, call.request)
+        .inspect_checkpoint(&call.caller, call.request)
         .await?;
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], checkpoint))
 }

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::broker::error::BrokerError;
+use crate::broker::error::{BrokerError, chain};
 use crate::identity::IdentityError;
 use crate::journal::JournalError;
 use crate::ledger::{LedgerError, Refusal};
@@ -229,13 +229,9 @@ impl From<BrokerError> for Problem {
         match error {
             BrokerError::Unidentified(error) => unidentified(&error),
             BrokerError::NotAdmitted(refusal) => not_admitted(&refusal),
-            BrokerError::NoTask => {
-                Self::new(Kind::NOT_FOUND, "there is no such task, or it is another agent's")
+            BrokerError::NoTask | BrokerError::NoLease | BrokerError::NoAgent | BrokerError::NoTool => {
+                Self::new(Kind::NOT_FOUND, error.to_string())
             }
-            BrokerError::NoLease => Self::new(
-                Kind::NOT_FOUND,
-                "there is no such lease, or it is another agent's",
-            ),
             BrokerError::Denied {
                 decision,
                 reason,
@@ -364,18 +360,6 @@ fn refused(refusal: Refusal) -> Problem {
         .after(1),
         Refusal::Exists | Refusal::ClaimLost => Problem::internal(&refusal),
     }
-}
-
-/// An error with everything that caused it, for the log.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

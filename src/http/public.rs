@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::broker::Broker;
+use crate::broker::error::chain;
 
 use super::Shared;
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 
 /// Keys change rarely, and a retiring one stays long enough for this.
 const KEYS_FRESH: &str = "public, max-age=300";

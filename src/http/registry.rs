@@ -1,9 +1,8 @@
 //! Agents and tools, for whoever may see them.
 
-use crate::broker::error::BrokerError;
 use crate::model::name::{AgentName, ToolName};
 
-use super::extract::{Authenticated, Id, Named};
+use super::extract::{Authenticated, Id};
 use super::problem::Problem;
 use super::wire::registry::{AgentAnswer, Agents, ToolAnswer, Tools};
 
@@ -12,11 +11,10 @@ use super::wire::registry::{AgentAnswer, Agents, ToolAnswer, Tools};
 /// Takes a permit for `dayfly:inspect`.
 #[utoipa::path(get, path = "/v1/agents", tag = "registry", operation_id = "inspect_agents", responses((status = 200, body = Agents)))]
 pub(super) async fn agents(call: Authenticated) -> Result<axum::Json<Agents>, Problem> {
-    call.broker().inspect_registry(&call.caller, call.request).await?;
-    let (rules, now) = (call.broker().rules().current(), call.broker().now());
-    let agents = rules.registry.agents().map(|agent| AgentAnswer::of(agent, now));
+    let agents = call.broker().inspect_agents(&call.caller, call.request).await?;
+    let now = call.broker().now();
     Ok(axum::Json(Agents {
-        agents: agents.collect(),
+        agents: agents.iter().map(|agent| AgentAnswer::of(agent, now)).collect(),
     }))
 }
 
@@ -29,12 +27,11 @@ pub(super) async fn agent(
     call: Authenticated,
     Id(name): Id<AgentName>,
 ) -> Result<axum::Json<AgentAnswer>, Problem> {
-    if name != call.caller.agent().name {
-        see::<AgentName>(&call).await?;
-    }
-    let rules = call.broker().rules().current();
-    let agent = rules.registry.agent(&name).ok_or_else(AgentName::unknown)?;
-    Ok(axum::Json(AgentAnswer::of(agent, call.broker().now())))
+    let agent = call
+        .broker()
+        .inspect_agent(&call.caller, &name, call.request)
+        .await?;
+    Ok(axum::Json(AgentAnswer::of(&agent, call.broker().now())))
 }
 
 /// List tools
@@ -42,11 +39,9 @@ pub(super) async fn agent(
 /// Takes a permit for `dayfly:inspect`.
 #[utoipa::path(get, path = "/v1/tools", tag = "registry", operation_id = "inspect_tools", responses((status = 200, body = Tools)))]
 pub(super) async fn tools(call: Authenticated) -> Result<axum::Json<Tools>, Problem> {
-    call.broker().inspect_registry(&call.caller, call.request).await?;
-    let rules = call.broker().rules().current();
-    let tools = rules.registry.tools().map(|tool| ToolAnswer::from(&**tool));
+    let tools = call.broker().inspect_tools(&call.caller, call.request).await?;
     Ok(axum::Json(Tools {
-        tools: tools.collect(),
+        tools: tools.iter().map(|tool| ToolAnswer::from(&**tool)).collect(),
     }))
 }
 
@@ -59,16 +54,9 @@ pub(super) async fn tool(
     call: Authenticated,
     Id(name): Id<ToolName>,
 ) -> Result<axum::Json<ToolAnswer>, Problem> {
-    see::<ToolName>(&call).await?;
-    let rules = call.broker().rules().current();
-    let tool = rules.registry.tool(&name).ok_or_else(ToolName::unknown)?;
-    Ok(axum::Json(ToolAnswer::from(&**tool)))
-}
-
-/// Whether the caller may see one entry. What it may not see does not exist.
-async fn see<T: Named>(call: &Authenticated) -> Result<(), Problem> {
-    match call.broker().inspect_registry(&call.caller, call.request).await {
-        Err(BrokerError::Denied { .. }) => Err(T::unknown()),
-        answer => Ok(answer?),
-    }
+    let tool = call
+        .broker()
+        .inspect_tool(&call.caller, &name, call.request)
+        .await?;
+    Ok(axum::Json(ToolAnswer::from(&*tool)))
 }

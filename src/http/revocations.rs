@@ -14,11 +14,11 @@ use futures_util::stream::{self, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broker::complete::LONGEST_WAIT;
-use crate::broker::error::BrokerError;
+use crate::broker::error::{BrokerError, chain};
 use crate::ledger::{Changes, Cursor};
 
 use super::extract::{Authenticated, Json, Query};
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 use super::wire::leases::{Feed, Following, Revoke, RevokedAnswer};
 
 /// How often a quiet stream says that it is there.

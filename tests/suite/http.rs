@@ -230,6 +230,13 @@ async fn the_registry_is_for_those_who_may_and_ones_own_entry_for_everybody() {
     assert_eq!(api.get("support-bot", "/v1/agents/support-bot").await.0, 200);
     assert_eq!(api.get("support-bot", "/v1/agents/report-bot").await.0, 404);
     assert_eq!(api.get("support-bot", "/v1/tools/crm").await.0, 404);
+    let asked: Vec<_> = api.world.records(Verb::Inspect);
+    let about = asked.iter().flat_map(|record| &record.resources);
+    assert_eq!(
+        about.map(ToString::to_string).collect::<Vec<_>>(),
+        ["agents/report-bot"],
+        "policy is asked about the agent, so that it can permit one of them"
+    );
     let (status, problem) = api.get("support-bot", "/v1/leases?agent=*").await;
     assert_eq!((status.as_u16(), slug(&problem)), (403, "denied"));
     let records = api.world.records(Verb::Inspect);
