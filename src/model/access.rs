@@ -160,6 +160,21 @@ impl Access {
 
 impl<'de> Deserialize<'de> for Access {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(AccessVisitor)
+    }
+}
+
+/// Reads members by name alone: serde would take a list for them too, in the order of the fields.
+struct AccessVisitor;
+
+impl<'de> de::Visitor<'de> for AccessVisitor {
+    type Value = Access;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `tool` and `actions`")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, members: A) -> Result<Access, A::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Raw {
@@ -168,8 +183,8 @@ impl<'de> Deserialize<'de> for Access {
             #[serde(default)]
             resources: BTreeSet<ResourcePath>,
         }
-        let raw = Raw::deserialize(deserializer)?;
-        Self::new(raw.tool, raw.actions, raw.resources).map_err(de::Error::custom)
+        let raw = Raw::deserialize(de::value::MapAccessDeserializer::new(members))?;
+        Access::new(raw.tool, raw.actions, raw.resources).map_err(de::Error::custom)
     }
 }
 
@@ -276,6 +291,7 @@ mod tests {
             r#"{"tool":"crm","actions":[]}"#,
             r#"{"tool":"crm","actions":["read"],"resource":["a"]}"#,
             r#"{"actions":["read"]}"#,
+            r#"["crm",["read"],[]]"#,
             r#"{"tool":"CRM","actions":["read"]}"#,
         ] {
             assert!(serde_json::from_str::<Access>(json).is_err(), "{json}");
