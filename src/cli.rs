@@ -3,6 +3,7 @@
 //! Commands that run or examine a broker read a configuration file; the others call a running broker
 //! over HTTP, with evidence, like any workload. Output is for people, or with `--json` for programs.
 
+mod answer;
 pub mod check;
 pub mod client;
 pub mod exit;

@@ -121,16 +121,30 @@ impl Client {
 
     /// Reads.
     pub async fn get(&self, path: &str) -> Result<Value, CallError> {
-        self.call(Method::GET, path, None).await
+        self.call(Method::GET, path, &[], None).await
+    }
+
+    /// Reads what fits a query.
+    pub async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CallError> {
+        self.call(Method::GET, path, query, None).await
     }
 
     /// Writes.
     pub async fn post(&self, path: &str, body: Value) -> Result<Value, CallError> {
-        self.call(Method::POST, path, Some(body)).await
+        self.call(Method::POST, path, &[], Some(body)).await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CallError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Result<Value, CallError> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if !query.is_empty() {
+            request = request.query(query);
+        }
         if let Some(evidence) = &self.evidence {
             let mut value =
                 header::HeaderValue::from_str(&format!("Bearer {}", evidence.read()?)).map_err(|_| {

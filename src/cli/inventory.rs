@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
+use super::answer::{self, field};
 use super::exit::Exit;
-use super::task::{field, text};
-use super::terminal::{Terminal, Tone};
+use super::terminal::Terminal;
 use crate::model::name::{AgentName, ToolName};
 
 /// `dayfly agent …`
@@ -89,7 +89,7 @@ impl AgentCommand {
                     &columns,
                 )
             }
-            Self::Show { agent, remote } => show(
+            Self::Show { agent, remote } => answer::print(
                 terminal,
                 &remote.client()?.get(&format!("/v1/agents/{agent}")).await?,
             ),
@@ -127,7 +127,7 @@ impl ToolCommand {
                     &columns,
                 )
             }
-            Self::Show { tool, remote } => show(
+            Self::Show { tool, remote } => answer::print(
                 terminal,
                 &remote.client()?.get(&format!("/v1/tools/{tool}")).await?,
             ),
@@ -144,37 +144,12 @@ fn list(terminal: &Terminal, answer: &Value, member: &str, columns: &[&str]) -> 
         terminal.value(answer)?;
         return Ok(Exit::Done);
     }
-    let entries = answer
-        .get(member)
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let rows: Vec<Vec<String>> = entries
+    let rows: Vec<Vec<String>> = answer::list(answer, member)
         .iter()
         .map(|entry| columns.iter().map(|name| field(entry, name)).collect())
         .collect();
     let headings: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
     terminal.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)?;
-    Ok(Exit::Done)
-}
-
-fn show(terminal: &Terminal, entry: &Value) -> anyhow::Result<Exit> {
-    if terminal.is_json() {
-        terminal.value(entry)?;
-        return Ok(Exit::Done);
-    }
-    for (name, value) in entry
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null())
-    {
-        terminal.line(format!(
-            "{} {}",
-            terminal.paint(Tone::Faint, &format!("{name:<12}")),
-            text(value)
-        ))?;
-    }
     Ok(Exit::Done)
 }
 

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
+use super::answer::{self, field};
 use super::exit::Exit;
-use super::task::field;
 use super::terminal::{Terminal, Tone};
 use crate::journal::checkpoint::Checkpoint;
 use crate::journal::verify::{Expected, verify};
@@ -115,12 +115,8 @@ impl Tail {
         let mut from = self.from;
         loop {
             let page = client.get(&format!("/v1/journal?from={from}&limit=200")).await?;
-            let records = page
-                .get("records")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            for record in &records {
+            let records = answer::list(&page, "records");
+            for record in records {
                 if terminal.is_json() {
                     terminal.value(record)?;
                 } else {

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
+use super::answer::{self, field, text, without_nulls};
 use super::exit::Exit;
-use super::task::{field, without_nulls};
 use super::terminal::{Terminal, Tone};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::ttl::Ttl;
@@ -98,7 +98,7 @@ impl LeaseCommand {
                     .client()?
                     .get(&format!("/v1/leases/{}", one.lease))
                     .await?;
-                print_lease(terminal, &lease)
+                answer::print(terminal, &lease)
             }
             Self::Renew(renew) => {
                 let body = without_nulls(json!({ "ttl": renew.ttl }));
@@ -113,7 +113,7 @@ impl LeaseCommand {
                     .client()?
                     .post(&path, json!({ "reason": revoke.reason }))
                     .await?;
-                print_lease(terminal, &lease)
+                answer::print(terminal, &lease)
             }
         }
     }
@@ -121,55 +121,30 @@ impl LeaseCommand {
 
 impl List {
     async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
-        let mut query = vec![format!("limit={}", self.limit)];
-        let task = self.task.map(|id| id.to_string());
-        let after = self.after.map(|id| id.to_string());
-        for (name, value) in [
-            ("agent", &self.agent),
-            ("task", &task),
-            ("tool", &self.tool),
-            ("user", &self.user),
-            ("state", &self.state),
-            ("after", &after),
-        ] {
-            if let Some(value) = value {
-                query.push(format!("{name}={}", escape(value)));
-            }
-        }
-        let page = self
-            .remote
-            .client()?
-            .get(&format!("/v1/leases?{}", query.join("&")))
-            .await?;
+        let given = [
+            ("limit", Some(self.limit.to_string())),
+            ("agent", self.agent),
+            ("task", self.task.map(|id| id.to_string())),
+            ("tool", self.tool),
+            ("user", self.user),
+            ("state", self.state),
+            ("after", self.after.map(|id| id.to_string())),
+        ];
+        let query: Vec<(&str, String)> = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        let page = self.remote.client()?.list("/v1/leases", &query).await?;
         if terminal.is_json() {
             terminal.value(&page)?;
             return Ok(Exit::Done);
         }
-        print_leases(
-            terminal,
-            page.get("leases")
-                .and_then(Value::as_array)
-                .map_or(&[], Vec::as_slice),
-        )?;
+        print_leases(terminal, answer::list(&page, "leases"))?;
         if let Some(next) = page.get("next").and_then(Value::as_str) {
             terminal.note(format!("there is more: add --after {next}"))?;
         }
         Ok(Exit::Done)
     }
-}
-
-/// Percent-encodes what is not unreserved (RFC 3986 §2.3).
-pub(super) fn escape(text: &str) -> String {
-    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes()
-        .map(|b| {
-            if keep(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
 }
 
 pub(super) fn print_leases(terminal: &Terminal, leases: &[Value]) -> anyhow::Result<Exit> {
@@ -196,42 +171,19 @@ pub(super) fn print_leases(terminal: &Terminal, leases: &[Value]) -> anyhow::Res
     Ok(Exit::Done)
 }
 
-fn print_lease(terminal: &Terminal, lease: &Value) -> anyhow::Result<Exit> {
-    if terminal.is_json() {
-        terminal.value(lease)?;
-        return Ok(Exit::Done);
-    }
-    for (name, value) in lease
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null())
-    {
-        let label = terminal.paint(Tone::Faint, &format!("{name:<12}"));
-        terminal.line(format!("{label} {}", super::task::text(value)))?;
-    }
-    Ok(Exit::Done)
-}
-
 pub(super) fn print_credential(
     terminal: &Terminal,
     issued: &Value,
     token_only: bool,
 ) -> anyhow::Result<Exit> {
-    let token = issued
-        .pointer("/credential/token")
-        .map(super::task::text)
-        .unwrap_or_default();
+    let token = issued.pointer("/credential/token").map(text).unwrap_or_default();
     if token_only {
         terminal.line(token)?;
     } else if terminal.is_json() {
         terminal.value(issued)?;
     } else {
         terminal.line(&token)?;
-        let lease = issued
-            .pointer("/lease/id")
-            .map(super::task::text)
-            .unwrap_or_default();
+        let lease = issued.pointer("/lease/id").map(text).unwrap_or_default();
         terminal.note(format!(
             "{} until {}, granted {}s of {}s, bounded by {}, ends {}",
             terminal.paint(Tone::Strong, &lease),

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
+use super::answer::{self, field, text, without_nulls};
 use super::exit::Exit;
 use super::lease::{print_credential, print_leases};
 use super::terminal::{Terminal, Tone};
@@ -193,17 +194,13 @@ impl Open {
             "ttl": self.ttl,
         }));
         let answer = self.remote.client()?.post("/v1/decisions", body).await?;
-        let verdicts = answer
-            .get("verdicts")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let verdicts = answer::list(&answer, "verdicts");
         let permitted = |verdict: &Value| verdict.get("permitted").and_then(Value::as_bool) == Some(true);
         let all = verdicts.iter().all(permitted);
         if terminal.is_json() {
             terminal.value(&answer)?;
         } else {
-            for verdict in &verdicts {
+            for verdict in verdicts {
                 let (tone, word) = if permitted(verdict) {
                     (Tone::Good, "permitted")
                 } else {
@@ -285,36 +282,7 @@ fn print_ended(terminal: &Terminal, ended: &Value) -> anyhow::Result<Exit> {
     if let Some(task) = ended.get("task") {
         print_task(terminal, task)?;
     }
-    print_leases(
-        terminal,
-        ended
-            .get("leases")
-            .and_then(Value::as_array)
-            .map_or(&[], Vec::as_slice),
-    )
-}
-
-/// The text of a value, without the quotes of JSON.
-pub(super) fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-/// The text of a member; nothing when it is absent.
-pub(super) fn field(value: &Value, name: &str) -> String {
-    value.get(name).map(text).unwrap_or_default()
-}
-
-/// The object without members that are null: what was not said is not sent.
-pub(super) fn without_nulls(mut value: Value) -> Value {
-    if let Value::Object(members) = &mut value {
-        members.retain(|_, member| !member.is_null());
-    }
-    value
+    print_leases(terminal, answer::list(ended, "leases"))
 }
 
 /// Reads `tool:action[,action…][@resource[,resource…]]`.
