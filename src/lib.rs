@@ -29,7 +29,7 @@
 //!
 //! Each arrow consumes a value that only the step before can make: [`identity::Workload`],
 //! [`registry::Caller`], [`policy::permit::Permit`] and [`ledger::reservation::Reservation`] have
-//! private fields and one constructor each. The journal records each decision before its effect
+//! private fields and are made in one place each. The journal records each decision before its effect
 //! leaves the house.
 //!
 //! Start reading at [`broker`], then [`ledger`].

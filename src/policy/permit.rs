@@ -1,9 +1,12 @@
 //! The witness that policy permitted exactly one request. Fields and constructor are private to
 //! this file, so that no engine and no other floor can make one up.
 //!
-//! ```compile_fail
-//! fn forge(request: dayfly::policy::AccessRequest) -> dayfly::policy::permit::Permit {
-//!     dayfly::policy::permit::Permit { request }
+//! ```compile_fail,E0451
+//! use dayfly::model::decision::{Grounds, Obligations};
+//! use dayfly::policy::{AccessRequest, permit::Permit};
+//!
+//! fn forge(request: AccessRequest, grounds: Grounds, obligations: Obligations) -> Permit {
+//!     Permit { request, grounds, obligations }
 //! }
 //! ```
 
@@ -11,7 +14,8 @@ use super::{AccessRequest, PolicyEngine};
 use crate::model::decision::{Decision, Grounds, Obligations};
 use crate::model::name::Role;
 
-/// Policy permitted this request. It is bound to it and is used up by a reservation.
+/// Policy permitted this request, the only one that it is good for. Writing a lease down, or writing
+/// down that one lives on, uses it up.
 #[derive(Debug)]
 #[must_use = "a permit that is not used was decided for nothing"]
 pub struct Permit {
