@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -86,7 +87,8 @@ pub(crate) struct Shared {
     state: HttpState,
     followers: Arc<Semaphore>,
     readiness: Readiness,
-    openapi: String,
+    /// One copy for all who ask: answers that nobody reads are held once.
+    openapi: Bytes,
 }
 
 type Routes = OpenApiRouter<Arc<Shared>>;
@@ -148,7 +150,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
     let shared = Arc::new(Shared {
         followers: Arc::new(Semaphore::new(places)),
         readiness: Readiness::default(),
-        openapi: openapi(),
+        openapi: openapi().into(),
         state,
     });
     layered(router.with_state(shared), ids, limits.body)

@@ -26,6 +26,7 @@ use crate::model::name::{AgentName, ToolName};
 use crate::registry::Caller;
 
 use super::Shared;
+use super::gate::Place;
 use super::problem::{Kind, Problem};
 
 /// The header that makes a write repeatable.
@@ -39,6 +40,8 @@ pub(super) struct Authenticated {
     pub(super) request: RequestId,
     /// What the routes share.
     pub(super) shared: Arc<Shared>,
+    /// What the request takes up.
+    pub(super) place: Option<Place>,
 }
 
 impl Authenticated {
@@ -58,6 +61,12 @@ impl Authenticated {
         F: Future<Output = Result<T, BrokerError>> + Send + 'static,
     {
         let work = use_case(self.broker().clone(), self.caller, self.request);
+        let place = self.place;
+        let work = async move {
+            let done = work.await;
+            drop(place);
+            done
+        };
         let work = work.instrument(tracing::Span::current());
         match self.shared.state.tracker.spawn(work).await {
             Ok(done) => Ok(done?),
@@ -80,6 +89,7 @@ impl FromRequestParts<Arc<Shared>> for Authenticated {
             caller,
             request,
             shared: shared.clone(),
+            place: parts.extensions.get().cloned(),
         })
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Kind, Problem};
 
@@ -27,20 +27,31 @@ impl Gate {
     }
 }
 
+/// The place that a request takes up. Travels with it to whatever it sets going, so that work goes on
+/// taking the place up when its client is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
 /// Lets a request in if there is a place for it, and answers in time. What the request set going on
-/// the tracker goes on.
+/// the tracker goes on, and keeps the place for as long.
 pub(super) async fn gate(
     State(gate): State<Gate>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Ok(_place) = gate.places.try_acquire() else {
+    let Ok(permit) = gate.places.try_acquire_owned() else {
         return Err(Problem::new(
             Kind::BUSY,
             "as many requests are being served as there may be: try again",
         )
         .after(1));
     };
+    let place = Place {
+        _permit: Arc::new(permit),
+    };
+    request.extensions_mut().insert(place.clone());
     match tokio::time::timeout(gate.time, next.run(request)).await {
         Ok(response) => Ok(response),
         Err(_) => Err(Problem::new(

@@ -82,6 +82,8 @@ pub(super) async fn follow(
     let since: Cursor = text
         .parse()
         .map_err(|invalid| Problem::new(Kind::BAD_PARAMETER, format!("{invalid}")))?;
+    // A follower's place is one of its own; a stream would keep the other for as long as it lives.
+    let call = Authenticated { place: None, ..call };
     let follower = Follower {
         call: Arc::new(call),
         since,

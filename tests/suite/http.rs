@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
@@ -13,11 +14,13 @@ use dayfly::journal::record::{Result as Outcome, Verb};
 use dayfly::telemetry;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::world::{ISSUER, World};
+use crate::world::gated::{Gate, Gated};
+use crate::world::{ISSUER, Plan, World};
 
 struct Api {
     world: World,
@@ -27,7 +30,10 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        let world = World::new();
+        Self::of(World::new())
+    }
+
+    fn of(world: World) -> Self {
         let (keys, stop) = (Arc::clone(&world.keys), CancellationToken::new());
         let state = HttpState {
             broker: Arc::clone(&world.broker),
@@ -207,6 +213,58 @@ async fn a_credential_lives_and_ends_over_http() {
         .post("support-bot", &path, json!({"tool": "crm", "actions": ["read"]}))
         .await;
     assert_eq!((status.as_u16(), slug(&problem)), (409, "task-not-open"));
+}
+
+/// Keeps each task that is opened waiting until it is released.
+struct Slow {
+    inside: Semaphore,
+    released: Semaphore,
+}
+
+#[async_trait]
+impl Gate for Slow {
+    async fn before(&self, call: &'static str) {
+        if call == "open" {
+            self.inside.add_permits(1);
+            self.released.acquire().await.unwrap().forget();
+        }
+    }
+
+    async fn after(&self, _: &'static str) {}
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_room_for_more_until_its_work_is_done() {
+    let slow = Arc::new(Slow {
+        inside: Semaphore::new(0),
+        released: Semaphore::new(0),
+    });
+    let gate = slow.clone();
+    let api = Api::of(World::of(Plan {
+        ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate })),
+        ..Plan::default()
+    }));
+    let body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
+    for _ in 0..8 {
+        let request = api
+            .request("support-bot", "POST", "/v1/tasks", Some(body.clone()))
+            .await;
+        let mut asking = Box::pin(api.send(request));
+        tokio::select! {
+            response = &mut asking => panic!("{}", response.status()),
+            inside = slow.inside.acquire() => inside.unwrap().forget(),
+        }
+    }
+    let (status, problem) = api.post("support-bot", "/v1/tasks", body.clone()).await;
+    assert_eq!((status.as_u16(), slug(&problem)), (503, "busy"));
+    slow.released.add_permits(100);
+    loop {
+        let (status, _) = api.post("support-bot", "/v1/tasks", body.clone()).await;
+        if status == 201 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
