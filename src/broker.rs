@@ -108,7 +108,10 @@ pub struct Broker {
     parts: Parts,
     /// Charters never change, so remembering them needs no invalidation.
     charters: Cache<TaskId, Arc<Charter>>,
-    sightings: Sightings,
+    /// Evidence that proves nothing: anybody can send it.
+    forgeries: Sightings,
+    /// Proven workloads that are not admitted. Apart, so that no flood of forgeries hides them.
+    strangers: Sightings,
     /// Looks that were recorded lately.
     looks: Cache<String, ()>,
     /// Wakes the reaper when something became due.
@@ -132,7 +135,8 @@ impl Broker {
         Self {
             parts,
             charters,
-            sightings: Sightings::new(),
+            forgeries: Sightings::new(),
+            strangers: Sightings::new(),
             looks,
             due: Notify::new(),
             settled: Notify::new(),

@@ -17,7 +17,7 @@ impl Broker {
             Ok(workload) => workload,
             Err(error) => {
                 measure::refused_evidence(reason(&error));
-                if self.sightings.is_news(&evidence.digest(), now) {
+                if self.forgeries.is_news(&evidence.digest(), now) {
                     let record = Record {
                         request: Some(request),
                         ..Record::new(Verb::Attest, Outcome::Denied, now)
@@ -34,7 +34,7 @@ impl Broker {
                 measure::refused_evidence("not_admitted");
                 let attestation = workload.attestation();
                 if self
-                    .sightings
+                    .strangers
                     .is_news(&format!("{} {}", attestation.authority, attestation.subject), now)
                 {
                     let agent = match &refusal {

@@ -1,7 +1,8 @@
 //! Which refused evidence was recorded already.
 //!
-//! Whoever can reach the port can send bad evidence without end. Each kind of it is recorded once in
-//! a while; the rest is counted in the metrics, so that nobody fills the journal from outside.
+//! Whoever can reach the port can send bad evidence without end, each time another. Each piece of it is
+//! recorded once in a while, and few of all of them; the rest is counted in the metrics, so that nobody
+//! fills the journal from outside.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,12 +13,14 @@ use crate::model::time::Timestamp;
 
 const AGAIN_AFTER: Duration = Duration::from_secs(300);
 const REMEMBERED: u64 = 10_000;
-const PER_SECOND: u32 = 20;
+/// How many are recorded at once. One more each second: 86,400 a day at most, some 40 MB.
+const BURST: u64 = 20;
 
 /// Decides whether a refusal is recorded.
 pub(super) struct Sightings {
     seen: Cache<String, Timestamp>,
-    window: Mutex<(u64, u32)>,
+    /// How many may be recorded now, and in which second that was so.
+    left: Mutex<(u64, u64)>,
 }
 
 impl Sightings {
@@ -27,25 +30,24 @@ impl Sightings {
                 .max_capacity(REMEMBERED)
                 .time_to_live(AGAIN_AFTER)
                 .build(),
-            window: Mutex::new((0, 0)),
+            left: Mutex::new((0, 0)),
         }
     }
 
-    /// True the first time in five minutes for this key, and at most twenty times a second in all.
+    /// True the first time in five minutes for this key, while there is room for it.
     pub(super) fn is_news(&self, key: &str, now: Timestamp) -> bool {
         if self.seen.get(key).is_some_and(|at| now.since(at) < AGAIN_AFTER) {
             return false;
         }
-        let Ok(mut window) = self.window.lock() else {
+        let Ok(mut left) = self.left.lock() else {
             return false;
         };
-        if window.0 != now.as_secs() {
-            *window = (now.as_secs(), 0);
-        }
-        if window.1 >= PER_SECOND {
+        let (room, at) = *left;
+        let room = BURST.min(room.saturating_add(now.as_secs().saturating_sub(at)));
+        let Some(room) = room.checked_sub(1) else {
             return false;
-        }
-        window.1 += 1;
+        };
+        *left = (room, now.as_secs());
         self.seen.insert(key.to_owned(), now);
         true
     }
@@ -63,9 +65,17 @@ mod tests {
         assert!(!sightings.is_news("a", now));
         let later = now.plus(AGAIN_AFTER);
         assert!(sightings.is_news("a", later));
-        let recorded = (0..100)
-            .filter(|n| sightings.is_news(&format!("flood {n}"), later))
-            .count();
-        assert_eq!(recorded, 19);
+        let flood = |at: Timestamp| {
+            let pieces = (0..100).map(|n| format!("{at} {n}"));
+            pieces.filter(|piece| sightings.is_news(piece, at)).count()
+        };
+        assert_eq!(flood(later), 19);
+        assert_eq!(flood(later), 0);
+        assert_eq!(
+            flood(later.plus(Duration::from_secs(3))),
+            3,
+            "one more each second"
+        );
+        assert_eq!(flood(later.plus(AGAIN_AFTER)), 20);
     }
 }
