@@ -273,8 +273,8 @@ impl Broker {
 
     /// Adds that a permit had no effect. The permit may stand in the journal already, so a failure to
     /// add this hides nothing.
-    async fn record_failure(&self, record: Record, error: &BrokerError) {
-        measure::decided(Verb::Issue, Outcome::Failed);
+    pub(super) async fn record_failure(&self, record: Record, error: &BrokerError) {
+        measure::decided(record.verb, Outcome::Failed);
         let record = Record {
             result: Outcome::Failed,
             at: self.now(),

@@ -63,10 +63,20 @@ impl Broker {
             ..record.grounds(permit.grounds())
         };
         // Recorded first: a life that is longer than any record says must not exist.
-        self.record(record).await?;
+        self.record(record.clone()).await?;
         let until = now.plus(granted.ttl.as_duration());
-        let reservation = Reservation::renew(&*self.parts.ledger, permit, id, until, now).await?;
-        let minted = provider.mint(&reservation).await?;
+        let renewed = async {
+            let reservation = Reservation::renew(&*self.parts.ledger, permit, id, until, now).await?;
+            let minted = provider.mint(&reservation).await?;
+            Ok::<_, BrokerError>((reservation, minted))
+        };
+        let (reservation, minted) = match renewed.await {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                self.record_failure(record, &error).await;
+                return Err(error);
+            }
+        };
         measure::decided(Verb::Renew, Outcome::Permitted);
         let lease = Lease {
             handle: Some(minted.handle),

@@ -332,6 +332,13 @@ async fn renewing_is_deciding_anew() {
         .renew(caller, issued.lease.id, None, world.request())
         .await;
     assert!(matches!(late, Err(BrokerError::Refused(_))), "{late:?}");
+    let results: Vec<Outcome> = world
+        .records(Verb::Renew)
+        .iter()
+        .map(|record| record.result)
+        .collect();
+    let expected = [Outcome::Permitted, Outcome::Permitted, Outcome::Failed];
+    assert_eq!(results, expected, "a permit without effect says so");
 }
 
 #[tokio::test]
