@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,9 @@ impl Folder {
         let mut name = [0; 8];
         entropy.fill(&mut name)?;
         let path = std::env::temp_dir().join(format!("dayfly-demo-{:016x}", u64::from_be_bytes(name)));
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot write to {}", path.display()))?;
+        // New, and for nobody else: whatever lies there under this name is not ours.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot write to {}", path.display()))?;
         Ok(Self(path))
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::entropy::OsEntropy;
 use crate::keys::file::write_private;
@@ -61,8 +61,18 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Writes the files for a broker that listens on `listen`. The trust domain gets a new key.
+    /// Writes the files for a broker that listens on `listen`. The trust domain gets a new key. A folder
+    /// with a configuration that was not laid out here is left alone.
     pub fn lay_out(folder: &Path, listen: SocketAddr, entropy: &OsEntropy) -> anyhow::Result<Self> {
+        let configured = folder.join("dayfly.toml");
+        match fs::read_to_string(&configured) {
+            Ok(text) if text.starts_with(MADE_HERE) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => bail!(
+                "{} is somebody's own: name another folder, everything in this one would be written anew",
+                configured.display()
+            ),
+        }
         for (path, text) in EXAMPLES {
             write(&folder.join(path), text)?;
         }
@@ -110,9 +120,12 @@ impl Estate {
     }
 }
 
+/// How the configuration begins, by which a folder is known again.
+const MADE_HERE: &str = "# Written anew at each start.";
+
 fn configuration(listen: SocketAddr, issuer: &str) -> String {
     format!(
-        "# Written anew at each start. Copy it, and what it names, to begin an installation of your own.\n\
+        "{MADE_HERE} Copy it, and what it names, to begin an installation of your own.\n\
          [server]\n\
          listen = \"{listen}\"\n\
          public_url = \"{issuer}\"\n\n\
@@ -145,4 +158,23 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_its_own_folder_anew_and_leaves_somebody_elses_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let listen = "127.0.0.1:8440".parse().unwrap();
+        let lay_out = || Estate::lay_out(temp.path(), listen, &OsEntropy::new());
+        lay_out().unwrap();
+        let path = lay_out().unwrap().configuration();
+        fs::write(&path, "[server]\n").unwrap();
+        fs::remove_dir_all(temp.path().join("policies")).unwrap();
+        assert!(lay_out().is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[server]\n");
+        assert!(!temp.path().join("policies").exists());
+    }
 }
