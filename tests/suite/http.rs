@@ -22,14 +22,14 @@ use tower::ServiceExt;
 use crate::world::gated::{Gate, Gated};
 use crate::world::{ISSUER, Plan, World};
 
-struct Api {
-    world: World,
-    router: Router,
+pub(crate) struct Api {
+    pub(crate) world: World,
+    pub(crate) router: Router,
     stop: CancellationToken,
 }
 
 impl Api {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(World::new())
     }
 

@@ -29,4 +29,6 @@ mod process;
 #[cfg(test)]
 mod redis_servers;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod world;
