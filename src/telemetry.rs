@@ -3,6 +3,7 @@
 //! Logs go to standard error, one event a line. Metrics are held until they are scraped; labels come
 //! from closed sets, so nobody outside can make them grow.
 
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), TelemetryErro
     let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Colour codes in a file or a pipe are noise.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.try_init(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 
 use super::exit::Exit;
@@ -128,6 +128,11 @@ impl Test {
                 files.extend(files_in(&directory, "json").map_err(Problems::from)?);
             }
         }
+        // Nothing to run is no success: somebody would take it for one.
+        ensure!(
+            !files.is_empty(),
+            "there are no cases: write them into `tests/*.json` beside the policies, or name files"
+        );
         let (mut passed, mut failed) = (0_usize, 0_usize);
         for file in &files {
             let results = run_file(&checked, file)?;

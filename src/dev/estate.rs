@@ -40,7 +40,7 @@ macro_rules! examples {
     };
 }
 
-const EXAMPLES: [(&str, &str); 10] = examples![
+const EXAMPLES: [(&str, &str); 13] = examples![
     "agents/support-bot.toml",
     "agents/report-bot.toml",
     "agents/ops-console.toml",
@@ -51,6 +51,9 @@ const EXAMPLES: [(&str, &str); 10] = examples![
     "policies/00-baseline.cedar",
     "policies/10-dayfly.cedar",
     "policies/20-grants.cedar",
+    "policies/tests/00-baseline.json",
+    "policies/tests/10-dayfly.json",
+    "policies/tests/20-grants.json",
 ];
 
 /// A small installation on disk, with the trust domain that vouches for its workloads.

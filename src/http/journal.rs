@@ -9,7 +9,7 @@ use super::wire::registry::{MOST_RECORDS, Records, WhichRecords};
 
 /// Read the journal
 ///
-/// Takes a permit for `dayfly:journal`. Reading is itself recorded.
+/// Takes a permit for `dayfly:journal`. Reading is itself recorded, once in a while for each reader.
 #[utoipa::path(get, path = "/v1/journal", tag = "journal", operation_id = "inspect_journal", params(WhichRecords),
     responses((status = 200, body = Records)))]
 pub(super) async fn read(

@@ -11,6 +11,8 @@ mod contract;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod http;
