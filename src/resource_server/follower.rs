@@ -154,8 +154,13 @@ impl ResourceServer {
 
     /// One question to the feed, and what its answer changes. Answers whether to pause before the next.
     async fn read_feed(&self, cursor: &mut Option<String>) -> Result<bool, Failure> {
-        // What an answer says is as old as its question, and the next answer comes two waits after it.
-        let wait = WAIT.min(self.settings.max_staleness / 4);
+        // The first question wants to know how things stand, not what comes next. After it, what an
+        // answer says is as old as its question, and the next answer comes two waits after it.
+        let first = cursor.is_none();
+        let wait = match first {
+            true => Duration::ZERO,
+            false => WAIT.min(self.settings.max_staleness / 4),
+        };
         let mut url = self.source.feed.clone();
         {
             let mut query = url.query_pairs_mut();
@@ -187,7 +192,7 @@ impl ResourceServer {
         if !feed.more {
             self.as_of.send_replace(Some(asked_at));
         }
-        Ok(!feed.more && feed.cutoffs.is_empty() && started.elapsed() < PAUSE)
+        Ok(!first && !feed.more && feed.cutoffs.is_empty() && started.elapsed() < PAUSE)
     }
 }
 
@@ -301,7 +306,8 @@ mod tests {
         headers: HeaderMap,
         Query(question): Query<Question>,
     ) -> Response {
-        assert_eq!(question.wait, 15);
+        let waits = if question.cursor.is_some() { 15 } else { 0 };
+        assert_eq!(question.wait, waits, "the first question wants an answer at once");
         let bearer = headers
             .get("authorization")
             .map(|v| v.to_str().unwrap().to_owned());
