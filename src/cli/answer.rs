@@ -44,7 +44,7 @@ pub(super) fn print(terminal: &Terminal, entry: &Value) -> anyhow::Result<Exit> 
     }
     let members = entry.as_object().into_iter().flatten();
     for (name, value) in members.filter(|(_, value)| !value.is_null()) {
-        let label = terminal.paint(Tone::Faint, &format!("{name:<12}"));
+        let label = terminal.paint(Tone::Faint, &format!("{name:<16}"));
         terminal.line(format!("{label} {}", text(value)))?;
     }
     Ok(Exit::Done)

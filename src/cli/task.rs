@@ -45,6 +45,7 @@ pub enum TaskCommand {
 
 /// What a task is about.
 #[derive(Args, Debug)]
+#[group(skip)] // the sub-command `open` has a group of this name already
 pub struct Open {
     /// Why the task exists.
     #[arg(long)]
@@ -265,7 +266,7 @@ fn print_task(terminal: &Terminal, task: &Value) -> anyhow::Result<Exit> {
             if let Some(value) = task.get(name).filter(|value| !value.is_null()) {
                 terminal.line(format!(
                     "{} {}",
-                    terminal.paint(Tone::Faint, &format!("{name:<12}")),
+                    terminal.paint(Tone::Faint, &format!("{name:<16}")),
                     text(value)
                 ))?;
             }

@@ -147,6 +147,12 @@ fn every_whole_configuration_that_is_shown_can_be_read() {
 }
 
 #[test]
+fn the_command_line_is_what_clap_takes() {
+    // Clap checks a sub-command when it is called, so a fault in one would wait for its first user.
+    Cli::command().debug_assert();
+}
+
+#[test]
 fn the_command_line_reference_names_every_command_and_flag() {
     fn walk(command: &clap::Command, path: &str, page: &str, missing: &mut Vec<String>) {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
