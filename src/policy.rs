@@ -14,6 +14,7 @@ mod annotations;
 mod entities;
 mod index;
 mod load;
+mod reads;
 #[cfg(test)]
 mod samples;
 

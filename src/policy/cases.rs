@@ -185,8 +185,10 @@ fn decide(engine: &CedarEngine, whole: &cedar_policy::PolicySet, case: &Case) ->
     let generated = registered
         .map(|agent| entities::agent(agent, attested))
         .transpose()?;
-    let resources = tool.resources(path.iter())?;
-    let entities = entities::gather(generated, tool, &[action], &resources)?;
+    let mut entities = entities::standing(generated, tool, action)?;
+    for resource in tool.resources(path.iter()) {
+        entities = entities::joined(entities, tool, &resource)?;
+    }
     let entities = overlay(engine, entities, &case.entities)?;
     if entities.get(&principal).is_none() {
         return Err(Unfit(format!(

@@ -4,21 +4,21 @@
 //! is, on the most restrictive terms of all permits that match. Cedar skips a policy that cannot be evaluated,
 //! a `forbid` too; here one such policy is a denial that names it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Effect, Entities, Entity, EntityUid, PolicySet, Request, Schema,
+    AuthorizationError, Authorizer, Context, Effect, Entities, EntityUid, PolicySet, Request, Schema,
 };
 
-use crate::model::attestation::EvidenceKind;
 use crate::model::decision::{Decision, Grounds, Obligations, PolicyId, Revision};
 use crate::model::name::Role;
 use crate::registry::Registry;
 
 use super::entities::{self, ActionEntity, Catalogue, ResourceEntity, ToolEntity, Unfit};
-use super::index::{Generations, HeadIndex, Heading, Slice, Slices};
+use super::index::{AgentKey, HeadIndex, Heading, Kept, Slice, SliceKey};
 pub use super::load::PolicySource;
 use super::load::{self, Loaded, index_of};
 use super::problem::{PolicyProblems, Position, Problem};
@@ -33,8 +33,10 @@ pub const FAULT: &str =
 
 /// The most reasons that an agent is told at once.
 const MOST_REASONS: usize = 4;
-/// The most agents, each attested in one way, that are kept as entities.
-const MOST_AGENTS: usize = 4096;
+/// The most pairs of an agent, attested in one way, and an action whose entities are kept in one generation.
+const MOST_STANDINGS: usize = 4096;
+/// The most policies that the slices of one generation refer to.
+const MOST_REFERENCES: usize = 32_768;
 
 /// A set of policies and the registry that they are about, as one revision. Immutable; a new revision is a new
 /// engine.
@@ -44,14 +46,11 @@ pub struct CedarEngine {
     pub(super) schema: Schema,
     pub(super) catalogue: Catalogue,
     pub(super) index: HeadIndex,
-    slices: Slices,
-    agents: Mutex<Generations<AgentKey, Entity>>,
+    slices: Kept<SliceKey, Slice>,
+    standings: Kept<(AgentKey, Arc<str>), Entities>,
     authorizer: Authorizer,
     revision: Revision,
 }
-
-/// The name of a registered agent and how it was attested.
-type AgentKey = (Arc<str>, EvidenceKind, Option<Arc<str>>);
 
 impl fmt::Debug for CedarEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,12 +64,13 @@ impl fmt::Debug for CedarEngine {
 /// A question as Cedar sees it.
 pub(super) struct Prepared<'q> {
     question: Question<'q>,
-    known: bool,
+    /// Of the registry's own agent about the registry's own tool: what is made for them may be kept.
+    key: Option<AgentKey>,
     tool: Arc<ToolEntity>,
     resources: Vec<ResourceEntity>,
-    entities: Entities,
-    context: Context,
     principal: EntityUid,
+    /// Made when a policy looks at it: without the instant, and with it.
+    contexts: [OnceCell<Context>; 2],
 }
 
 /// What the policies said about one action on one resource: their places in the set.
@@ -88,11 +88,11 @@ impl Verdict {
         self.faults.is_empty() && self.forbids.is_empty() && !self.permits.is_empty()
     }
 
-    pub(super) fn add(&mut self, other: Self) {
-        self.permits.extend(other.permits);
-        self.terms.extend(other.terms);
-        self.forbids.extend(other.forbids);
-        self.faults.extend(other.faults);
+    pub(super) fn add(&mut self, other: &Self) {
+        self.permits.extend(&other.permits);
+        self.terms.extend(&other.terms);
+        self.forbids.extend(&other.forbids);
+        self.faults.extend(&other.faults);
     }
 }
 
@@ -119,8 +119,8 @@ impl CedarEngine {
             warnings,
             schema,
             catalogue,
-            slices: Slices::default(),
-            agents: Mutex::new(Generations::new(MOST_AGENTS)),
+            slices: Kept::new(MOST_REFERENCES),
+            standings: Kept::new(MOST_STANDINGS),
             authorizer: Authorizer::new(),
             revision,
         })
@@ -162,38 +162,48 @@ impl CedarEngine {
             )));
         }
         let tool = self.catalogue.tool_entity(tool)?;
-        let actions: Option<Vec<&ActionEntity>> =
-            access.actions().iter().map(|name| tool.action(name)).collect();
-        // To the caller an action that does not exist looks like one that nobody permits.
-        let actions = actions.ok_or_else(|| Unfit(NO_PERMIT.to_owned()))?;
-        let resources = tool.resources(access.resources().iter())?;
-        let known = self.catalogue.knows(question.agent);
-        let agent = self.agent_entity(question, known)?;
+        if !access.actions().iter().all(|name| tool.action(name).is_some()) {
+            // To the caller an action that does not exist looks like one that nobody permits.
+            return Err(Unfit(NO_PERMIT.to_owned()));
+        }
         Ok(Prepared {
             question: *question,
-            known,
-            entities: entities::gather(Some(agent), &tool, &actions, &resources)?,
-            context: entities::context(question)?,
-            principal: entities::agent_uid(question.agent.name.as_str()),
-            resources,
+            key: self.key(question, &tool),
+            resources: tool.resources(access.resources().iter()),
             tool,
+            principal: entities::agent_uid(question.agent.name.as_str()),
+            contexts: Default::default(),
         })
     }
 
-    fn agent_entity(&self, question: &Question<'_>, known: bool) -> Result<Entity, Unfit> {
+    fn key(&self, question: &Question<'_>, tool: &ToolEntity) -> Option<AgentKey> {
         let (agent, attested) = (question.agent, question.attested);
-        let Some((name, true)) = self.catalogue.name(agent.name.as_str()).map(|name| (name, known)) else {
-            return entities::agent(agent, attested);
+        let name = self.catalogue.registered(agent)?;
+        self.catalogue
+            .tool(&question.tool.name)
+            .filter(|known| std::ptr::eq(&raw const ***known, tool))?;
+        Some((name.clone(), attested.kind, attested.trust_domain.cloned()))
+    }
+
+    /// The entities of one action on one resource.
+    pub(super) fn entities(
+        &self,
+        prepared: &Prepared<'_>,
+        action: &ActionEntity,
+        resource: &ResourceEntity,
+    ) -> Result<Entities, Unfit> {
+        let Prepared { question, tool, .. } = prepared;
+        let make = || {
+            let agent = entities::agent(question.agent, question.attested)?;
+            entities::standing(Some(agent), tool, action).map(Arc::new)
         };
-        let domain = attested.trust_domain.map(|domain| domain.as_str().into());
-        let key = (name.clone(), attested.kind, domain);
-        let kept = || self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entity) = kept().get(&key, |_| 1) {
-            return Ok(entity);
-        }
-        let entity = entities::agent(agent, attested)?;
-        kept().insert(key, entity.clone(), 1);
-        Ok(entity)
+        let standing = match &prepared.key {
+            Some(agent) => self
+                .standings
+                .get((agent.clone(), action.name.clone()), |_| 1, make)?,
+            None => make()?,
+        };
+        entities::joined(Arc::unwrap_or_clone(standing), tool, resource)
     }
 
     fn verdict(
@@ -202,12 +212,19 @@ impl CedarEngine {
         action: &ActionEntity,
         resource: &ResourceEntity,
     ) -> Result<Verdict, Unfit> {
-        let request = prepared.request(action, resource)?;
         let mut verdict = Verdict::default();
+        let mut entities = None;
         let paths = self.index.paths(&resource.name).map(Some);
         for path in std::iter::once(None).chain(paths) {
-            if let Some(set) = self.slice(prepared, action, path)? {
-                self.judge(&request, &set, &prepared.entities, &mut verdict);
+            let slice = self.slice(prepared, action, resource, path)?;
+            verdict.add(&slice.fixed);
+            if let Some(open) = &slice.open {
+                let entities = match &entities {
+                    Some(entities) => entities,
+                    None => entities.insert(self.entities(prepared, action, resource)?),
+                };
+                let request = prepared.request(action, resource, slice.time)?;
+                self.judge(&request, open, entities, &mut verdict);
             }
         }
         Ok(verdict)
@@ -248,24 +265,41 @@ impl CedarEngine {
         &self,
         prepared: &Prepared<'_>,
         action: &ActionEntity,
+        resource: &ResourceEntity,
         path: Option<&Arc<str>>,
-    ) -> Result<Slice, Unfit> {
-        let make = || {
-            let numbers = self.matching(prepared, action, path.map(|path| &**path));
-            let policies = numbers.iter().filter_map(|number| self.policies.get(*number));
-            let policies: Vec<_> = policies.map(|loaded| loaded.policy.clone()).collect();
-            if policies.is_empty() {
-                return Ok(None);
+    ) -> Result<Arc<Slice>, Unfit> {
+        let make = || self.cut(prepared, action, resource, path.map(|path| &**path));
+        match &prepared.key {
+            Some(agent) => {
+                let key = (agent.clone(), action.name.clone(), path.cloned());
+                self.slices.get(key, |slice| 1 + slice.policies, make)
             }
-            let set = PolicySet::from_policies(policies).map_err(|error| Unfit(error.to_string()))?;
-            Ok(Some(Arc::new(set)))
-        };
-        match self.catalogue.name(prepared.question.agent.name.as_str()) {
-            Some(agent) if prepared.known => self
-                .slices
-                .get((agent.clone(), action.name.clone(), path.cloned()), make),
-            _ => make(),
+            None => make(),
         }
+    }
+
+    /// Makes a slice, and asks the policies that say the same each time.
+    fn cut(
+        &self,
+        prepared: &Prepared<'_>,
+        action: &ActionEntity,
+        resource: &ResourceEntity,
+        path: Option<&str>,
+    ) -> Result<Arc<Slice>, Unfit> {
+        let numbers = self.matching(prepared, action, path);
+        let (open, fixed): (Vec<_>, Vec<_>) = self.loaded(&numbers).partition(|loaded| loaded.reads.request);
+        let mut slice = Slice {
+            policies: numbers.len(),
+            time: open.iter().any(|loaded| loaded.reads.time),
+            ..Slice::default()
+        };
+        if let Some(fixed) = set_of(&fixed)? {
+            let request = prepared.request(action, resource, false)?;
+            let entities = self.entities(prepared, action, resource)?;
+            self.judge(&request, &fixed, &entities, &mut slice.fixed);
+        }
+        slice.open = set_of(&open)?;
+        Ok(Arc::new(slice))
     }
 
     pub(super) fn matching(
@@ -381,21 +415,39 @@ impl Prepared<'_> {
         actions.flat_map(|action| self.resources.iter().map(move |resource| (action, resource)))
     }
 
-    pub(super) fn request(&self, action: &ActionEntity, resource: &ResourceEntity) -> Result<Request, Unfit> {
+    /// What Cedar is asked about one action on one resource; `time`: with the instant.
+    pub(super) fn request(
+        &self,
+        action: &ActionEntity,
+        resource: &ResourceEntity,
+        time: bool,
+    ) -> Result<Request, Unfit> {
+        let context = self.context(time)?.clone();
         let uids = (self.principal.clone(), action.uid.clone(), resource.uid.clone());
         // Everything here was made from the registry by the same rules as the schema: nothing is left to check.
-        Request::new(uids.0, uids.1, uids.2, self.context.clone(), None)
-            .map_err(|error| Unfit(error.to_string()))
+        Request::new(uids.0, uids.1, uids.2, context, None).map_err(|error| Unfit(error.to_string()))
     }
 
-    pub(super) fn entities(&self) -> &Entities {
-        &self.entities
+    fn context(&self, time: bool) -> Result<&Context, Unfit> {
+        let [without, with] = &self.contexts;
+        let context = if time { with } else { without };
+        match context.get() {
+            Some(made) => Ok(made),
+            None => {
+                let made = entities::context(&self.question, time)?;
+                Ok(context.get_or_init(|| made))
+            }
+        }
     }
+}
 
-    #[cfg(test)]
-    fn context(&self) -> &Context {
-        &self.context
+fn set_of(policies: &[&Loaded]) -> Result<Option<PolicySet>, Unfit> {
+    if policies.is_empty() {
+        return Ok(None);
     }
+    let policies = policies.iter().map(|loaded| loaded.policy.clone());
+    let set = PolicySet::from_policies(policies).map_err(|error| Unfit(error.to_string()))?;
+    Ok(Some(set))
 }
 
 impl PolicyEngine for CedarEngine {
@@ -567,16 +619,17 @@ mod tests {
             &["customers/42", "notes"],
         );
         let engine = engine(&registry, "");
-        let prepared = engine.prepare(&asked.question()).unwrap();
+        let question = asked.question();
+        let prepared = engine.prepare(&question).unwrap();
         let known = engine.schema.action_entities().unwrap();
-        let entities = prepared
-            .entities()
-            .iter()
-            .filter(|entity| known.get(&entity.uid()).is_none())
-            .cloned();
-        Entities::from_entities(entities, Some(&engine.schema)).unwrap();
-        for (action, _) in prepared.pairs() {
-            prepared.context().validate(&engine.schema, &action.uid).unwrap();
+        for (action, resource) in prepared.pairs() {
+            let entities = engine.entities(&prepared, action, resource).unwrap();
+            let entities = entities
+                .iter()
+                .filter(|entity| known.get(&entity.uid()).is_none());
+            Entities::from_entities(entities.cloned(), Some(&engine.schema)).unwrap();
+            let context = prepared.context(true).unwrap().clone();
+            context.validate(&engine.schema, &action.uid).unwrap();
         }
     }
 
@@ -606,9 +659,32 @@ mod tests {
         assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
     }
 
+    #[test]
+    fn a_tool_that_only_has_the_name_of_a_registered_one_is_judged_by_its_own_facts() {
+        let registry = samples::registry();
+        let text = "permit(principal, action, resource) when { resource.tool.risk_rank <= 1 };";
+        let engine = engine(&registry, text);
+        let asked = Asked::new(&registry, "support-bot", "crm:read", &[]);
+        let question = Question {
+            agent: registry.agent(&"support-bot".parse().unwrap()).unwrap(),
+            ..asked.question()
+        };
+        let mut other = (*asked.tool).clone();
+        other.risk = crate::model::tool::Risk::Critical;
+        let about_other = Question {
+            tool: &other,
+            ..question
+        };
+        for _ in 0..2 {
+            assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
+            assert!(matches!(engine.evaluate(&about_other), Decision::Deny { .. }));
+        }
+    }
+
     mod slicing {
         use proptest::prelude::*;
 
+        use super::super::super::reads::Reads;
         use super::*;
 
         fn head() -> impl Strategy<Value = String> {
@@ -654,6 +730,13 @@ mod tests {
                 "when { context.requested_ttl <= 300 }",
                 "unless { principal.autonomy > 2 }",
                 "when { context.requested_ttl * 9223372036854775807 > 0 }",
+                "unless { principal.autonomy * 9223372036854775807 > 0 }",
+                "when { resource.path like \"customers*\" }",
+                "when { resource.tool.risk_rank > 0 || resource in Tool::\"reports\" }",
+                "when { resource in Resource::\"crm/customers\" }",
+                "when { Resource::\"crm/customers/42\".path == \"customers/42\" }",
+                "unless { context.time < datetime(\"2026-01-01\") }",
+                "when { principal.attestation == \"kubernetes\" }",
             ]);
             (effect, head(), condition)
                 .prop_map(|(effect, head, condition)| format!("{effect} {head} {condition};"))
@@ -683,6 +766,7 @@ mod tests {
                         at: Position::of(&"a".into(), "", 0),
                         effect: policy.effect(),
                         terms: Default::default(),
+                        reads: Reads::of(&policy),
                         policy,
                     }
                 });
@@ -695,25 +779,34 @@ mod tests {
                     let prepared = engine.prepare(question).unwrap();
                     let verdicts = prepared.pairs().map(|(action, resource)| {
                         let mut verdict = Verdict::default();
-                        let request = prepared.request(action, resource).unwrap();
-                        engine.judge(&request, &whole, prepared.entities(), &mut verdict);
+                        let request = prepared.request(action, resource, true).unwrap();
+                        let entities = engine.entities(&prepared, action, resource).unwrap();
+                        engine.judge(&request, &whole, &entities, &mut verdict);
                         Ok(verdict)
                     });
                     engine.conclude(verdicts.collect())
                 };
                 let question = asked.question();
+                let root = Access::new(question.tool.name.clone(), asked.access.actions().clone(), [].into()).unwrap();
                 prop_assert_eq!(engine.evaluate(&question), full(&question));
                 let explanation = engine.explain(&question);
                 let permitted = matches!(explanation.decision, Decision::Permit { .. });
                 prop_assert_eq!(explanation.parts.iter().all(|part| part.permitted), permitted);
-                // The registered agent goes through the slices that are kept: once made, once found.
+                // The registered agent goes through what is kept: once made, once found, for each attestation.
                 let registered = Question { agent: registry.agent(&name).unwrap(), ..question };
-                for _ in 0..2 {
-                    prop_assert_eq!(engine.evaluate(&registered), full(&registered));
+                for kind in [EvidenceKind::JwtSvid, EvidenceKind::Kubernetes, EvidenceKind::JwtSvid] {
+                    let attested = Attested { kind, ..registered.attested };
+                    let question = Question { attested, ..registered };
+                    prop_assert_eq!(engine.evaluate(&question), full(&question));
+                    let elsewhere = Question { access: &root, ..question };
+                    prop_assert_eq!(engine.evaluate(&elsewhere), full(&elsewhere));
                 }
             }
         }
 
+        use crate::model::access::Access;
+        use crate::model::attestation::EvidenceKind;
         use crate::model::ttl::Ttl;
+        use crate::policy::Attested;
     }
 }

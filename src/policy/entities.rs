@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 
 use crate::model::access::ResourcePath;
 use crate::model::agent::Agent;
@@ -72,7 +72,7 @@ pub(super) struct ResourceEntity {
     /// `crm` or `crm/customers/42`.
     pub(super) name: Arc<str>,
     pub(super) uid: EntityUid,
-    entity: Entity,
+    path: Option<ResourcePath>,
 }
 
 /// A tool as Cedar knows it.
@@ -82,6 +82,7 @@ pub(super) struct ToolEntity {
     entity: Entity,
     actions: BTreeMap<Operation, ActionEntity>,
     root: ResourceEntity,
+    root_entity: Entity,
 }
 
 impl ToolEntity {
@@ -126,7 +127,8 @@ impl ToolEntity {
         });
         Ok(Self {
             actions: actions.collect(),
-            root: resource(&tool.name, None)?,
+            root: named(&tool.name, None),
+            root_entity: resource(&tool.name, None)?,
             entity,
             source,
         })
@@ -140,13 +142,11 @@ impl ToolEntity {
     pub(super) fn resources<'a>(
         &self,
         paths: impl ExactSizeIterator<Item = &'a ResourcePath>,
-    ) -> Result<Vec<ResourceEntity>, Unfit> {
+    ) -> Vec<ResourceEntity> {
         if paths.len() == 0 {
-            return Ok(vec![self.root.clone()]);
+            return vec![self.root.clone()];
         }
-        paths
-            .map(|path| resource(&self.source.name, Some(path)))
-            .collect()
+        paths.map(|path| named(&self.source.name, Some(path))).collect()
     }
 
     pub(super) fn source(&self) -> &Tool {
@@ -158,11 +158,18 @@ impl ToolEntity {
     }
 }
 
+fn named(tool: &ToolName, path: Option<&ResourcePath>) -> ResourceEntity {
+    let name = path.map_or_else(|| tool.to_string(), |path| format!("{tool}/{path}"));
+    ResourceEntity {
+        uid: uid(&TYPES.resource, &name),
+        name: name.into(),
+        path: path.cloned(),
+    }
+}
+
 /// A resource has every path above it, its whole tool and its tool as direct parents: nothing in between
 /// has to be at hand.
-fn resource(tool: &ToolName, path: Option<&ResourcePath>) -> Result<ResourceEntity, Unfit> {
-    let name = path.map_or_else(|| tool.to_string(), |path| format!("{tool}/{path}"));
-    let own = uid(&TYPES.resource, &name);
+fn resource(tool: &ToolName, path: Option<&ResourcePath>) -> Result<Entity, Unfit> {
     let tool_uid = uid(&TYPES.tool, tool.as_str());
     let mut parents = HashSet::from([tool_uid.clone()]);
     if let Some(path) = path {
@@ -178,11 +185,7 @@ fn resource(tool: &ToolName, path: Option<&ResourcePath>) -> Result<ResourceEnti
             RestrictedExpression::new_string(path.map(ToString::to_string).unwrap_or_default()),
         ),
     ];
-    Ok(ResourceEntity {
-        entity: Entity::new_with_tags(own.clone(), attributes, parents, []).map_err(unfit)?,
-        name: name.into(),
-        uid: own,
-    })
+    Entity::new_with_tags(named(tool, path).uid, attributes, parents, []).map_err(unfit)
 }
 
 /// An agent, attested in one way, as Cedar knows it.
@@ -220,8 +223,9 @@ fn tags(facts: &BTreeMap<String, String>) -> Vec<(String, RestrictedExpression)>
     facts.iter().map(tag).collect()
 }
 
-/// The context of a question: the `Circumstances` of the schema.
-pub(super) fn context(question: &Question<'_>) -> Result<Context, Unfit> {
+/// The context of a question: the `Circumstances` of the schema. Without the instant it costs a third, and
+/// serves the policies that do not look at it.
+pub(super) fn context(question: &Question<'_>, time: bool) -> Result<Context, Unfit> {
     let task = question.task;
     let age = task
         .map(|task| question.at.since(task.opened_at).as_secs())
@@ -243,14 +247,14 @@ pub(super) fn context(question: &Question<'_>) -> Result<Context, Unfit> {
             RestrictedExpression::new_long(ttl.as_secs().into()),
         ),
         (
-            "time".to_owned(),
-            RestrictedExpression::new_datetime(question.at.to_string()),
-        ),
-        (
             "crosses_zone".to_owned(),
             RestrictedExpression::new_bool(question.agent.zone != question.tool.zone),
         ),
     ];
+    if time {
+        let now = RestrictedExpression::new_datetime(question.at.to_string());
+        pairs.push(("time".to_owned(), now));
+    }
     if let Some(user) = task.and_then(|task| task.on_behalf_of.as_ref()) {
         pairs.push((
             "on_behalf_of".to_owned(),
@@ -279,17 +283,11 @@ impl Catalogue {
         })
     }
 
-    /// Whether this very agent, and not just one of its name, is the one in the registry of this revision.
-    /// The registry's own is kept alive here, so its address says so.
-    pub(super) fn knows(&self, agent: &Agent) -> bool {
-        self.agents
-            .get(agent.name.as_str())
-            .is_some_and(|known| std::ptr::eq(&raw const **known, agent))
-    }
-
-    /// The name of a registered agent, to keep without a copy.
-    pub(super) fn name(&self, name: &str) -> Option<&Arc<str>> {
-        self.agents.get_key_value(name).map(|(name, _)| name)
+    /// The name of this agent, to keep without a copy, if this very one is in the registry of this revision
+    /// and not just one of its name. The registry's own is kept alive here, so its address says so.
+    pub(super) fn registered(&self, agent: &Agent) -> Option<&Arc<str>> {
+        let (name, known) = self.agents.get_key_value(agent.name.as_str())?;
+        std::ptr::eq(&raw const **known, agent).then_some(name)
     }
 
     /// The agent of that name.
@@ -311,18 +309,28 @@ impl Catalogue {
     }
 }
 
-/// The entities of one question.
-pub(super) fn gather(
+/// The entities of every question of one agent about one action; the whole tool is among them.
+pub(super) fn standing(
     agent: Option<Entity>,
     tool: &ToolEntity,
-    actions: &[&ActionEntity],
-    resources: &[ResourceEntity],
-) -> Result<cedar_policy::Entities, Unfit> {
-    let asked = actions
-        .iter()
-        .map(|action| action.entity.clone())
-        .chain(resources.iter().map(|resource| resource.entity.clone()))
-        .chain([tool.entity.clone()])
-        .chain(agent);
-    cedar_policy::Entities::from_entities(asked, None).map_err(unfit)
+    action: &ActionEntity,
+) -> Result<Entities, Unfit> {
+    let entities = [&action.entity, &tool.entity, &tool.root_entity];
+    Entities::from_entities(entities.into_iter().cloned().chain(agent), None).map_err(unfit)
+}
+
+/// The same with the resource that is asked about. Cheaper than to start from nothing, because Cedar
+/// closes the hierarchy anew only around what is added.
+pub(super) fn joined(
+    standing: Entities,
+    tool: &ToolEntity,
+    asked: &ResourceEntity,
+) -> Result<Entities, Unfit> {
+    match &asked.path {
+        None => Ok(standing),
+        Some(path) => {
+            let entity = resource(&tool.source.name, Some(path))?;
+            standing.add_entities([entity], None).map_err(unfit)
+        }
+    }
 }

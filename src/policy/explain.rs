@@ -81,7 +81,8 @@ impl CedarEngine {
         let prepared = self.prepare(question)?;
         let mut parts = Vec::new();
         for (action, resource) in prepared.pairs() {
-            let request = prepared.request(action, resource)?;
+            let request = prepared.request(action, resource, true)?;
+            let entities = self.entities(&prepared, action, resource)?;
             let mut numbers = self.matching(&prepared, action, None);
             for path in self.index.paths(&resource.name) {
                 numbers.extend(self.matching(&prepared, action, Some(path)));
@@ -92,7 +93,7 @@ impl CedarEngine {
                 let mut verdict = Verdict::default();
                 let alone =
                     PolicySet::from_policies([loaded.policy.clone()]).map_err(|e| Unfit(e.to_string()))?;
-                let fault = self.judge(&request, &alone, prepared.entities(), &mut verdict);
+                let fault = self.judge(&request, &alone, &entities, &mut verdict);
                 let outcome = if let Some(fault) = fault {
                     Outcome::Fault(fault)
                 } else if [&verdict.permits, &verdict.terms, &verdict.forbids]
@@ -103,7 +104,7 @@ impl CedarEngine {
                 } else {
                     Outcome::ConditionFalse
                 };
-                whole.add(verdict);
+                whole.add(&verdict);
                 let Obligations { max_ttl, approval } = &loaded.terms.obligations;
                 findings.push(Finding {
                     policy: loaded.id.clone(),

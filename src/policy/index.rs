@@ -14,6 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint};
 
+use crate::model::attestation::EvidenceKind;
+use crate::model::spiffe::TrustDomain;
+
+use super::cedar::Verdict;
 use super::load::Loaded;
 
 /// For whom a policy holds, as far as its head says.
@@ -160,17 +164,28 @@ impl HeadIndex {
     }
 }
 
+/// A registered agent, attested in one way.
+pub(super) type AgentKey = (Arc<str>, EvidenceKind, Option<TrustDomain>);
+
 /// The key of a slice: agent, action, path.
-pub(super) type SliceKey = (Arc<str>, Arc<str>, Option<Arc<str>>);
+pub(super) type SliceKey = (AgentKey, Arc<str>, Option<Arc<str>>);
 
-/// A slice; none when no head matches.
-pub(super) type Slice = Option<Arc<PolicySet>>;
-
-/// The slices made so far. They belong to one engine, thus to one revision: a new revision starts empty.
-#[derive(Debug)]
-pub(super) struct Slices {
-    kept: Mutex<Generations<SliceKey, Slice>>,
+/// The policies whose heads match.
+#[derive(Debug, Default)]
+pub(super) struct Slice {
+    /// What those said that do not look at the request: it is the same each time.
+    pub(super) fixed: Verdict,
+    /// The others, to be asked each time; none when there are none.
+    pub(super) open: Option<PolicySet>,
+    /// Whether one of the others looks at the instant.
+    pub(super) time: bool,
+    /// How many policies went into it.
+    pub(super) policies: usize,
 }
+
+/// What was made so far. It belongs to one engine, thus to one revision: a new revision starts empty.
+#[derive(Debug)]
+pub(super) struct Kept<K, V>(Mutex<Generations<K, Arc<V>>>);
 
 /// A bounded memory that forgets what was not used lately: what is found in the old generation moves to the
 /// young one; when the young one is full it becomes the old one, and the old one goes.
@@ -211,36 +226,32 @@ impl<K: Eq + Hash + Clone, V: Clone> Generations<K, V> {
     }
 }
 
-/// The most policies that the slices of one generation refer to.
-const MOST_REFERENCES: usize = 32_768;
-
-impl Default for Slices {
-    fn default() -> Self {
-        Self {
-            kept: Mutex::new(Generations::new(MOST_REFERENCES)),
-        }
+impl<K: Eq + Hash + Clone, V> Kept<K, V> {
+    /// Room for this much weight in one generation.
+    pub(super) fn new(heaviest: usize) -> Self {
+        Self(Mutex::new(Generations::new(heaviest)))
     }
-}
 
-fn weight(slice: &Slice) -> usize {
-    1 + slice.as_ref().map_or(0, |set| set.num_of_policies())
-}
-
-impl Slices {
-    /// The slice of this key, made now if it is not kept.
-    pub(super) fn get<E>(&self, key: SliceKey, make: impl FnOnce() -> Result<Slice, E>) -> Result<Slice, E> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slice) = kept().get(&key, weight) {
-            return Ok(slice);
+    /// What is kept under this key, or made now.
+    pub(super) fn get<E>(
+        &self,
+        key: K,
+        weigh: impl Fn(&V) -> usize,
+        make: impl FnOnce() -> Result<Arc<V>, E>,
+    ) -> Result<Arc<V>, E> {
+        let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept().get(&key, |found| weigh(found)) {
+            return Ok(found);
         }
-        let slice = make()?;
-        kept().insert(key, slice.clone(), weight(&slice));
-        Ok(slice)
+        let made = make()?;
+        kept().insert(key, made.clone(), weigh(&made));
+        Ok(made)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::reads::Reads;
     use super::*;
 
     #[test]
@@ -345,6 +356,7 @@ mod tests {
             at: super::super::problem::Position::of(&"a".into(), "", 0),
             effect: policy.effect(),
             terms: Default::default(),
+            reads: Reads::of(&policy),
             policy,
         }
     }

@@ -14,6 +14,7 @@ use crate::model::decision::PolicyId;
 
 use super::annotations::{self, Terms};
 use super::problem::{PolicyProblems, Position, Problem};
+use super::reads::Reads;
 use super::schema::{DEREFERENCES, Names};
 
 /// The most policies that one set may hold.
@@ -39,6 +40,7 @@ pub(super) struct Loaded {
     pub(super) at: Position,
     pub(super) effect: Effect,
     pub(super) terms: Terms,
+    pub(super) reads: Reads,
     pub(super) policy: Policy,
 }
 
@@ -166,6 +168,7 @@ impl Loading {
             at: at.clone(),
             effect: policy.effect(),
             terms,
+            reads: Reads::of(policy),
             policy: policy.new_id(cedar_policy::PolicyId::new(self.policies.len().to_string())),
         });
         self.texts.push(text.clone());
