@@ -63,13 +63,16 @@ fn build(at: Timestamp, slot: Slot, random: Randomness) -> Uuid {
     ])
 }
 
+/// In one piece: an issue prints a dozen ids, and JSON looks at each piece for what to escape.
 fn print(id: Uuid, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let number = id.as_u128();
-    for digit in (0..DIGITS).rev() {
-        let five = usize::try_from((number >> (5 * digit)) & 31).unwrap_or_default();
-        fmt::Write::write_char(f, char::from(ALPHABET.get(five).copied().unwrap_or(b'0')))?;
+    let mut rest = id.as_u128();
+    let mut digits = [0; DIGITS];
+    for digit in digits.iter_mut().rev() {
+        let five = usize::from(rest.to_le_bytes()[0] & 31);
+        *digit = ALPHABET.get(five).copied().unwrap_or(b'0');
+        rest >>= 5;
     }
-    Ok(())
+    f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
 }
 
 fn read(digits: &str) -> Option<Uuid> {
