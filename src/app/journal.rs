@@ -21,9 +21,11 @@ pub fn open(config: &JournalConfig, entropy: &dyn Entropy) -> anyhow::Result<Fil
         .create(dir)
         .with_context(|| format!("cannot make {}", dir.display()))?;
     let signer = audit_key::open(&dir.join("audit.pem"), &config.origin, entropy)?;
-    let vkey = dir.join("vkey");
-    std::fs::write(&vkey, format!("{}\n", signer.verifier()))
-        .with_context(|| format!("cannot write {}", vkey.display()))?;
+    let (vkey, key) = (dir.join("vkey"), format!("{}\n", signer.verifier()));
+    // Not written anew at each start: on a full disk that would leave it empty.
+    if std::fs::read(&vkey).ok().as_deref() != Some(key.as_bytes()) {
+        std::fs::write(&vkey, key).with_context(|| format!("cannot write {}", vkey.display()))?;
+    }
     let options = Options {
         segment_bytes: config.segment_bytes,
         sign_every: config.checkpoint_interval,

@@ -125,9 +125,13 @@ impl Broker {
             let pending = leases
                 .iter()
                 .any(|lease| !matches!(lease.state, LeaseState::Ended { .. }));
-            if !pending || tokio::time::timeout_at(give_up, settled).await.is_err() {
+            let now = tokio::time::Instant::now();
+            if !pending || now >= give_up {
                 return Ok(Completed { task, leases });
             }
+            // What another replica settles wakes nobody here, so look again at every interval.
+            let look = give_up.min(now + self.parts.settings.reaper.interval);
+            let _woken_or_not = tokio::time::timeout_at(look, settled).await;
         }
     }
 }

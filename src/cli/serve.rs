@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -43,9 +44,17 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
         app::init_logging(&config.telemetry)?;
-        let running = app::start(&self.config).await?;
+        // From here on, so that it can be stopped while it starts, as the first process of a container too.
+        let mut stopped = pin!(stopped()?);
+        let running = tokio::select! {
+            started = app::start(&self.config) => started?,
+            ended = &mut stopped => {
+                tracing::info!("stopped before it was ready");
+                return ended.map(|()| Exit::Done);
+            }
+        };
         tracing::info!(address = %running.address(), "ready");
-        stopped().await?;
+        stopped.await?;
         tracing::info!("stopping");
         running.stop().await?;
         Ok(Exit::Done)
@@ -73,7 +82,7 @@ impl Dev {
         };
         let ended: anyhow::Result<()> = tokio::select! {
             ended = refreshing => ended,
-            ended = stopped() => ended,
+            ended = stopped()? => ended,
         };
         crm.stop().await;
         running.stop().await?;
@@ -134,12 +143,15 @@ impl Dev {
     }
 }
 
-/// Returns when the process is asked to stop.
-async fn stopped() -> anyhow::Result<()> {
+/// Ready when the process is asked to stop. It listens from now on, not only from the first poll on.
+fn stopped() -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
 }

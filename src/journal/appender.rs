@@ -97,6 +97,12 @@ impl Appender {
         Ok(())
     }
 
+    /// Writes the newest checkpoint once more: shows whether anything can be written.
+    pub(super) fn republish(&self) -> io::Result<()> {
+        self.storage
+            .replace(&self.dir.join(CHECKPOINT), self.signed.1.as_bytes())
+    }
+
     /// Begins the next segment when this one is full. Until that has worked nothing may be appended,
     /// because the next segment may be there already.
     pub(super) fn roll(&mut self) -> io::Result<()> {

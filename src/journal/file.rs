@@ -304,6 +304,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_disk_shows_in_the_checkpoint_too_and_nobody_has_to_append_to_see_it_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, disk) = faulty(dir.path(), quiet());
+        append(&journal, 0).await.unwrap();
+        journal.checkpoint().await.unwrap();
+
+        set(&disk.full, true);
+        set(&disk.replace, true);
+        assert!(refused(append(&journal, 1).await));
+        assert!(refused(journal.checkpoint().await), "though nothing is unsigned");
+
+        set(&disk.full, false);
+        set(&disk.replace, false);
+        journal.checkpoint().await.unwrap();
+        assert_eq!(append(&journal, 1).await.unwrap(), 1);
+        drop(journal);
+        assert_eq!(check(dir.path()).unwrap().records, 2);
+    }
+
+    #[tokio::test]
     async fn a_failed_sync_refuses_what_it_covered() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, disk) = faulty(dir.path(), quiet());

@@ -157,7 +157,14 @@ impl Writer {
     }
 
     fn checkpoint(&mut self) -> Result<String, JournalError> {
-        let outcome = self.appender.sign();
+        // Signing writes nothing when there is nothing new, and would say that all is well.
+        let outcome = match self.appender.sign() {
+            Ok(()) if self.refusing => self.appender.republish(),
+            outcome => outcome,
+        };
+        if outcome.is_ok() && std::mem::take(&mut self.refusing) {
+            tracing::info!("the journal can be written again");
+        }
         if outcome.is_err() || self.blocked.is_none() {
             self.settle(outcome)?;
         }

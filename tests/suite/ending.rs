@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::open::OpenOrder;
+use dayfly::broker::{Settings, reaper};
 use dayfly::journal::record::Verb;
 use dayfly::ledger::{Cursor, Filter, Page, Refusal};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, TaskState};
 use dayfly::model::ttl::Ttl;
+use dayfly::provider::jwt::JwtProvider;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::vending::Vending;
-use crate::world::{Plan, World, order};
+use crate::world::{ISSUER, MORNING, Plan, World, order};
 
 fn ended(state: &LeaseState) -> (Cause, Receipt) {
     match state {
@@ -315,4 +317,79 @@ async fn what_cannot_be_ended_is_retried_then_stuck_and_never_dropped() {
     let state = world.ledger.lease(lease).await.unwrap().unwrap().state;
     assert!(matches!(ended(&state).1, Receipt::VerifiedAbsent { .. }));
     assert!(machine.outside().is_empty());
+}
+
+#[tokio::test]
+async fn whoever_waits_sees_what_another_replica_settled() {
+    let world = World::of(Plan {
+        settings: Settings {
+            reaper: reaper::Settings {
+                interval: Duration::from_millis(10),
+                ..reaper::Settings::default()
+            },
+            ..Settings::default()
+        },
+        ..Plan::default()
+    });
+    let jwt = JwtProvider::new(ISSUER, world.keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap();
+    let replica = world.restarted(Arc::new(jwt));
+    let caller = world.caller("support-bot").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    world.issue("support-bot", task, "crm:read").await.unwrap();
+    let (request, begun) = (world.request(), tokio::time::Instant::now());
+    let wait = Duration::from_secs(20);
+    let completing = world
+        .broker
+        .complete(&caller, task, Outcome::Completed, wait, request);
+    let completed = tokio::select! {
+        completed = completing => completed.unwrap(),
+        () = replica.reap(CancellationToken::new()) => unreachable!(),
+    };
+    for lease in &completed.leases {
+        ended(&lease.state);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn nothing_that_ended_comes_back_when_the_clock_steps_back() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let completed = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let expiring = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let mut leases = Vec::new();
+    for task in [completed, expiring] {
+        leases.push(world.issue("support-bot", task, "crm:read").await.unwrap().lease);
+    }
+    world
+        .broker
+        .complete(
+            &caller,
+            completed,
+            Outcome::Completed,
+            Duration::ZERO,
+            world.request(),
+        )
+        .await
+        .unwrap();
+    world.reap().await;
+    world.clock.set(leases[1].expires_at);
+    world.reap().await;
+
+    // To before anything began, as after a restart on a machine whose clock is wrong.
+    world.clock.set(MORNING.minus(Duration::from_secs(60)));
+    world.reap().await;
+    for lease in &leases {
+        let now = world.ledger.lease(lease.id).await.unwrap().unwrap();
+        ended(&now.state);
+        let caller = world.caller("support-bot").await;
+        let renewed = world.broker.renew(caller, lease.id, None, world.request()).await;
+        assert!(matches!(renewed, Err(BrokerError::Refused(_))), "{renewed:?}");
+    }
+    let late = world.issue("support-bot", completed, "crm:read").await;
+    assert!(
+        matches!(late, Err(BrokerError::Refused(Refusal::TaskNotOpen(_)))),
+        "{late:?}"
+    );
+    assert!(feed(&world).await.contains(&Selector::Task(completed)));
 }

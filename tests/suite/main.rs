@@ -11,6 +11,8 @@ mod contract;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod deprived;
+#[cfg(test)]
 mod docs;
 #[cfg(test)]
 mod ending;
@@ -32,5 +34,7 @@ mod process;
 mod redis_servers;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod shutdown;
 #[cfg(test)]
 mod world;

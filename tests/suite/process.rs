@@ -264,6 +264,11 @@ impl Process {
         assert!(status.success(), "{status}: {}", self.log());
     }
 
+    /// Whether it came to an end by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// What it said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
@@ -297,6 +302,21 @@ impl Api {
         let request = self.client.post(format!("{}{path}", self.base)).json(body);
         read(request, &self.evidence).await
     }
+}
+
+/// What an outage has to look like: the answer names no credential, and says when to come again.
+pub(crate) async fn unavailable(api: &Api, path: &str, body: &Value) -> bool {
+    let request = api.client.post(format!("{}{path}", api.base)).json(body);
+    let response = request.bearer_auth(&api.evidence).send().await.unwrap();
+    if response.status() != 503 {
+        return false;
+    }
+    let headers = response.headers();
+    assert_eq!(headers["content-type"], "application/problem+json");
+    assert!(headers.contains_key("retry-after"), "{headers:?}");
+    let body = response.text().await.unwrap();
+    assert!(!body.contains("eyJ"), "{body}");
+    true
 }
 
 async fn read(request: reqwest::RequestBuilder, evidence: &str) -> Answer {

@@ -27,6 +27,10 @@ macro_rules! faults {
                     | redb::Error::UpgradeRequired(_)
                     | redb::Error::TableTypeMismatch { .. }
                     | redb::Error::TypeDefinitionChanged { .. }) => Self::Corrupt(error.to_string()),
+                    redb::Error::DatabaseAlreadyOpen => Self::Unavailable(
+                        "another process has it open; an embedded ledger is for one broker, Redis for several"
+                            .to_owned(),
+                    ),
                     error => Self::Unavailable(error.to_string()),
                 }
             }
@@ -119,8 +123,7 @@ fn open_file(path: &Path, cache: usize) -> Result<Database, LedgerError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.open(path).map_err(failed)?;
-    let backend = FileBackend::new(file)
-        .map_err(|error| LedgerError::Unavailable(format!("{}: {error}", path.display())))?;
+    let backend = FileBackend::new(file)?;
     let database = Builder::new()
         .set_cache_size(cache)
         .create_with_backend(backend)?;
