@@ -4,17 +4,13 @@
 use tokio::time::Instant;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::reservation::{NotReserved, Reservation};
+use crate::ledger::reservation::{Draft, Reservation, Terms};
 use crate::ledger::{Budgets, IdempotencyKey, LedgerError, Refusal};
 use crate::model::access::Access;
 use crate::model::credential::Credential;
-use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
-use crate::model::lease::{Cause, Lease, LeaseState};
-use crate::model::task::Charter;
-use crate::model::time::Timestamp;
+use crate::model::ids::{LeaseId, RequestId, TaskId};
+use crate::model::lease::{Cause, Lease};
 use crate::model::ttl::{Bounded, Ttl};
-use crate::policy::AccessRequest;
-use crate::policy::permit::Permit;
 use crate::provider::{Minted, Provider};
 use crate::registry::Caller;
 
@@ -81,19 +77,32 @@ impl Broker {
             Ok(granted) => granted,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };
-        let lease = self.draft(&permit, &charter, decision, granted, &**provider, now)?;
-        let record = Record {
-            lease: Some(lease.id),
-            granted: Some(granted.ttl),
-            bounded_by: Some(granted.by),
-            ..record.grounds(permit.grounds())
-        };
+        let record = record.grounds(permit.grounds());
         let budgets = Budgets {
             task: self.parts.settings.live_credentials_per_task,
             agent: permit.request().caller.agent().ceilings.live_credentials,
             tool: tool.live_credentials,
         };
-        let reserving = self.reserve(permit, &lease, &budgets, order.key);
+        let id = LeaseId::new(charter.id, now, self.draw()?);
+        let terms = Terms {
+            id,
+            decision,
+            handle: provider.handle(id),
+            ending: promise.ending,
+            self_contained: promise.self_contained,
+            issued_at: now,
+            expires_at: now.plus(granted.ttl.as_duration()),
+            bounded_by: granted.by,
+        };
+        let draft = Draft::new(permit, terms).ok_or(BrokerError::NoTask)?;
+        let lease = draft.lease().clone();
+        let record = Record {
+            lease: Some(id),
+            granted: Some(granted.ttl),
+            bounded_by: Some(granted.by),
+            ..record
+        };
+        let reserving = self.reserve(draft, &budgets, order.key);
         let minted = if promise.self_contained {
             // Nothing exists outside until we answer, so the reservation is the activation too, and
             // the record is written beside it: one ledger round trip.
@@ -133,27 +142,25 @@ impl Broker {
     /// once and is not kept, so it cannot be shown again.
     async fn reserve(
         &self,
-        mut permit: Permit,
-        lease: &Lease,
+        mut draft: Draft,
         budgets: &Budgets,
         mut key: Option<IdempotencyKey>,
     ) -> Result<Reservation, BrokerError> {
         let ledger = &*self.parts.ledger;
         for _ in 0..MOST_REPEATS {
-            let NotReserved {
-                error,
-                permit: unspent,
-            } = match Reservation::make(ledger, permit, lease.clone(), budgets, key.as_ref()).await {
+            let not = match Reservation::make(ledger, draft, budgets, key.as_ref()).await {
                 Ok(reservation) => return Ok(reservation),
                 Err(not) => not,
             };
-            let (LedgerError::Refused(Refusal::Repeated(before)), Some(repeated)) = (&error, &key) else {
-                return Err(error.into());
+            let (LedgerError::Refused(Refusal::Repeated(before)), Some(repeated)) = (&not.error, &key) else {
+                return Err(not.error.into());
             };
-            ledger.revoke(*before, Cause::Superseded, lease.issued_at).await?;
+            ledger
+                .revoke(*before, Cause::Superseded, not.draft.lease().issued_at)
+                .await?;
             self.due.notify_one();
             key = Some(repeated.after(*before));
-            permit = *unspent;
+            draft = *not.draft;
         }
         Err(BrokerError::Unsupported(
             "this idempotency key was repeated too often; use a new one".into(),
@@ -212,46 +219,6 @@ impl Broker {
         let error = BrokerError::from(error);
         self.record_failure(record, &error).await;
         Err(error)
-    }
-
-    /// The lease as it will be written down.
-    fn draft(
-        &self,
-        permit: &Permit,
-        charter: &Charter,
-        decision: DecisionId,
-        granted: Bounded,
-        provider: &dyn Provider,
-        now: Timestamp,
-    ) -> Result<Lease, BrokerError> {
-        let promise = provider.promise();
-        let AccessRequest {
-            caller, tool, access, ..
-        } = permit.request();
-        let id = LeaseId::new(charter.id, now, self.draw()?);
-        Ok(Lease {
-            id,
-            task: charter.id,
-            agent: charter.agent.clone(),
-            environment: caller.agent().environment.clone(),
-            trust_domain: caller.workload().attestation().trust_domain.clone(),
-            on_behalf_of: charter.on_behalf_of.clone(),
-            tool: tool.name.clone(),
-            actions: access.actions().clone(),
-            resources: access.resources().clone(),
-            provider: tool.binding.provider.clone(),
-            handle: provider.handle(id),
-            ending: promise.ending,
-            decision,
-            issued_at: now,
-            expires_at: now.plus(granted.ttl.as_duration()),
-            bounded_by: granted.by,
-            state: if promise.self_contained {
-                LeaseState::Active
-            } else {
-                LeaseState::Reserved
-            },
-        })
     }
 
     /// Ends what was written down and may exist. Whatever fails here is left to the reaper, which

@@ -2,9 +2,11 @@
 //! are private to this file: no provider can be asked to mint without one.
 
 use super::{Budgets, IdempotencyKey, Ledger, LedgerError};
-use crate::model::ids::LeaseId;
-use crate::model::lease::Lease;
+use crate::model::ids::{DecisionId, LeaseId};
+use crate::model::lease::{Ending, Handle, Lease, LeaseState};
 use crate::model::time::Timestamp;
+use crate::model::ttl::Bound;
+use crate::policy::AccessRequest;
 use crate::policy::permit::Permit;
 
 /// A lease that is written down, with the permit that it used up.
@@ -15,29 +17,104 @@ pub struct Reservation {
     permit: Permit,
 }
 
-/// The lease was not written down. The permit was not used and comes back.
+/// The lease that a permit is about to become. Whose it is and what it is for come from the permit and
+/// from nowhere else.
+#[derive(Debug)]
+pub struct Draft {
+    lease: Lease,
+    permit: Permit,
+}
+
+/// What a lease is beyond what was permitted.
+#[derive(Debug)]
+pub struct Terms {
+    /// Its id, in the slot of the task.
+    pub id: LeaseId,
+    /// The decision that permitted it.
+    pub decision: DecisionId,
+    /// The name that its credential will have at the provider.
+    pub handle: Option<Handle>,
+    /// How its credential can end.
+    pub ending: Ending,
+    /// Active at once, where nothing exists outside before the answer.
+    pub self_contained: bool,
+    /// When it begins.
+    pub issued_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+    /// What bounded its life.
+    pub bounded_by: Bound,
+}
+
+impl Draft {
+    /// Uses the permit up. `None` when it is for no task: what is permitted on Dayfly itself is no lease.
+    pub fn new(permit: Permit, terms: Terms) -> Option<Self> {
+        let AccessRequest {
+            caller,
+            tool,
+            access,
+            task,
+            ..
+        } = permit.request();
+        let task = task.as_ref()?;
+        let agent = caller.agent();
+        let lease = Lease {
+            id: terms.id,
+            task: task.id,
+            agent: agent.name.clone(),
+            environment: agent.environment.clone(),
+            trust_domain: caller.workload().attestation().trust_domain.clone(),
+            on_behalf_of: task.on_behalf_of.clone(),
+            tool: tool.name.clone(),
+            actions: access.actions().clone(),
+            resources: access.resources().clone(),
+            provider: tool.binding.provider.clone(),
+            handle: terms.handle,
+            ending: terms.ending,
+            decision: terms.decision,
+            issued_at: terms.issued_at,
+            expires_at: terms.expires_at,
+            bounded_by: terms.bounded_by,
+            state: if terms.self_contained {
+                LeaseState::Active
+            } else {
+                LeaseState::Reserved
+            },
+        };
+        Some(Self { lease, permit })
+    }
+
+    /// The lease as it will be written down.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+/// The lease was not written down, and its draft comes back.
 #[derive(Debug)]
 pub struct NotReserved {
     /// Why not.
     pub error: LedgerError,
-    /// The permit, unspent.
-    pub permit: Box<Permit>,
+    /// The draft, to try again with.
+    pub draft: Box<Draft>,
 }
 
 impl Reservation {
-    /// Writes the lease down, and uses the permit up.
+    /// Writes the lease down.
     pub async fn make(
         ledger: &dyn Ledger,
-        permit: Permit,
-        lease: Lease,
+        draft: Draft,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
     ) -> Result<Self, NotReserved> {
-        match ledger.reserve(&lease, budgets, key).await {
-            Ok(()) => Ok(Self { lease, permit }),
+        match ledger.reserve(&draft.lease, budgets, key).await {
+            Ok(()) => Ok(Self {
+                lease: draft.lease,
+                permit: draft.permit,
+            }),
             Err(error) => Err(NotReserved {
                 error,
-                permit: Box::new(permit),
+                draft: Box::new(draft),
             }),
         }
     }
