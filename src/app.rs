@@ -29,6 +29,7 @@ use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::keys::key_ring::KeyRing;
+use crate::provider::Providers;
 use crate::telemetry;
 
 /// How often the keys are looked after.
@@ -36,6 +37,9 @@ const TEND_KEYS: Duration = Duration::from_secs(60);
 
 /// A broker that serves.
 pub struct Running {
+    config: Arc<Config>,
+    providers: Providers,
+    broker: Arc<Broker>,
     address: SocketAddr,
     stop: CancellationToken,
     tracker: TaskTracker,
@@ -71,6 +75,12 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    for (name, provider) in providers.iter() {
+        provider
+            .preflight()
+            .await
+            .with_context(|| format!("the provider `{name}` cannot work"))?;
+    }
     let verifiers = Arc::new(identity::build(&config.identity)?);
     let ledger = ledger::open(&config.ledger).await?;
     let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
@@ -80,7 +90,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         verifiers: Arc::clone(&verifiers),
         rules: Arc::new(Rules::new(ruleset)),
         ledger,
-        providers,
+        providers: providers.clone(),
         journal: Arc::clone(&journal) as Arc<dyn Journal>,
         settings: settings(&config),
     }));
@@ -92,7 +102,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let metrics = telemetry::init_metrics()?;
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     let state = HttpState {
-        broker,
+        broker: Arc::clone(&broker),
         jwks: Arc::new(move || keys.jwks()),
         issuer: config.server.public_url.clone(),
         metrics,
@@ -118,16 +128,51 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         }
     });
     Ok(Running {
+        drain: config.server.drain_timeout,
+        config: Arc::new(config),
+        providers,
+        broker,
         address,
         stop,
         tracker,
         journal,
         clock,
-        drain: config.server.drain_timeout,
     })
 }
 
 impl Running {
+    /// Reads policies, agents and tools anew and puts them in force as one revision. When anything is
+    /// wrong with them nothing changes, and the error says what. Requests under way end with the
+    /// revision that they began with.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        let (config, providers) = (Arc::clone(&self.config), self.providers.clone());
+        let loaded = tokio::task::spawn_blocking(move || rules::load(&config, &providers)).await?;
+        let now = self.clock.now();
+        let (ruleset, warnings) = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                let reason = problems.to_string().chars().take(1000).collect();
+                let record = Record::new(Verb::Load, Outcome::Failed, now);
+                self.journal
+                    .append(Record {
+                        reason: Some(reason),
+                        ..record
+                    })
+                    .await?;
+                return Err(problems);
+            }
+        };
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let revision = Some(ruleset.revision.clone());
+        let record = Record::new(Verb::Load, Outcome::Permitted, now);
+        // On record before it decides anything.
+        self.journal.append(Record { revision, ..record }).await?;
+        self.broker.rules().replace(ruleset);
+        Ok(())
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -40,10 +40,11 @@ pub struct Dev {
 }
 
 impl Serve {
-    /// Serves until SIGINT or SIGTERM.
+    /// Serves until SIGINT or SIGTERM; SIGHUP puts policies, agents and tools in force anew.
     pub async fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
         app::init_logging(&config.telemetry)?;
+        let mut hangup = signal(SignalKind::hangup())?;
         // From here on, so that it can be stopped while it starts, as the first process of a container too.
         let mut stopped = pin!(stopped()?);
         let running = tokio::select! {
@@ -54,7 +55,15 @@ impl Serve {
             }
         };
         tracing::info!(address = %running.address(), "ready");
-        stopped.await?;
+        loop {
+            tokio::select! {
+                ended = &mut stopped => break ended?,
+                _ = hangup.recv() => match running.reload().await {
+                    Ok(()) => tracing::info!("policies, agents and tools were loaded anew"),
+                    Err(problems) => tracing::error!("nothing was changed: {problems:#}"),
+                },
+            }
+        }
         tracing::info!("stopping");
         running.stop().await?;
         Ok(Exit::Done)

@@ -9,12 +9,11 @@ use crate::model::ttl::Ttl;
 use super::DAYFLY;
 
 /// What callers can do here beside their own tasks, and what each of it does to the world.
-const ACTIONS: [(&str, Effect); 5] = [
+const ACTIONS: [(&str, Effect); 4] = [
     ("inspect", Effect::Read),
     ("revoke", Effect::Write),
     ("journal", Effect::Read),
     ("follow", Effect::Read),
-    ("reload", Effect::Write),
 ];
 
 /// The tool [`DAYFLY`]. No credential is minted for it: its binding names a provider that cannot be

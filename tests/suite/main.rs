@@ -33,6 +33,8 @@ mod process;
 #[cfg(test)]
 mod redis_servers;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod shutdown;
