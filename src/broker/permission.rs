@@ -40,6 +40,10 @@ impl Broker {
         if !charter.scope.covers(access) {
             return Err(denial(&rules, "this is outside the scope of the task"));
         }
+        if access.tool().as_str() == DAYFLY {
+            // What callers may do here takes no credential, so there is none to ask for.
+            return Err(denial(&rules, NOTHING_PERMITS));
+        }
         let task = TaskContext {
             id: charter.id,
             purpose: charter.purpose.clone(),

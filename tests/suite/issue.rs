@@ -206,6 +206,15 @@ async fn denials_say_why_and_are_on_record() {
 }
 
 #[tokio::test]
+async fn there_is_no_credential_for_dayfly_itself() {
+    let world = World::new();
+    let task = world.open("ops-console", &["dayfly:inspect"]).await.charter.id;
+    let denied = world.issue("ops-console", task, "dayfly:inspect").await;
+    assert!(matches!(denied, Err(BrokerError::Denied { reason, .. }) if reason == "no policy permits this"));
+    assert_eq!(world.records(Verb::Issue).len(), 1);
+}
+
+#[tokio::test]
 async fn what_needs_an_approval_is_not_issued_without_one() {
     let world = World::new();
     let task = world
