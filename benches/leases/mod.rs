@@ -1,0 +1,111 @@
+//! Tasks and leases as agents of all kinds would have them, for benchmarks that fill a ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dayfly::entropy::{OsEntropy, draw};
+use dayfly::ledger::{Budgets, Ledger};
+use dayfly::model::access::{Access, Scope};
+use dayfly::model::ids::{DecisionId, LeaseId, TaskId};
+use dayfly::model::lease::{Ending, Handle, Lease, LeaseState};
+use dayfly::model::task::{Charter, Task, TaskState};
+use dayfly::model::time::Timestamp;
+use dayfly::model::ttl::Bound;
+use tokio::task::JoinSet;
+
+/// How many reserve at the same time.
+pub(crate) const CALLERS: usize = 64;
+/// How many leases each task has.
+const LEASES_OF_A_TASK: usize = 20;
+const AGENTS: usize = 200;
+const TOOLS: usize = 20;
+const USERS: usize = 1000;
+
+/// Every second task is on behalf of a user.
+fn task(start: Timestamp, number: usize) -> Task {
+    let access = Access::new(tool(0), ["read".parse().unwrap()].into(), [].into()).unwrap();
+    Task {
+        charter: Charter {
+            id: TaskId::new(start, draw(&OsEntropy::new()).unwrap()),
+            agent: format!("support-bot-{}", number % AGENTS).parse().unwrap(),
+            environment: "production".parse().unwrap(),
+            trust_domain: Some("example.org".parse().unwrap()),
+            subject: "spiffe://example.org/ns/support/sa/bot".to_owned(),
+            purpose: "answer the ticket of a customer".parse().unwrap(),
+            scope: Scope::new(vec![access]).unwrap(),
+            on_behalf_of: number
+                .is_multiple_of(2)
+                .then(|| format!("user-{}", number % USERS).parse().unwrap()),
+            opened_at: start,
+            deadline: start.plus(Duration::from_secs(3600)),
+            heartbeat: None,
+        },
+        state: TaskState::Open,
+        beat_at: start,
+    }
+}
+
+fn tool<T: std::str::FromStr<Err: std::fmt::Debug>>(number: usize) -> T {
+    format!("tool-{}", number % TOOLS).parse().unwrap()
+}
+
+/// Issued one after the other, ten in a millisecond, for an hour.
+fn lease(task: &Charter, number: usize) -> Lease {
+    let issued_at = task
+        .opened_at
+        .plus(Duration::from_millis(u64::try_from(number / 10).unwrap()));
+    let id = LeaseId::new(task.id, issued_at, draw(&OsEntropy::new()).unwrap());
+    Lease {
+        id,
+        task: task.id,
+        agent: task.agent.clone(),
+        environment: task.environment.clone(),
+        trust_domain: task.trust_domain.clone(),
+        on_behalf_of: task.on_behalf_of.clone(),
+        tool: tool(number),
+        actions: ["read".parse().unwrap()].into(),
+        resources: ["customers/42".parse().unwrap()].into(),
+        provider: "jwt".parse().unwrap(),
+        handle: Some(Handle(id.to_string())),
+        ending: Ending::DenyListed,
+        decision: DecisionId::new(issued_at, draw(&OsEntropy::new()).unwrap()),
+        issued_at,
+        expires_at: issued_at.plus(Duration::from_secs(3600)),
+        bounded_by: Bound::Policy,
+        state: LeaseState::Active,
+    }
+}
+
+/// Opens the tasks of so many leases.
+pub(crate) async fn open_tasks(ledger: &dyn Ledger, start: Timestamp, leases: usize) -> Vec<Task> {
+    let tasks: Vec<Task> = (0..leases.div_ceil(LEASES_OF_A_TASK))
+        .map(|number| task(start, number))
+        .collect();
+    for some in tasks.chunks(CALLERS) {
+        let opened = some.iter().map(|task| ledger.open(task, None));
+        futures_util::future::try_join_all(opened).await.unwrap();
+    }
+    tasks
+}
+
+/// Reserves so many leases of these tasks, by many callers at the same time.
+pub(crate) async fn reserve(ledger: &Arc<dyn Ledger>, tasks: Vec<Task>, leases: usize) {
+    let (tasks, next) = (Arc::new(tasks), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let (ledger, tasks, next) = (Arc::clone(ledger), Arc::clone(&tasks), Arc::clone(&next));
+        callers.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= leases {
+                    return;
+                }
+                let task = tasks.get(number % tasks.len()).unwrap();
+                let lease = lease(&task.charter, number);
+                ledger.reserve(&lease, &Budgets::default(), None).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+}
