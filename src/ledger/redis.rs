@@ -23,8 +23,9 @@
 //! instant in the id, so that a class is a range and lists in order of ids.
 //!
 //! Run Redis with `appendonly yes` and `maxmemory-policy noeviction`. A lease takes about 570 bytes, all
-//! indexes included (`benches/ledger_redis.rs`). More shards keep the indexes of busy agents and tools
-//! small, which Redis stores in a quarter of the memory up to `zset-max-listpack-entries`.
+//! indexes included, and 660 at 1,000,000 leases in 64 shards (`benches/ledger_redis.rs`): the indexes of
+//! busy tools are then longer than Redis stores compactly. More shards keep them short, and
+//! `zset-max-listpack-entries 1024` lets them be longer: 550 bytes.
 
 mod due;
 mod feed;
