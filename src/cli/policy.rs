@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use super::exit::Exit;
 use super::task::access;
@@ -84,29 +85,41 @@ impl Which {
         let checked = rules::check(&config)?;
         Ok((config, checked))
     }
+
+    fn check(&self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let checked = match self.load() {
+            Ok((_, checked)) => checked,
+            Err(problems) if terminal.is_json() => {
+                let lines: Vec<String> = problems.to_string().lines().map(str::to_owned).collect();
+                terminal.value(&json!({ "valid": false, "problems": lines }))?;
+                return Ok(Exit::Unverified);
+            }
+            Err(problems) => {
+                terminal.line(format!("{problems:#}"))?;
+                return Ok(Exit::Unverified);
+            }
+        };
+        let count = checked.engine.policy_count();
+        if terminal.is_json() {
+            terminal.value(&json!({ "valid": true, "policies": count, "warnings": checked.warnings }))?;
+            return Ok(Exit::Done);
+        }
+        for warning in &checked.warnings {
+            terminal.line(format!("{} {warning}", terminal.paint(Tone::Warn, "warning:")))?;
+        }
+        terminal.line(format!(
+            "{} {count} policies",
+            terminal.paint(Tone::Good, "valid:")
+        ))?;
+        Ok(Exit::Done)
+    }
 }
 
 impl Policy {
     /// Runs it.
     pub fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         match self {
-            Self::Check(which) => match which.load() {
-                Ok((_, checked)) => {
-                    for warning in &checked.warnings {
-                        terminal.line(format!("{} {warning}", terminal.paint(Tone::Warn, "warning:")))?;
-                    }
-                    let count = checked.engine.policy_count();
-                    terminal.line(format!(
-                        "{} {count} policies",
-                        terminal.paint(Tone::Good, "valid:")
-                    ))?;
-                    Ok(Exit::Done)
-                }
-                Err(problems) => {
-                    terminal.line(format!("{problems:#}"))?;
-                    Ok(Exit::Unverified)
-                }
-            },
+            Self::Check(which) => which.check(terminal),
             Self::Test(test) => test.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
         }
@@ -133,21 +146,33 @@ impl Test {
             !files.is_empty(),
             "there are no cases: write them into `tests/*.json` beside the policies, or name files"
         );
-        let (mut passed, mut failed) = (0_usize, 0_usize);
+        let (mut passed, mut failures) = (0_usize, Vec::new());
         for file in &files {
-            let results = run_file(&checked, file)?;
-            for result in results {
+            for result in run_file(&checked, file)? {
                 if result.passed() {
                     passed += 1;
                 } else {
-                    failed += 1;
-                    let head = terminal.paint(Tone::Bad, "failed:");
-                    terminal.line(format!("{head} {}: {result}", file.display()))?;
+                    failures.push((file.display().to_string(), result.to_string()));
                 }
             }
         }
-        terminal.line(format!("{passed} passed, {failed} failed"))?;
-        Ok(if failed == 0 { Exit::Done } else { Exit::Unverified })
+        if terminal.is_json() {
+            let told: Vec<_> = failures
+                .iter()
+                .map(|(file, why)| json!({ "file": file, "why": why }))
+                .collect();
+            terminal.value(&json!({ "passed": passed, "failed": failures.len(), "failures": told }))?;
+        } else {
+            for (file, why) in &failures {
+                terminal.line(format!("{} {file}: {why}", terminal.paint(Tone::Bad, "failed:")))?;
+            }
+            terminal.line(format!("{passed} passed, {} failed", failures.len()))?;
+        }
+        Ok(if failures.is_empty() {
+            Exit::Done
+        } else {
+            Exit::Unverified
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 
 use clap::Args;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -105,6 +106,18 @@ impl Dev {
         broker: SocketAddr,
         tool: SocketAddr,
     ) -> anyhow::Result<()> {
+        if terminal.is_json() {
+            let agents = WORKLOADS.iter().map(|(agent, _)| {
+                let file = estate.evidence_file(agent).display().to_string();
+                ((*agent).to_owned(), file.into())
+            });
+            return Ok(terminal.value(&json!({
+                "broker": format!("http://{broker}"),
+                "tool": format!("http://{tool}"),
+                "configuration": estate.configuration().display().to_string(),
+                "evidence": Value::Object(agents.collect()),
+            }))?);
+        }
         let bold = |text: &str| terminal.paint(Tone::Strong, text);
         let faint = |text: &str| terminal.paint(Tone::Faint, text);
         let program = std::env::args_os().next().unwrap_or_else(|| "dayfly".into());
