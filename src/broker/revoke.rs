@@ -119,10 +119,14 @@ impl Broker {
             cause: Cause::Cutoff,
         };
         self.parts.ledger.cut(&cutoff).await?;
+        // Ending access is never held back by the journal: what fails here is said when all is ended.
+        let drained = self.drain(&cutoff).await;
         self.record(record).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);
-        let leases = self.drain(&cutoff).await?;
-        Ok(Revoked { cutoff, leases })
+        Ok(Revoked {
+            cutoff,
+            leases: drained?,
+        })
     }
 
     /// Turns every live lease that a cutoff matches to its end, a page at a time.

@@ -43,6 +43,31 @@ async fn without_the_journal_nothing_is_issued() {
 }
 
 #[tokio::test]
+async fn without_the_journal_a_kill_order_still_ends_everything() {
+    let machine = Arc::new(Vending::default());
+    let world = World::of(Plan {
+        provider: Some(machine.clone()),
+        ..Plan::default()
+    });
+    let operator = world.caller("ops-console").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    world.issue("support-bot", task, "crm:read").await.unwrap();
+    assert_eq!(machine.outside().len(), 1);
+    world.journal.fail(true);
+    let agent = "support-bot".parse().unwrap();
+    let told = world
+        .broker
+        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .await;
+    assert!(matches!(told, Err(BrokerError::Journal(_))), "{told:?}");
+    world.broker.sweep().await.unwrap();
+    assert!(
+        machine.outside().is_empty(),
+        "the order was given and something is still alive"
+    );
+}
+
+#[tokio::test]
 async fn a_denial_that_cannot_be_recorded_is_no_answer() {
     let world = World::new();
     let task = world.open("report-bot", &["crm:read"]).await.charter.id;
