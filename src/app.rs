@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::error::chain;
 use crate::broker::rules::Rules;
 use crate::broker::{Broker, Parts, Settings, reaper};
 use crate::clock::{Clock, SystemClock};
@@ -29,7 +30,7 @@ use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::keys::key_ring::KeyRing;
-use crate::provider::Providers;
+use crate::provider::{ProviderError, Providers};
 use crate::telemetry;
 
 /// How often the keys are looked after.
@@ -70,17 +71,17 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let entropy: Arc<dyn Entropy> = Arc::new(os_entropy.clone());
 
     let keys = Arc::new(providers::open_keys(&config, &os_entropy, clock.now())?);
-    let providers = providers::build(&config, &keys)?;
+    let ambient = providers::Ambient {
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        keys: Arc::clone(&keys),
+    };
+    let providers = providers::build(&config, &ambient)?;
     let (ruleset, warnings) = rules::load(&config, &providers)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    for (name, provider) in providers.iter() {
-        provider
-            .preflight()
-            .await
-            .with_context(|| format!("the provider `{name}` cannot work"))?;
-    }
+    check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
     let ledger = ledger::open(&config.ledger).await?;
     let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
@@ -138,6 +139,21 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         journal,
         clock,
     })
+}
+
+/// A provider that somebody has to change something for stops the start. One that cannot be reached
+/// does not: the others have work to do.
+async fn check_providers(providers: &Providers) -> anyhow::Result<()> {
+    for (name, provider) in providers.iter() {
+        match provider.preflight().await {
+            Ok(()) => {}
+            Err(error @ (ProviderError::Unavailable(_) | ProviderError::Throttled { .. })) => {
+                tracing::error!(provider = %name, error = %chain(&error), "a provider cannot be reached");
+            }
+            Err(error) => return Err(error).context(format!("the provider `{name}` cannot work")),
+        }
+    }
+    Ok(())
 }
 
 impl Running {

@@ -56,6 +56,10 @@ pub trait Ledger: Send + Sync + 'static {
         key: Option<&IdempotencyKey>,
     ) -> Result<(), LedgerError>;
 
+    /// Writes down how the provider named what a reserved lease will hang on, before there is anything
+    /// to hand out. Refuses with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved.
+    async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError>;
+
     /// A reserved lease becomes active, with the handle and expiry that the provider gave. Refuses
     /// with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved, and with [`Refusal::Cut`]
     /// when a cutoff ends it.

@@ -4,19 +4,21 @@ pub mod jwt;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::ledger::reservation::Reservation;
+use crate::model::access::Access;
 use crate::model::credential::Credential;
 use crate::model::ids::LeaseId;
-use crate::model::lease::{Ending, Handle, Lease};
+use crate::model::lease::{Ending, Handle, Held};
 use crate::model::name::ProviderName;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
 
-/// What a provider can and cannot do. Said to the caller, and used to bound and to end.
+/// What a provider can and cannot do for a tool. Said to the caller, and used to bound and to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Promise {
     /// How its credentials can end before their expiry.
@@ -27,6 +29,8 @@ pub struct Promise {
     pub most: Ttl,
     /// Nothing exists outside until the credential is handed out: no compensation, no activation.
     pub self_contained: bool,
+    /// A credential can live on past its first expiry.
+    pub renewable: bool,
 }
 
 /// Mints, ends and verifies.
@@ -34,20 +38,42 @@ pub struct Promise {
 pub trait Provider: Send + Sync + 'static {
     /// A label for logs and metrics. No behaviour is switched on it.
     fn kind(&self) -> &'static str;
-    /// What it can and cannot do.
-    fn promise(&self) -> Promise;
+    /// What it can and cannot do for this tool.
+    fn promise(&self, tool: &Tool) -> Promise;
     /// Checks, at load, that it can serve this tool with the tool's parameters.
     fn accepts(&self, tool: &Tool) -> Result<(), ProviderError>;
+    /// What a credential for this access would be allowed outside, in the technology's own words, for
+    /// people who check it. `None` where there is nothing to add to the access itself.
+    fn explain(&self, _tool: &Tool, _access: &Access) -> Result<Option<serde_json::Value>, ProviderError> {
+        Ok(None)
+    }
     /// The name that the credential of this lease will have, where the technology lets us choose.
     fn handle(&self, lease: LeaseId) -> Option<Handle>;
-    /// Makes the credential that the reservation was written down for.
+    /// Where the technology chooses the name: makes what the credential will hang on, bearing the mark
+    /// of the lease and still without any secret, and says its name. The name is written down before
+    /// [`Provider::mint`].
+    async fn prepare(&self, reservation: &Reservation) -> Result<Handle, ProviderError> {
+        let lease = reservation.lease().id;
+        self.handle(lease)
+            .ok_or_else(|| ProviderError::Refused(format!("nobody knows the name of {lease}")))
+    }
+    /// Makes the credential that the reservation was written down for. The reservation's lease has its
+    /// handle by now.
     async fn mint(&self, reservation: &Reservation) -> Result<Minted, ProviderError>;
-    /// Ends it. Idempotent: what is not there is ended.
-    async fn revoke(&self, lease: &Lease) -> Result<(), ProviderError>;
+    /// Lets the credential live until the reservation's lease expires; never shortens it. Asked only
+    /// of those that promise it.
+    async fn renew(&self, _: &Reservation) -> Result<Renewed, ProviderError> {
+        Err(ProviderError::Refused(
+            "its credentials cannot be renewed: ask for a new one".into(),
+        ))
+    }
+    /// Ends it. Idempotent: what is not there is ended. Without a handle, whatever bears the mark of
+    /// the lease is ended.
+    async fn revoke(&self, held: &Held) -> Result<(), ProviderError>;
     /// Looks whether it is still there, for the receipt.
-    async fn probe(&self, lease: &Lease) -> Result<Presence, ProviderError>;
-    /// Everything there that bears our mark; empty where nothing is kept.
-    async fn inventory(&self) -> Result<Vec<Handle>, ProviderError>;
+    async fn probe(&self, held: &Held) -> Result<Presence, ProviderError>;
+    /// Everything there that bears our mark and is not known to be ended; empty where nothing is kept.
+    async fn inventory(&self) -> Result<Vec<Held>, ProviderError>;
     /// Whether it can mint and revoke with what it holds.
     async fn preflight(&self) -> Result<(), ProviderError>;
 }
@@ -60,6 +86,15 @@ pub struct Minted {
     /// The provider's name for it.
     pub handle: Handle,
     /// When it ends by itself.
+    pub expires_at: Timestamp,
+}
+
+/// A credential that lives on.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The new credential, where the one of before does not live on itself.
+    pub credential: Option<Credential>,
+    /// When it ends by itself now.
     pub expires_at: Timestamp,
 }
 
@@ -77,9 +112,25 @@ pub enum Presence {
 /// What can go wrong at a provider. The texts never contain a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
-    /// It may work later.
+    /// It may work later. Whether the step had an effect is unknown.
     #[error("the provider is unavailable: {0}")]
     Unavailable(String),
+    /// It has too much to do. The step had no effect.
+    #[error("the provider has too much to do: {reason}")]
+    Throttled {
+        /// When to come again.
+        after: Duration,
+        /// What it said.
+        reason: String,
+    },
+    /// This access cannot be put into a credential. Nothing was sent; the caller can ask for less.
+    #[error("{reason}")]
+    Unfit {
+        /// The part of the access, as a JSON pointer.
+        pointer: &'static str,
+        /// What is wrong with it, and what to ask for instead.
+        reason: String,
+    },
     /// It will not work until somebody changes something.
     #[error("the provider refuses: {0}")]
     Refused(String),

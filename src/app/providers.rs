@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::providers::ProviderKind;
-use crate::entropy::OsEntropy;
+use crate::entropy::{Entropy, OsEntropy};
 use crate::keys::KeyError;
 use crate::keys::key_ring::{KeyRing, Rotation};
 use crate::model::time::Timestamp;
@@ -14,6 +15,16 @@ use crate::provider::{Provider, ProviderError, Providers};
 
 /// How far the clock of whoever verifies may be behind ours.
 const SKEW: Duration = Duration::from_secs(60);
+
+/// What providers are given besides their configuration.
+pub struct Ambient {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for what they make.
+    pub entropy: Arc<dyn Entropy>,
+    /// The keys that sign tokens, and Dayfly's own way in where others trust them.
+    pub keys: Arc<KeyRing>,
+}
 
 /// The keys that sign tokens. Begins a ring where there is none.
 pub fn open_keys(config: &Config, entropy: &OsEntropy, now: Timestamp) -> Result<KeyRing, KeyError> {
@@ -26,12 +37,12 @@ pub fn open_keys(config: &Config, entropy: &OsEntropy, now: Timestamp) -> Result
 }
 
 /// Every configured provider.
-pub fn build(config: &Config, keys: &Arc<KeyRing>) -> Result<Providers, ProviderError> {
+pub fn build(config: &Config, ambient: &Ambient) -> Result<Providers, ProviderError> {
     let built = config.providers.iter().map(|provider| {
-        let adapter: Arc<dyn Provider> = match provider.kind {
+        let adapter: Arc<dyn Provider> = match &provider.kind {
             ProviderKind::Jwt => Arc::new(JwtProvider::new(
                 &config.server.public_url,
-                Arc::clone(keys),
+                Arc::clone(&ambient.keys),
                 config.tokens.max_ttl,
             )?),
         };

@@ -85,11 +85,8 @@ impl Broker {
             let outcome = match self.permit(caller, &charter, access, order.ttl, now) {
                 Err(denial) => Err(denial),
                 Ok(permit) => {
-                    let promise = self
-                        .parts
-                        .providers
-                        .get(&permit.request().tool.binding.provider)?
-                        .promise();
+                    let tool = &permit.request().tool;
+                    let promise = self.parts.providers.get(&tool.binding.provider)?.promise(tool);
                     self.bound(&permit, &charter, order.ttl, promise, now)
                         .map(|bounded| (bounded, permit))
                 }

@@ -9,7 +9,7 @@ use crate::ledger::{Budgets, IdempotencyKey, LedgerError, Refusal};
 use crate::model::access::Access;
 use crate::model::credential::Credential;
 use crate::model::ids::{LeaseId, RequestId, TaskId};
-use crate::model::lease::{Cause, Lease};
+use crate::model::lease::{Cause, Held, Lease};
 use crate::model::ttl::{Bounded, Ttl};
 use crate::provider::{Minted, Provider};
 use crate::registry::Caller;
@@ -37,8 +37,8 @@ pub struct IssueOrder {
 /// A credential and what is to be known about it.
 #[derive(Debug)]
 pub struct Issued {
-    /// The credential, once.
-    pub credential: Credential,
+    /// The credential, once. A renewal may let the one of before live on instead.
+    pub credential: Option<Credential>,
     /// Its lease.
     pub lease: Lease,
     /// The life that was asked for, or the tool's default.
@@ -72,7 +72,7 @@ impl Broker {
         };
         let tool = permit.request().tool.clone();
         let provider = self.parts.providers.get(&tool.binding.provider)?;
-        let promise = provider.promise();
+        let promise = provider.promise(&tool);
         let granted = match self.bound(&permit, &charter, order.ttl, promise, now) {
             Ok(granted) => granted,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
@@ -131,7 +131,7 @@ impl Broker {
         };
         let requested = order.ttl.unwrap_or(tool.default_ttl);
         Ok(Issued {
-            credential: minted.credential,
+            credential: Some(minted.credential),
             lease,
             requested,
             granted,
@@ -178,21 +178,43 @@ impl Broker {
         record: Record,
     ) -> Result<Minted, BrokerError> {
         let error = match (reserved, recorded) {
-            (Ok(reservation), Ok(())) => match provider.mint(&reservation).await {
+            (Ok(reservation), Ok(())) => match self.make(provider, reservation).await {
                 Ok(minted) => return Ok(minted),
-                Err(error) => {
-                    self.compensate(provider, lease).await;
-                    error.into()
+                Err((error, held)) => {
+                    self.compensate(provider, &held).await;
+                    error
                 }
             },
             (Ok(_), Err(unrecorded)) => {
-                self.compensate(provider, lease).await;
+                self.compensate(provider, &lease.held()).await;
                 return Err(unrecorded);
             }
             (Err(error), _) => error,
         };
         self.record_failure(record, &error).await;
         Err(error)
+    }
+
+    /// Mints. Where the provider chooses the name, the name is written down before anything secret
+    /// exists. On failure, says also what may be out there.
+    async fn make(
+        &self,
+        provider: &dyn Provider,
+        reservation: Reservation,
+    ) -> Result<Minted, (BrokerError, Held)> {
+        let mut held = reservation.lease().held();
+        let reservation = match held.handle {
+            Some(_) => reservation,
+            None => {
+                let prepared = provider.prepare(&reservation).await;
+                let handle = prepared.map_err(|error| (error.into(), held.clone()))?;
+                held.handle = Some(handle.clone());
+                let named = reservation.name(&*self.parts.ledger, handle).await;
+                named.map_err(|error| (error.into(), held.clone()))?
+            }
+        };
+        let minted = provider.mint(&reservation).await;
+        minted.map_err(|error| (error.into(), held))
     }
 
     /// The credential exists outside; its lease becomes active, unless the task ended meanwhile.
@@ -211,9 +233,9 @@ impl Broker {
         else {
             return Ok(());
         };
-        let exists = Lease {
+        let exists = Held {
             handle: Some(minted.handle.clone()),
-            ..lease.clone()
+            ..lease.held()
         };
         self.compensate(provider, &exists).await;
         let error = BrokerError::from(error);
@@ -223,17 +245,17 @@ impl Broker {
 
     /// Ends what was written down and may exist. Whatever fails here is left to the reaper, which
     /// finds the lease due.
-    async fn compensate(&self, provider: &dyn Provider, lease: &Lease) {
-        if let Err(error) = provider.revoke(lease).await {
-            tracing::warn!(lease = %lease.id, %error, "could not revoke at once; the reaper will");
+    async fn compensate(&self, provider: &dyn Provider, held: &Held) {
+        if let Err(error) = provider.revoke(held).await {
+            tracing::warn!(lease = %held.lease, %error, "could not revoke at once; the reaper will");
         }
         if let Err(error) = self
             .parts
             .ledger
-            .revoke(lease.id, Cause::Compensated, self.now())
+            .revoke(held.lease, Cause::Compensated, self.now())
             .await
         {
-            tracing::warn!(lease = %lease.id, %error, "could not mark the lease; it falls due by itself");
+            tracing::warn!(lease = %held.lease, %error, "could not mark the lease; it falls due by itself");
         }
         self.due.notify_one();
     }

@@ -185,10 +185,11 @@ impl Broker {
 
     async fn end_at_provider(&self, lease: &Lease, effort: &Effort) -> Result<Receipt, ProviderError> {
         let provider = self.parts.providers.get(&lease.provider)?;
-        provider.revoke(lease).await?;
+        let held = lease.held();
+        provider.revoke(&held).await?;
         let now = self.now();
         let expired = Receipt::ExpiresAt { at: lease.expires_at };
-        match provider.probe(lease).await? {
+        match provider.probe(&held).await? {
             Presence::Absent => Ok(Receipt::VerifiedAbsent { at: now }),
             Presence::Present => Err(ProviderError::Unavailable(
                 "it is still there after it was revoked".into(),
@@ -215,7 +216,10 @@ impl Broker {
         let attempts = effort.attempts.saturating_add(1);
         let again = now.plus(self.backoff(attempts));
         let message: String = error.to_string().chars().take(256).collect();
-        let permanent = matches!(error, ProviderError::Refused(_));
+        let permanent = match error {
+            ProviderError::Refused(_) | ProviderError::Unfit { .. } => true,
+            ProviderError::Unavailable(_) | ProviderError::Throttled { .. } => false,
+        };
         let stuck = permanent || attempts >= settings.stuck_after;
         let became_stuck = stuck && !matches!(claim.lease.state, LeaseState::Stuck(_));
         measure::end_failed(became_stuck);

@@ -34,12 +34,6 @@ impl Broker {
         let access = Access::new(lease.tool.clone(), lease.actions.clone(), lease.resources.clone())
             .map_err(|error| BrokerError::Unsupported(error.to_string()))?;
         let provider = self.parts.providers.get(&lease.provider)?;
-        let promise = provider.promise();
-        if !promise.self_contained {
-            return Err(BrokerError::Unsupported(
-                "this credential cannot be renewed: ask for a new one".into(),
-            ));
-        }
         let decision = self.decision_id(now)?;
         let record = Record {
             decision: Some(decision),
@@ -51,11 +45,20 @@ impl Broker {
         };
         let decided = self
             .permit(&caller, &charter, &access, ttl, now)
-            .and_then(|permit| Ok((self.bound(&permit, &charter, ttl, promise, now)?, permit)));
-        let (granted, permit) = match decided {
+            .and_then(|permit| {
+                let promise = provider.promise(&permit.request().tool);
+                let granted = self.bound(&permit, &charter, ttl, promise, now)?;
+                Ok((granted, promise, permit))
+            });
+        let (granted, promise, permit) = match decided {
             Ok(decided) => decided,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };
+        if !promise.renewable {
+            return Err(BrokerError::Unsupported(
+                "this credential cannot be renewed: ask for a new one".into(),
+            ));
+        }
         let requested = ttl.unwrap_or(permit.request().tool.default_ttl);
         let record = Record {
             granted: Some(granted.ttl),
@@ -65,12 +68,17 @@ impl Broker {
         // Recorded first: a life that is longer than any record says must not exist.
         self.record(record.clone()).await?;
         let until = now.plus(granted.ttl.as_duration());
+        // A token is new, with a life of its own; what lives outside lives on and is never cut short.
+        let until = match promise.self_contained {
+            true => until,
+            false => until.max(lease.expires_at),
+        };
         let renewed = async {
             let reservation = Reservation::renew(&*self.parts.ledger, permit, id, until, now).await?;
-            let minted = provider.mint(&reservation).await?;
-            Ok::<_, BrokerError>((reservation, minted))
+            let renewed = provider.renew(&reservation).await?;
+            Ok::<_, BrokerError>((reservation, renewed))
         };
-        let (reservation, minted) = match renewed.await {
+        let (reservation, renewed) = match renewed.await {
             Ok(renewed) => renewed,
             Err(error) => {
                 self.record_failure(record, &error).await;
@@ -79,11 +87,11 @@ impl Broker {
         };
         measure::decided(Verb::Renew, Outcome::Permitted);
         let lease = Lease {
-            handle: Some(minted.handle),
+            expires_at: renewed.expires_at,
             ..reservation.lease().clone()
         };
         Ok(Issued {
-            credential: minted.credential,
+            credential: renewed.credential,
             lease,
             requested,
             granted,

@@ -16,11 +16,17 @@ pub struct ProviderConfig {
     pub kind: ProviderKind,
 }
 
-/// What a provider is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What a provider is, with the settings of its kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ProviderKind {
     /// Tokens that Dayfly signs with its own keys.
+    Jwt,
+}
+
+/// The words for the kinds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
     Jwt,
 }
 
@@ -38,6 +44,9 @@ pub(super) fn read(sections: Vec<Section<'_>>) -> Vec<ProviderConfig> {
         let name: Option<ProviderName> =
             section.required("name", "write what tools call it: `name = \"jwt\"`");
         let kind = section.required("kind", "write what it is: `kind = \"jwt\"`");
+        let kind = kind.map(|kind| match kind {
+            Kind::Jwt => ProviderKind::Jwt,
+        });
         let name = name?;
         if !names.insert(name.clone()) {
             section.blame(

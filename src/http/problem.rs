@@ -272,6 +272,12 @@ impl From<BrokerError> for Problem {
                 ProviderError::Unavailable(_) => {
                     Self::unavailable(&error, "the tool's provider cannot be reached: try again", 5)
                 }
+                ProviderError::Throttled { after, .. } => Self::unavailable(
+                    &error,
+                    "the tool's provider has too much to do: try again",
+                    u32::try_from(after.as_secs()).unwrap_or(u32::MAX).clamp(1, 300),
+                ),
+                ProviderError::Unfit { pointer, reason } => Self::field(pointer, reason),
                 ProviderError::Refused(_) => {
                     tracing::error!(error = %chain(&error), "a provider refuses");
                     Self::new(

@@ -124,6 +124,11 @@ impl Ledger for Embedded {
             .await
     }
 
+    async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
+        let handle = handle.clone();
+        self.step(move |tables| steps::name(tables, id, &handle)).await
+    }
+
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
         let handle = handle.clone();
         self.step(move |tables| steps::activate(tables, id, &handle, expires_at))

@@ -294,6 +294,10 @@ impl Ledger for RedisLedger {
         self.reserve_lease(lease, budgets, key).await
     }
 
+    async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
+        self.name_lease(id, handle).await
+    }
+
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
         self.activate_lease(id, handle, expires_at).await
     }

@@ -135,6 +135,13 @@ impl Reservation {
         Ok(Self { lease, permit })
     }
 
+    /// Writes down the provider's name for what the lease will hang on.
+    pub async fn name(mut self, ledger: &dyn Ledger, handle: Handle) -> Result<Self, LedgerError> {
+        ledger.name(self.lease.id, &handle).await?;
+        self.lease.handle = Some(handle);
+        Ok(self)
+    }
+
     /// The lease as it was written down.
     pub fn lease(&self) -> &Lease {
         &self.lease

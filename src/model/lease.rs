@@ -253,7 +253,28 @@ pub struct Lease {
     pub state: LeaseState,
 }
 
+/// What is held outside: the lease that it was made for, and the provider's name for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The lease that it was made for. Whatever is outside bears it as its mark.
+    pub lease: LeaseId,
+    /// The provider's name for it. Without one the name was never written down, and the mark is all
+    /// there is to look for.
+    pub handle: Option<Handle>,
+    /// When it ends by itself, as far as that is known.
+    pub expires_at: Option<Timestamp>,
+}
+
 impl Lease {
+    /// What this lease holds outside.
+    pub fn held(&self) -> Held {
+        Held {
+            lease: self.id,
+            handle: self.handle.clone(),
+            expires_at: Some(self.expires_at),
+        }
+    }
+
     /// Whether its credential counts as active at this instant, as far as the lease itself knows.
     pub fn is_live(&self, now: Timestamp) -> bool {
         matches!(self.state, LeaseState::Active) && now < self.expires_at

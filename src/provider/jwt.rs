@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Minted, Presence, Promise, Provider, ProviderError};
+use super::{Minted, Presence, Promise, Provider, ProviderError, Renewed};
 use crate::keys::jose;
 use crate::keys::key_ring::KeyRing;
 use crate::ledger::reservation::Reservation;
 use crate::model::credential::Credential;
 use crate::model::ids::LeaseId;
-use crate::model::lease::{Ending, Handle, Lease};
+use crate::model::lease::{Ending, Handle, Held, Lease};
 use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 use crate::model::token::{AccessToken, Actor, Detail, DetailKind, Marks, Profile, TYP};
@@ -124,12 +124,13 @@ impl Provider for JwtProvider {
         "jwt"
     }
 
-    fn promise(&self) -> Promise {
+    fn promise(&self, _: &Tool) -> Promise {
         Promise {
             ending: Ending::DenyListed,
             least: Ttl::MIN,
             most: self.most,
             self_contained: true,
+            renewable: true,
         }
     }
 
@@ -153,23 +154,31 @@ impl Provider for JwtProvider {
         Some(Handle(lease.to_string()))
     }
 
-    /// A renewed lease gets a new token with the same `jti`: it is the lease that is revoked.
     async fn mint(&self, reservation: &Reservation) -> Result<Minted, ProviderError> {
         let request = reservation.permit().request();
         self.issue(reservation.lease(), &request.tool.audience, request.at)
             .await
     }
 
+    /// A new token with the same `jti`: it is the lease that is revoked.
+    async fn renew(&self, reservation: &Reservation) -> Result<Renewed, ProviderError> {
+        let minted = self.mint(reservation).await?;
+        Ok(Renewed {
+            credential: Some(minted.credential),
+            expires_at: minted.expires_at,
+        })
+    }
+
     /// Nothing to call: the ledger published the cutoff when the lease had to end.
-    async fn revoke(&self, _: &Lease) -> Result<(), ProviderError> {
+    async fn revoke(&self, _: &Held) -> Result<(), ProviderError> {
         Ok(())
     }
 
-    async fn probe(&self, _: &Lease) -> Result<Presence, ProviderError> {
+    async fn probe(&self, _: &Held) -> Result<Presence, ProviderError> {
         Ok(Presence::Unknown)
     }
 
-    async fn inventory(&self) -> Result<Vec<Handle>, ProviderError> {
+    async fn inventory(&self) -> Result<Vec<Held>, ProviderError> {
         Ok(Vec::new())
     }
 
@@ -267,7 +276,9 @@ mod tests {
     async fn claims(lease: &Lease) -> Value {
         let provider = provider();
         let minted = provider.issue(lease, AUDIENCE, AT).await.unwrap();
-        let Credential::Bearer(token) = &minted.credential;
+        let Credential::Bearer(token) = &minted.credential else {
+            panic!("not a token");
+        };
         let token = jose::Unverified::parse(token.expose(), 4096).unwrap();
         token.verify_with(&provider.keys.key_set()).unwrap();
         assert!(token.header().is_typ(TYP));
@@ -410,8 +421,8 @@ mod tests {
     #[tokio::test]
     async fn ends_nothing_and_says_that_nothing_can_be_asked() {
         let provider = provider();
-        assert!(provider.revoke(&lease()).await.is_ok());
-        assert_eq!(provider.probe(&lease()).await.unwrap(), Presence::Unknown);
+        assert!(provider.revoke(&lease().held()).await.is_ok());
+        assert_eq!(provider.probe(&lease().held()).await.unwrap(), Presence::Unknown);
         assert_eq!(provider.inventory().await.unwrap(), []);
         provider.preflight().await.unwrap();
     }

@@ -295,6 +295,8 @@ pub(crate) fn access(text: &str) -> Access {
 }
 
 pub(crate) fn token(issued: &Issued) -> &str {
-    let Credential::Bearer(secret) = &issued.credential;
+    let Some(Credential::Bearer(secret)) = &issued.credential else {
+        panic!("not a token");
+    };
     secret.expose()
 }

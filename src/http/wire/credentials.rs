@@ -1,6 +1,6 @@
 //! Credentials: asked for, and shown once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -63,8 +63,11 @@ pub struct RenewLease {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = IssuedCredential)]
 pub struct IssuedAnswer {
-    /// The credential. It is shown once and kept nowhere.
-    pub credential: CredentialAnswer,
+    /// The credential. It is shown once and kept nowhere. A renewal may leave it out: then the one of
+    /// before lives on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub credential: Option<CredentialAnswer>,
     /// Its lease.
     pub lease: LeaseAnswer,
     /// The life that was asked for, or the tool's default, in seconds.
@@ -97,6 +100,36 @@ pub enum CredentialAnswer {
         /// The token.
         token: String,
     },
+    /// A session of AWS STS.
+    AwsSession {
+        /// `AWS_ACCESS_KEY_ID`.
+        access_key_id: String,
+        /// `AWS_SECRET_ACCESS_KEY`.
+        secret_access_key: String,
+        /// `AWS_SESSION_TOKEN`.
+        session_token: String,
+        /// `AWS_REGION`, if the tool says where.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        region: Option<String>,
+    },
+    /// A login of a database.
+    DatabaseLogin {
+        /// The server's name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// The database on it.
+        database: String,
+        /// The login's name.
+        username: String,
+        /// Its password.
+        password: String,
+    },
+    /// Whatever the provider's system gives, by name.
+    Fields {
+        /// The values. What is no text there is JSON here.
+        fields: BTreeMap<String, String>,
+    },
 }
 
 impl std::fmt::Debug for CredentialAnswer {
@@ -111,6 +144,36 @@ impl From<Credential> for CredentialAnswer {
             Credential::Bearer(secret) => Self::BearerToken {
                 token: secret.expose().to_owned(),
             },
+            Credential::AwsSession {
+                access_key_id,
+                secret_access_key,
+                session_token,
+                region,
+            } => Self::AwsSession {
+                access_key_id,
+                secret_access_key: secret_access_key.expose().to_owned(),
+                session_token: session_token.expose().to_owned(),
+                region,
+            },
+            Credential::DatabaseLogin {
+                host,
+                port,
+                database,
+                username,
+                password,
+            } => Self::DatabaseLogin {
+                host,
+                port,
+                database,
+                username,
+                password: password.expose().to_owned(),
+            },
+            Credential::Fields(fields) => Self::Fields {
+                fields: fields
+                    .into_iter()
+                    .map(|(name, value)| (name, value.expose().to_owned()))
+                    .collect(),
+            },
         }
     }
 }
@@ -118,7 +181,7 @@ impl From<Credential> for CredentialAnswer {
 impl From<Issued> for IssuedAnswer {
     fn from(issued: Issued) -> Self {
         Self {
-            credential: issued.credential.into(),
+            credential: issued.credential.map(Into::into),
             requested: issued.requested,
             granted: issued.granted.ttl,
             bounded_by: issued.granted.by,

@@ -143,6 +143,18 @@ pub(super) fn reserve(
     Ok(())
 }
 
+pub(super) fn name(tables: &mut Tables<'_>, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    if row.lease.state != LeaseState::Reserved {
+        return Err(Refusal::LeaseNotOpen(row.lease.state.as_str()).into());
+    }
+    let lease = Lease {
+        handle: Some(handle.clone()),
+        ..row.lease.clone()
+    };
+    tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)
+}
+
 pub(super) fn activate(
     tables: &mut Tables<'_>,
     id: LeaseId,

@@ -79,6 +79,16 @@ impl RedisLedger {
         budget.map(|limit| limit.div_ceil(u32::from(self.shards.count().get())))
     }
 
+    pub(super) async fn name_lease(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
+        let keys = [self.shards.of_lease(id).leases()];
+        let args = [id.to_bytes().to_vec(), optional(Some(&handle.0))];
+        let mut reply = self.requests.run(&script::NAME, &keys, &args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(()),
+            _ => Err(refused(&mut reply, &[], Timestamp::EPOCH)),
+        }
+    }
+
     pub(super) async fn activate_lease(
         &self,
         id: LeaseId,

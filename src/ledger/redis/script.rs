@@ -29,6 +29,7 @@ scripts! {
     FIND = "find.lua",
     FORGET = "forget.lua",
     LOOK = "look.lua",
+    NAME = "name.lua",
     OLD = "old.lua",
     OPEN = "open.lua",
     RENEW = "renew.lua",

@@ -299,7 +299,7 @@ macro_rules! ledger_contract {
                 the_task_budget_is_exact, the_agent_budget_holds, the_tool_budget_holds,
                 a_repeated_reservation_is_known, a_refused_reservation_leaves_no_trace,
                 activating_gives_handle_and_expiry, activating_happens_once,
-                nothing_is_activated_after_the_task, renewing_moves_the_expiry,
+                a_reserved_lease_is_named_once_its_name_is_known, nothing_is_activated_after_the_task, renewing_moves_the_expiry,
                 renewing_never_brings_the_expiry_forward,
                 only_what_is_active_is_renewed, a_revoked_lease_is_due_at_once,
                 revoking_again_changes_nothing, an_unknown_lease_is_refused;

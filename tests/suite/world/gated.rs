@@ -82,6 +82,10 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "reserve", self.ledger.reserve(lease, budgets, key))
     }
 
+    async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
+        pass!(self, "name", self.ledger.name(id, handle))
+    }
+
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
         pass!(self, "activate", self.ledger.activate(id, handle, expires_at))
     }

@@ -9,9 +9,9 @@ use dayfly::journal::record::Record;
 use dayfly::journal::{Journal, JournalError};
 use dayfly::ledger::reservation::Reservation;
 use dayfly::model::ids::LeaseId;
-use dayfly::model::lease::{Handle, Lease};
+use dayfly::model::lease::{Handle, Held};
 use dayfly::model::tool::Tool;
-use dayfly::provider::{Minted, Presence, Promise, Provider, ProviderError};
+use dayfly::provider::{Minted, Presence, Promise, Provider, ProviderError, Renewed};
 
 use super::gated::Gate;
 
@@ -86,8 +86,8 @@ impl Provider for Providing {
         self.0.kind()
     }
 
-    fn promise(&self) -> Promise {
-        self.0.promise()
+    fn promise(&self, tool: &Tool) -> Promise {
+        self.0.promise(tool)
     }
 
     fn accepts(&self, tool: &Tool) -> Result<(), ProviderError> {
@@ -105,18 +105,32 @@ impl Provider for Providing {
         answer
     }
 
-    async fn revoke(&self, lease: &Lease) -> Result<(), ProviderError> {
+    async fn prepare(&self, reservation: &Reservation) -> Result<Handle, ProviderError> {
         self.1.pass().await;
-        let answer = self.0.revoke(lease).await;
+        let answer = self.0.prepare(reservation).await;
         self.1.pass().await;
         answer
     }
 
-    async fn probe(&self, lease: &Lease) -> Result<Presence, ProviderError> {
-        self.0.probe(lease).await
+    async fn renew(&self, reservation: &Reservation) -> Result<Renewed, ProviderError> {
+        self.1.pass().await;
+        let answer = self.0.renew(reservation).await;
+        self.1.pass().await;
+        answer
     }
 
-    async fn inventory(&self) -> Result<Vec<Handle>, ProviderError> {
+    async fn revoke(&self, held: &Held) -> Result<(), ProviderError> {
+        self.1.pass().await;
+        let answer = self.0.revoke(held).await;
+        self.1.pass().await;
+        answer
+    }
+
+    async fn probe(&self, held: &Held) -> Result<Presence, ProviderError> {
+        self.0.probe(held).await
+    }
+
+    async fn inventory(&self) -> Result<Vec<Held>, ProviderError> {
         self.0.inventory().await
     }
 

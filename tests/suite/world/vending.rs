@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use dayfly::ledger::reservation::Reservation;
 use dayfly::model::credential::Credential;
 use dayfly::model::ids::LeaseId;
-use dayfly::model::lease::{Ending, Handle, Lease};
+use dayfly::model::lease::{Ending, Handle, Held};
 use dayfly::model::secret::Secret;
 use dayfly::model::tool::Tool;
 use dayfly::model::ttl::Ttl;
@@ -39,12 +39,13 @@ impl Provider for Vending {
         "vending"
     }
 
-    fn promise(&self) -> Promise {
+    fn promise(&self, _: &Tool) -> Promise {
         Promise {
             ending: Ending::Immediate,
             least: Ttl::from_secs(1).unwrap(),
             most: Ttl::from_secs(3600).unwrap(),
             self_contained: false,
+            renewable: false,
         }
     }
 
@@ -67,23 +68,23 @@ impl Provider for Vending {
         })
     }
 
-    async fn revoke(&self, lease: &Lease) -> Result<(), ProviderError> {
+    async fn revoke(&self, held: &Held) -> Result<(), ProviderError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(ProviderError::Unavailable("the machine is out of order".into()));
         }
         self.outside
             .lock()
             .unwrap()
-            .remove(&lease.handle.as_ref().unwrap().0);
+            .remove(&held.handle.as_ref().unwrap().0);
         Ok(())
     }
 
-    async fn probe(&self, lease: &Lease) -> Result<Presence, ProviderError> {
+    async fn probe(&self, held: &Held) -> Result<Presence, ProviderError> {
         let there = self
             .outside
             .lock()
             .unwrap()
-            .contains(&lease.handle.as_ref().unwrap().0);
+            .contains(&held.handle.as_ref().unwrap().0);
         Ok(if there {
             Presence::Present
         } else {
@@ -91,8 +92,13 @@ impl Provider for Vending {
         })
     }
 
-    async fn inventory(&self) -> Result<Vec<Handle>, ProviderError> {
-        Ok(self.outside().into_iter().map(Handle).collect())
+    async fn inventory(&self) -> Result<Vec<Held>, ProviderError> {
+        let held = |name: String| Held {
+            lease: name.trim_start_matches("v-").parse().unwrap(),
+            handle: Some(Handle(name)),
+            expires_at: None,
+        };
+        Ok(self.outside().into_iter().map(held).collect())
     }
 
     async fn preflight(&self) -> Result<(), ProviderError> {

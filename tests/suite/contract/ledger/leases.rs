@@ -202,6 +202,24 @@ pub(super) async fn activating_gives_handle_and_expiry(ledger: Subject) {
     assert_eq!(ledger.due_leases(at(200)).await.len(), 1, "due at the new expiry");
 }
 
+pub(super) async fn a_reserved_lease_is_named_once_its_name_is_known(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(lease_at(&task, at(1))).await;
+    let handle = Handle("accessor-1".to_owned());
+    ledger.name(lease.id, &handle).await.unwrap();
+    let expected = Lease {
+        handle: Some(handle.clone()),
+        ..lease.clone()
+    };
+    assert_eq!(ledger.stored(lease.id).await, expected);
+    assert_eq!(ledger.due_leases(at(100)).await.len(), 1, "due as before");
+
+    let refused = ledger.name(lease.id, &handle).await;
+    assert_eq!(refusal(refused), Refusal::LeaseNotOpen("revoking"));
+    let unknown = lease_at(&task, at(2)).id;
+    assert_eq!(refusal(ledger.name(unknown, &handle).await), Refusal::NoLease);
+}
+
 pub(super) async fn activating_happens_once(ledger: Subject) {
     let task = ledger.open_task().await;
     let lease = ledger.hold(lease_at(&task, at(1))).await;
