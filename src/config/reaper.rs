@@ -15,7 +15,9 @@ pub struct ReaperConfig {
     pub interval: Duration,
     /// How many leases to claim at a time.
     pub batch: NonZeroUsize,
-    /// How long a claim keeps other replicas away.
+    /// How long a claim keeps other replicas away. Longer than a provider is waited for, which is at most
+    /// 10 s, and no longer than that takes: what a process claimed before it crashed waits as long for its
+    /// receipts. An end that outlasts its hold may be made by two replicas, and ends the same.
     pub hold: Duration,
     /// How many revocations to have under way at a time.
     pub concurrency: NonZeroUsize,
@@ -38,7 +40,7 @@ pub(super) fn read(section: &mut Section<'_>) -> ReaperConfig {
     ReaperConfig {
         interval: duration_within(section, "interval", 1, 60),
         batch: section.or("batch", BATCH),
-        hold: duration_within(section, "hold", 60, 3600),
+        hold: duration_within(section, "hold", 15, 3600),
         concurrency: section.or("concurrency", CONCURRENCY),
         retry_least: least.as_duration(),
         retry_most: most.as_duration(),
