@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::journal::record::{Record, Result as Decided, Verb};
-use crate::ledger::{Filter, Page};
+use crate::ledger::{Filter, LedgerError, Page, Refusal};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, RequestId, TaskId};
 use crate::model::lease::{Cause, Lease, LeaseState};
@@ -139,12 +139,14 @@ impl Broker {
             let leases = self.parts.ledger.find(&filter, &page).await?;
             for lease in &leases {
                 let live = matches!(lease.state, LeaseState::Reserved | LeaseState::Active);
-                if live && lease.is_cut_by(cutoff) {
-                    self.parts
-                        .ledger
-                        .revoke(lease.id, cutoff.cause, self.now())
-                        .await?;
-                    turned += 1;
+                if !live || !lease.is_cut_by(cutoff) {
+                    continue;
+                }
+                match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {
+                    Ok(_) => turned += 1,
+                    // Ended and forgotten since it was found: the rest has to end all the same.
+                    Err(LedgerError::Refused(Refusal::NoLease)) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
             self.due.notify_one();

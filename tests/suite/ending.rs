@@ -2,13 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::open::OpenOrder;
 use dayfly::broker::{Settings, reaper};
 use dayfly::journal::record::Verb;
-use dayfly::ledger::{Cursor, Filter, Page, Refusal};
+use dayfly::ledger::{Claim, Cursor, Filter, Ledger, Page, Refusal, Settlement};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, TaskState};
@@ -16,6 +18,7 @@ use dayfly::model::ttl::Ttl;
 use dayfly::provider::jwt::JwtProvider;
 use tokio_util::sync::CancellationToken;
 
+use crate::world::gated::{Gate, Gated};
 use crate::world::vending::Vending;
 use crate::world::{ISSUER, MORNING, Plan, World, order};
 
@@ -240,6 +243,93 @@ async fn an_operator_ends_all_of_an_agent_and_others_may_not() {
         world.issue("support-bot", task, "crm:read").await.is_ok(),
         "a cutoff ends what was, not what comes"
     );
+}
+
+/// Another replica that ends and forgets the first lease that is about to be revoked.
+struct Faster {
+    ledger: Arc<dyn Ledger>,
+    done: AtomicBool,
+}
+
+#[async_trait]
+impl Gate for Faster {
+    async fn before(&self, call: &'static str) {
+        if call != "revoke" || self.done.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let page = Page {
+            after: None,
+            limit: NonZeroUsize::MIN,
+        };
+        let first = self
+            .ledger
+            .find(&Filter::default(), &page)
+            .await
+            .unwrap()
+            .remove(0);
+        let claim = async || {
+            let hold = Duration::from_secs(1);
+            self.ledger.claim_due(MORNING, hold, NonZeroUsize::MIN).await
+        };
+        self.ledger
+            .revoke(first.id, Cause::Revoked, MORNING)
+            .await
+            .unwrap();
+        let Claim::Lease(claimed) = claim().await.unwrap().remove(0) else {
+            panic!("a lease is due");
+        };
+        let longer_ago_than_the_retention = MORNING.minus(Duration::from_secs(30 * 24 * 3600));
+        let ended = Settlement::Ended(Receipt::DeniedAt { at: MORNING });
+        self.ledger
+            .settle(&claimed, ended, longer_ago_than_the_retention)
+            .await
+            .unwrap();
+        assert_eq!(claim().await.unwrap(), []);
+        assert_eq!(self.ledger.lease(first.id).await.unwrap(), None);
+    }
+
+    async fn after(&self, _: &'static str) {}
+}
+
+#[tokio::test]
+async fn a_kill_order_goes_on_past_a_lease_that_is_forgotten_meanwhile() {
+    let world = World::of(Plan {
+        ledger: Box::new(|ledger| {
+            let gate = Arc::new(Faster {
+                ledger: ledger.clone(),
+                done: AtomicBool::new(false),
+            });
+            Arc::new(Gated { ledger, gate })
+        }),
+        ..Plan::default()
+    });
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        leases.push(
+            world
+                .issue("support-bot", task, "crm:read")
+                .await
+                .unwrap()
+                .lease
+                .id,
+        );
+    }
+    let operator = world.caller("ops-console").await;
+    let agent = "support-bot".parse().unwrap();
+    let revoked = world
+        .broker
+        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .await
+        .unwrap();
+    assert_eq!(revoked.leases, 2, "and one was gone already");
+    for lease in leases {
+        let left = world.ledger.lease(lease).await.unwrap();
+        assert!(
+            left.is_none_or(|lease| matches!(lease.state, LeaseState::Revoking(_))),
+            "{lease}"
+        );
+    }
 }
 
 #[tokio::test]
