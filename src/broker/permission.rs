@@ -64,12 +64,24 @@ impl Broker {
         about: Option<&AgentName>,
         request: RequestId,
     ) -> Result<Record, BrokerError> {
-        let now = self.now();
+        let record = of_caller(verb, Outcome::Permitted, self.now(), caller, request);
+        self.may_about(caller, record, operation, about).await
+    }
+
+    /// The same, with a record that names already what it is about.
+    pub(super) async fn may_about(
+        &self,
+        caller: &Caller,
+        record: Record,
+        operation: &'static str,
+        about: Option<&AgentName>,
+    ) -> Result<Record, BrokerError> {
+        let now = record.at;
         let decision = self.decision_id(now)?;
         let access = dayfly(operation, about)?;
         let record = Record {
             decision: Some(decision),
-            ..of_caller(verb, Outcome::Permitted, now, caller, request).access(&access)
+            ..record.access(&access)
         };
         match ask(&self.parts.rules.current(), caller, &access, None, None, now) {
             Ok(permit) => Ok(record.grounds(permit.grounds())),

@@ -37,14 +37,17 @@ impl Broker {
         request: RequestId,
     ) -> Result<Lease, BrokerError> {
         let lease = self.parts.ledger.lease(id).await?.ok_or(BrokerError::NoLease)?;
+        let record = Record {
+            lease: Some(id),
+            task: Some(lease.task),
+            ..self.revoking(caller, request)
+        };
         let record = self
-            .may_end(caller, &lease.agent, BrokerError::NoLease, request)
+            .may_end(caller, record, &lease.agent, BrokerError::NoLease)
             .await?;
         let lease = self.parts.ledger.revoke(id, Cause::Revoked, self.now()).await?;
         self.due.notify_one();
         let record = Record {
-            lease: Some(id),
-            task: Some(lease.task),
             tool: Some(lease.tool.clone()),
             on_behalf_of: lease.on_behalf_of.clone(),
             ..record.reason(reason)
@@ -64,8 +67,12 @@ impl Broker {
         request: RequestId,
     ) -> Result<Completed, BrokerError> {
         let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+        let record = Record {
+            task: Some(id),
+            ..self.revoking(caller, request)
+        };
         let record = self
-            .may_end(caller, &task.charter.agent, BrokerError::NoTask, request)
+            .may_end(caller, record, &task.charter.agent, BrokerError::NoTask)
             .await?;
         let task = self
             .parts
@@ -157,28 +164,24 @@ impl Broker {
         }
     }
 
+    /// What the record of an order to end something starts from.
+    fn revoking(&self, caller: &Caller, request: RequestId) -> Record {
+        of_caller(Verb::Revoke, Decided::Permitted, self.now(), caller, request)
+    }
+
     /// The record of an end that the caller may order: of its own, or of another's by policy. Without
-    /// a permit, what belongs to another does not exist.
+    /// a permit, what belongs to another does not exist, and the record of the denial names it.
     async fn may_end(
         &self,
         caller: &Caller,
+        record: Record,
         owner: &AgentName,
         unknown: BrokerError,
-        request: RequestId,
     ) -> Result<Record, BrokerError> {
         if *owner == caller.agent().name {
-            return Ok(of_caller(
-                Verb::Revoke,
-                Decided::Permitted,
-                self.now(),
-                caller,
-                request,
-            ));
+            return Ok(record);
         }
-        match self
-            .may(caller, Verb::Revoke, "revoke", Some(owner), request)
-            .await
-        {
+        match self.may_about(caller, record, "revoke", Some(owner)).await {
             Err(BrokerError::Denied { .. }) => Err(unknown),
             answer => answer,
         }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::open::OpenOrder;
 use dayfly::broker::{Settings, reaper};
-use dayfly::journal::record::Verb;
+use dayfly::journal::record::{Result as Recorded, Verb};
 use dayfly::ledger::{Claim, Cursor, Filter, Ledger, Page, Refusal, Settlement};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, LeaseState, Receipt};
@@ -243,6 +243,48 @@ async fn an_operator_ends_all_of_an_agent_and_others_may_not() {
         world.issue("support-bot", task, "crm:read").await.is_ok(),
         "a cutoff ends what was, not what comes"
     );
+}
+
+#[tokio::test]
+async fn an_order_against_what_is_anothers_is_hidden_and_on_record_each_time() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let lease = world
+        .issue("support-bot", task, "crm:read")
+        .await
+        .unwrap()
+        .lease
+        .id;
+    let intruder = world.caller("report-bot").await;
+    for _ in 0..2 {
+        let refused = world.broker.revoke(&intruder, lease, "mine now", world.request());
+        assert!(matches!(refused.await, Err(BrokerError::NoLease)));
+    }
+    let refused = world
+        .broker
+        .revoke_task(&intruder, task, "mine now", Duration::ZERO, world.request());
+    assert!(matches!(refused.await, Err(BrokerError::NoTask)));
+
+    let records = world.records(Verb::Revoke);
+    let about: Vec<_> = records.iter().map(|record| (record.lease, record.task)).collect();
+    assert_eq!(
+        about,
+        [
+            (Some(lease), Some(task)),
+            (Some(lease), Some(task)),
+            (None, Some(task))
+        ]
+    );
+    for record in records {
+        assert_eq!(record.result, Recorded::Denied);
+        assert_eq!(record.agent.unwrap().as_str(), "report-bot");
+        assert_eq!(
+            record.reason.as_deref(),
+            Some("this takes a role on Dayfly itself")
+        );
+    }
+    let untouched = world.ledger.lease(lease).await.unwrap().unwrap();
+    assert_eq!(untouched.state, LeaseState::Active);
 }
 
 /// Another replica that ends and forgets the first lease that is about to be revoked.
