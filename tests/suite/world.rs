@@ -70,6 +70,8 @@ type Around<T> = Box<dyn FnOnce(Arc<T>) -> Arc<T>>;
 
 /// What a world is made of when it is not the usual.
 pub(crate) struct Plan {
+    /// When it begins.
+    pub(crate) begins_at: Timestamp,
     pub(crate) settings: Settings,
     /// Stands around the ledger.
     pub(crate) ledger: Around<dyn Ledger>,
@@ -82,6 +84,7 @@ pub(crate) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
+            begins_at: MORNING,
             settings: Settings::default(),
             ledger: Box::new(|ledger| ledger),
             journal: Box::new(|journal| journal),
@@ -97,7 +100,7 @@ impl World {
 
     pub(crate) fn of(plan: Plan) -> Self {
         let entropy = OsEntropy::new();
-        let clock = Arc::new(ManualClock::at(MORNING));
+        let clock = Arc::new(ManualClock::at(plan.begins_at));
         let trust_domain = DevTrustDomain::generate("example.org".parse().unwrap(), &entropy).unwrap();
         let journal = Arc::new(MemoryJournal::new(
             NoteSigner::from_seed("dayfly.example.org/journal", &[7; 32]).unwrap(),

@@ -1,8 +1,9 @@
 //! A provider with an outside: it keeps what it minted until it is revoked, like a database keeps roles.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dayfly::ledger::reservation::Reservation;
@@ -10,27 +11,61 @@ use dayfly::model::credential::Credential;
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Ending, Handle, Held};
 use dayfly::model::secret::Secret;
+use dayfly::model::time::Timestamp;
 use dayfly::model::tool::Tool;
 use dayfly::model::ttl::Ttl;
-use dayfly::provider::{Minted, Presence, Promise, Provider, ProviderError};
+use dayfly::provider::{Minted, Presence, Promise, Provider, ProviderError, Renewed};
 
-/// Mints what exists outside.
+use super::MORNING;
+
+/// Mints what exists outside: a slot with a name, which opens for one coin until its time is up.
 #[derive(Default)]
 pub(crate) struct Vending {
-    outside: Mutex<BTreeSet<String>>,
+    slots: Mutex<BTreeMap<String, Slot>>,
+    waited: Mutex<Duration>,
     broken: AtomicBool,
+    jammed: AtomicBool,
+}
+
+struct Slot {
+    coin: String,
+    until: Timestamp,
 }
 
 impl Vending {
     /// What exists outside now.
     pub(crate) fn outside(&self) -> BTreeSet<String> {
-        self.outside.lock().unwrap().clone()
+        self.slots.lock().unwrap().keys().cloned().collect()
     }
 
     /// From now on ending fails, or works again.
     pub(crate) fn break_down(&self, broken: bool) {
         self.broken.store(broken, Ordering::Relaxed);
     }
+
+    /// The next mint fails when the slot is there already.
+    pub(crate) fn jam(&self) {
+        self.jammed.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets its own clock, which stands at [`MORNING`], go on.
+    pub(crate) fn wait(&self, by: Duration) {
+        *self.waited.lock().unwrap() += by;
+    }
+
+    /// Whether a slot opens for this coin.
+    pub(crate) fn takes(&self, coin: &Secret) -> bool {
+        let now = MORNING.plus(*self.waited.lock().unwrap());
+        let slots = self.slots.lock().unwrap();
+        slots
+            .values()
+            .any(|slot| slot.coin == coin.expose() && now < slot.until)
+    }
+}
+
+fn name(held: &Held) -> String {
+    let named = held.handle.clone();
+    named.map_or_else(|| format!("v-{}", held.lease), |handle| handle.0)
 }
 
 #[async_trait]
@@ -45,7 +80,7 @@ impl Provider for Vending {
             least: Ttl::from_secs(1).unwrap(),
             most: Ttl::from_secs(3600).unwrap(),
             self_contained: false,
-            renewable: false,
+            renewable: true,
         }
     }
 
@@ -59,12 +94,43 @@ impl Provider for Vending {
 
     async fn mint(&self, reservation: &Reservation) -> Result<Minted, ProviderError> {
         let lease = reservation.lease();
+        if lease
+            .resources
+            .iter()
+            .any(|slot| slot.as_str() == "slots/sold-out")
+        {
+            return Err(ProviderError::Unfit {
+                pointer: "/resources",
+                reason: "this slot is sold out: choose another".into(),
+            });
+        }
         let handle = self.handle(lease.id).unwrap();
-        self.outside.lock().unwrap().insert(handle.0.clone());
+        let slot = Slot {
+            coin: format!("coin-of-{}", lease.id),
+            until: lease.expires_at,
+        };
+        let credential = Credential::Bearer(Secret::new(slot.coin.clone()));
+        self.slots.lock().unwrap().insert(handle.0.clone(), slot);
+        if self.jammed.swap(false, Ordering::Relaxed) {
+            return Err(ProviderError::Unavailable("the machine is jammed".into()));
+        }
         Ok(Minted {
-            credential: Credential::Bearer(Secret::new("s3cret")),
+            credential,
             handle,
             expires_at: lease.expires_at,
+        })
+    }
+
+    async fn renew(&self, reservation: &Reservation) -> Result<Renewed, ProviderError> {
+        let lease = reservation.lease();
+        let mut slots = self.slots.lock().unwrap();
+        let Some(slot) = slots.get_mut(&name(&lease.held())) else {
+            return Err(ProviderError::Refused("there is no such slot".into()));
+        };
+        slot.until = slot.until.max(lease.expires_at);
+        Ok(Renewed {
+            credential: None,
+            expires_at: slot.until,
         })
     }
 
@@ -72,19 +138,12 @@ impl Provider for Vending {
         if self.broken.load(Ordering::Relaxed) {
             return Err(ProviderError::Unavailable("the machine is out of order".into()));
         }
-        self.outside
-            .lock()
-            .unwrap()
-            .remove(&held.handle.as_ref().unwrap().0);
+        self.slots.lock().unwrap().remove(&name(held));
         Ok(())
     }
 
     async fn probe(&self, held: &Held) -> Result<Presence, ProviderError> {
-        let there = self
-            .outside
-            .lock()
-            .unwrap()
-            .contains(&held.handle.as_ref().unwrap().0);
+        let there = self.slots.lock().unwrap().contains_key(&name(held));
         Ok(if there {
             Presence::Present
         } else {
