@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::ledger::reservation::Reservation;
+use crate::ledger::reservation::{Prepared, Reservation};
 use crate::model::access::Access;
 use crate::model::credential::Credential;
 use crate::model::ids::LeaseId;
@@ -50,11 +50,12 @@ pub trait Provider: Send + Sync + 'static {
     /// The name that the credential of this lease will have, where the technology lets us choose.
     fn handle(&self, lease: LeaseId) -> Option<Handle>;
     /// Where the technology chooses the name: makes what the credential will hang on, bearing the mark
-    /// of the lease and still without any secret, and says its name. The name is written down before
-    /// [`Provider::mint`].
-    async fn prepare(&self, reservation: &Reservation) -> Result<Handle, ProviderError> {
+    /// of the lease and without anything for the workload yet, and says its name. The name is written
+    /// down before [`Provider::mint`], which finds all of it in the reservation.
+    async fn prepare(&self, reservation: &Reservation) -> Result<Prepared, ProviderError> {
         let lease = reservation.lease().id;
         self.handle(lease)
+            .map(Prepared::from)
             .ok_or_else(|| ProviderError::Refused(format!("nobody knows the name of {lease}")))
     }
     /// Makes the credential that the reservation was written down for. The reservation's lease has its

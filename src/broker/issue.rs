@@ -207,9 +207,9 @@ impl Broker {
             Some(_) => reservation,
             None => {
                 let prepared = provider.prepare(&reservation).await;
-                let handle = prepared.map_err(|error| (error.into(), held.clone()))?;
-                held.handle = Some(handle.clone());
-                let named = reservation.name(&*self.parts.ledger, handle).await;
+                let prepared = prepared.map_err(|error| (error.into(), held.clone()))?;
+                held.handle = Some(prepared.handle.clone());
+                let named = reservation.name(&*self.parts.ledger, prepared).await;
                 named.map_err(|error| (error.into(), held.clone()))?
             }
         };

@@ -194,11 +194,13 @@ impl Broker {
             Presence::Present => Err(ProviderError::Unavailable(
                 "it is still there after it was revoked".into(),
             )),
+            // Neither an order nor time ends it.
+            Presence::Unknown if lease.ending == Ending::Never => Ok(Receipt::Outlived { at: now }),
             Presence::Unknown if lease.expires_at <= now => Ok(expired),
             Presence::Unknown => match lease.ending {
                 Ending::DenyListed => Ok(Receipt::DeniedAt { at: effort.since }),
                 Ending::AtExpiry => Ok(expired),
-                Ending::Immediate => Err(ProviderError::Unavailable(
+                Ending::Immediate | Ending::Never => Err(ProviderError::Unavailable(
                     "nobody can say whether it is gone".into(),
                 )),
             },

@@ -93,7 +93,15 @@ pub(super) fn length() -> Object {
 
 /// The schema of an [`Ending`].
 fn ending() -> Object {
-    one_of([Ending::Immediate, Ending::DenyListed, Ending::AtExpiry].map(Ending::as_str))
+    one_of(
+        [
+            Ending::Immediate,
+            Ending::DenyListed,
+            Ending::AtExpiry,
+            Ending::Never,
+        ]
+        .map(Ending::as_str),
+    )
 }
 
 /// The schema of a [`Bound`].

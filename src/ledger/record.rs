@@ -263,6 +263,7 @@ enum StoredReceipt {
     VerifiedAbsent(Timestamp),
     DeniedAt(Timestamp),
     ExpiresAt(Timestamp),
+    Outlived(Timestamp),
 }
 
 impl<'a> StoredLease<'a> {
@@ -339,6 +340,7 @@ impl StoredLeaseState {
                     Receipt::VerifiedAbsent { at } => StoredReceipt::VerifiedAbsent(at),
                     Receipt::DeniedAt { at } => StoredReceipt::DeniedAt(at),
                     Receipt::ExpiresAt { at } => StoredReceipt::ExpiresAt(at),
+                    Receipt::Outlived { at } => StoredReceipt::Outlived(at),
                 },
             },
         }
@@ -363,6 +365,7 @@ impl StoredLeaseState {
                     StoredReceipt::VerifiedAbsent(at) => Receipt::VerifiedAbsent { at },
                     StoredReceipt::DeniedAt(at) => Receipt::DeniedAt { at },
                     StoredReceipt::ExpiresAt(at) => Receipt::ExpiresAt { at },
+                    StoredReceipt::Outlived(at) => Receipt::Outlived { at },
                 },
             },
         }

@@ -4,6 +4,7 @@
 use super::{Budgets, IdempotencyKey, Ledger, LedgerError};
 use crate::model::ids::{DecisionId, LeaseId};
 use crate::model::lease::{Ending, Handle, Lease, LeaseState};
+use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
 use crate::policy::AccessRequest;
@@ -15,6 +16,29 @@ use crate::policy::permit::Permit;
 pub struct Reservation {
     lease: Lease,
     permit: Permit,
+    prepared: Option<Prepared>,
+}
+
+/// What a credential will hang on: made at the provider before the credential, and named by it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The provider's name for it.
+    pub handle: Handle,
+    /// What the provider needs to go on. It is in memory only, and is wiped with the reservation.
+    pub secret: Option<Secret>,
+    /// When it ends by itself, and the credential with it, as far as that is known.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl From<Handle> for Prepared {
+    /// A name, and nothing to keep.
+    fn from(handle: Handle) -> Self {
+        Self {
+            handle,
+            secret: None,
+            expires_at: None,
+        }
+    }
 }
 
 /// The lease that a permit is about to become. Whose it is and what it is for come from the permit and
@@ -111,6 +135,7 @@ impl Reservation {
             Ok(()) => Ok(Self {
                 lease: draft.lease,
                 permit: draft.permit,
+                prepared: None,
             }),
             Err(error) => Err(NotReserved {
                 error,
@@ -132,14 +157,24 @@ impl Reservation {
             expires_at,
             ..ledger.renew(id, expires_at, now).await?
         };
-        Ok(Self { lease, permit })
+        Ok(Self {
+            lease,
+            permit,
+            prepared: None,
+        })
     }
 
-    /// Writes down the provider's name for what the lease will hang on.
-    pub async fn name(mut self, ledger: &dyn Ledger, handle: Handle) -> Result<Self, LedgerError> {
-        ledger.name(self.lease.id, &handle).await?;
-        self.lease.handle = Some(handle);
+    /// Writes down the provider's name for what the lease will hang on, and keeps the rest of it.
+    pub async fn name(mut self, ledger: &dyn Ledger, prepared: Prepared) -> Result<Self, LedgerError> {
+        ledger.name(self.lease.id, &prepared.handle).await?;
+        self.lease.handle = Some(prepared.handle.clone());
+        self.prepared = Some(prepared);
         Ok(self)
+    }
+
+    /// What the credential hangs on, where the provider made it before.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.as_ref()
     }
 
     /// The lease as it was written down.

@@ -37,6 +37,8 @@ pub enum Ending {
     DenyListed,
     /// It cannot be recalled; it runs to its expiry.
     AtExpiry,
+    /// It does not end with the lease: it works until somebody changes it where it comes from.
+    Never,
 }
 
 impl Ending {
@@ -46,6 +48,7 @@ impl Ending {
             Self::Immediate => "immediate",
             Self::DenyListed => "deny_listed",
             Self::AtExpiry => "at_expiry",
+            Self::Never => "never",
         }
     }
 }
@@ -146,6 +149,11 @@ pub enum Receipt {
         /// When.
         at: Timestamp,
     },
+    /// Nothing ended it, and nothing will: only the lease is over.
+    Outlived {
+        /// When the lease was over.
+        at: Timestamp,
+    },
 }
 
 impl Receipt {
@@ -155,13 +163,17 @@ impl Receipt {
             Self::VerifiedAbsent { .. } => "verified_absent",
             Self::DeniedAt { .. } => "denied_at",
             Self::ExpiresAt { .. } => "expires_at",
+            Self::Outlived { .. } => "outlived",
         }
     }
 
     /// The instant that the proof names.
     pub const fn at(self) -> Timestamp {
         match self {
-            Self::VerifiedAbsent { at } | Self::DeniedAt { at } | Self::ExpiresAt { at } => at,
+            Self::VerifiedAbsent { at }
+            | Self::DeniedAt { at }
+            | Self::ExpiresAt { at }
+            | Self::Outlived { at } => at,
         }
     }
 }

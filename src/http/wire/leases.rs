@@ -225,6 +225,7 @@ fn proof() -> utoipa::openapi::schema::Object {
         Receipt::VerifiedAbsent { at },
         Receipt::DeniedAt { at },
         Receipt::ExpiresAt { at },
+        Receipt::Outlived { at },
     ];
     super::one_of(all.map(Receipt::as_str))
 }

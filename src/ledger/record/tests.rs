@@ -110,8 +110,13 @@ fn the_numbers_of_variants_do_not_move() {
     fn number<T: Serialize>(value: T) -> Vec<u8> {
         postcard::to_stdvec(&value).unwrap()
     }
-    let endings = [Ending::Immediate, Ending::DenyListed, Ending::AtExpiry];
-    assert_eq!(endings.map(number).concat(), [0, 1, 2]);
+    let endings = [
+        Ending::Immediate,
+        Ending::DenyListed,
+        Ending::AtExpiry,
+        Ending::Never,
+    ];
+    assert_eq!(endings.map(number).concat(), [0, 1, 2, 3]);
     let bounds = [
         Bound::Requested,
         Bound::Default,
@@ -213,7 +218,8 @@ fn lease_state() -> impl Strategy<Value = LeaseState> {
         prop_oneof![
             Just(Receipt::VerifiedAbsent { at }),
             Just(Receipt::DeniedAt { at }),
-            Just(Receipt::ExpiresAt { at })
+            Just(Receipt::ExpiresAt { at }),
+            Just(Receipt::Outlived { at })
         ]
     });
     prop_oneof![

@@ -203,6 +203,7 @@ pub(super) fn proof_code(receipt: Receipt) -> u8 {
         Receipt::VerifiedAbsent { .. } => 1,
         Receipt::DeniedAt { .. } => 2,
         Receipt::ExpiresAt { .. } => 3,
+        Receipt::Outlived { .. } => 4,
     }
 }
 
@@ -211,6 +212,7 @@ fn receipt_of(code: u8, at: Timestamp) -> Result<Receipt, LedgerError> {
         1 => Receipt::VerifiedAbsent { at },
         2 => Receipt::DeniedAt { at },
         3 => Receipt::ExpiresAt { at },
+        4 => Receipt::Outlived { at },
         _ => return Err(unreadable("the receipt of a lease")),
     })
 }
@@ -347,6 +349,7 @@ mod tests {
                 Receipt::VerifiedAbsent { at: AT },
                 Receipt::DeniedAt { at: Timestamp::EPOCH },
                 Receipt::ExpiresAt { at: Timestamp::MAX },
+                Receipt::Outlived { at: Timestamp::MAX },
             ] {
                 states.push(LeaseState::Ended {
                     cause,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use dayfly::journal::record::Record;
 use dayfly::journal::{Journal, JournalError};
-use dayfly::ledger::reservation::Reservation;
+use dayfly::ledger::reservation::{Prepared, Reservation};
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Handle, Held};
 use dayfly::model::tool::Tool;
@@ -105,7 +105,7 @@ impl Provider for Providing {
         answer
     }
 
-    async fn prepare(&self, reservation: &Reservation) -> Result<Handle, ProviderError> {
+    async fn prepare(&self, reservation: &Reservation) -> Result<Prepared, ProviderError> {
         self.1.pass().await;
         let answer = self.0.prepare(reservation).await;
         self.1.pass().await;
