@@ -85,6 +85,7 @@ impl World {
             journal,
             settings: Settings {
                 live_credentials_per_task: None,
+                open_tasks_per_agent: None,
                 ..Settings::default()
             },
         });

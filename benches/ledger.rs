@@ -85,7 +85,7 @@ async fn reserve(ledger: &Arc<Embedded>, callers: u64, count: u64) -> Duration {
     let mut tasks = Vec::new();
     for _ in 0..callers {
         let task = task();
-        ledger.open(&task, None).await.unwrap();
+        ledger.open(&task, None, None).await.unwrap();
         tasks.push(task.charter);
     }
     let start = Instant::now();

@@ -274,6 +274,7 @@ fn settings(config: &Config) -> Settings {
         default_heartbeat: config.tasks.default_heartbeat,
         longest_heartbeat: config.tasks.max_heartbeat,
         live_credentials_per_task: Some(config.tasks.live_credentials.get()),
+        open_tasks_per_agent: Some(config.tasks.open_tasks.get()),
         bind_to_attestation: config.tasks.bind_to_attestation,
         reaper: reaper::Settings {
             interval: reaper.interval,

@@ -79,6 +79,8 @@ pub struct Settings {
     pub longest_heartbeat: Ttl,
     /// How many live credentials a task may have.
     pub live_credentials_per_task: Option<u32>,
+    /// How many open tasks an agent may have whose registry entry does not say.
+    pub open_tasks_per_agent: Option<u32>,
     /// No credential outlives the evidence that it was issued on.
     pub bind_to_attestation: bool,
     /// How many open tasks are remembered, to spare the ledger a read.
@@ -96,6 +98,7 @@ impl Default for Settings {
             default_heartbeat: None,
             longest_heartbeat: hours(1),
             live_credentials_per_task: Some(100),
+            open_tasks_per_agent: Some(100),
             bind_to_attestation: false,
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
             reaper: reaper::Settings::default(),
@@ -112,7 +115,7 @@ pub struct Broker {
     forgeries: Sightings,
     /// Proven workloads that are not admitted. Apart, so that no flood of forgeries hides them.
     strangers: Sightings,
-    /// Looks that were recorded lately.
+    /// What was recorded lately, and is not again for a while: looks, and agents whose tasks are too many.
     looks: Cache<String, ()>,
     /// Wakes the reaper when something became due.
     due: Notify,

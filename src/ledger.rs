@@ -31,7 +31,14 @@ use crate::model::time::Timestamp;
 pub trait Ledger: Send + Sync + 'static {
     /// Writes down a new task. With a key that was used before for the same content, answers the
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
-    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError>;
+    /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
+    /// one has not. In a ledger of several shards that holds approximately ([`rules::task_share`]).
+    async fn open(
+        &self,
+        task: &Task,
+        most: Option<u32>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Opened, LedgerError>;
 
     /// The task as it stands.
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError>;
@@ -206,6 +213,8 @@ pub enum Budget {
     Agent,
     /// The tool's.
     Tool,
+    /// The agent's, of tasks.
+    OpenTasks,
 }
 
 impl Budget {
@@ -215,6 +224,22 @@ impl Budget {
             Self::Task => "task",
             Self::Agent => "agent",
             Self::Tool => "tool",
+            Self::OpenTasks => "open_tasks",
+        }
+    }
+
+    const fn whose(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Agent | Self::OpenTasks => "agent",
+            Self::Tool => "tool",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Task | Self::Agent | Self::Tool => "live credentials",
+            Self::OpenTasks => "open tasks",
         }
     }
 }
@@ -368,10 +393,10 @@ pub enum Refusal {
     /// A cutoff ends it.
     #[error("a cutoff is in force")]
     Cut(Selector),
-    /// There are as many live credentials as there may be.
-    #[error("the {} has {limit} live credentials, as many as it may have", .budget.as_str())]
+    /// There are as many live credentials, or open tasks, as there may be.
+    #[error("the {} has {limit} {}, as many as it may have", .budget.whose(), .budget.what())]
     Budget {
-        /// Whose budget.
+        /// Which budget.
         budget: Budget,
         /// The limit.
         limit: u32,

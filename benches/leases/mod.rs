@@ -83,7 +83,7 @@ pub(crate) async fn open_tasks(ledger: &dyn Ledger, start: Timestamp, leases: us
         .map(|number| task(start, number))
         .collect();
     for some in tasks.chunks(CALLERS) {
-        let opened = some.iter().map(|task| ledger.open(task, None));
+        let opened = some.iter().map(|task| ledger.open(task, None, None));
         futures_util::future::try_join_all(opened).await.unwrap();
     }
     tasks

@@ -1,7 +1,7 @@
 //! `open`: a task begins.
 
-use crate::journal::record::{Result as Outcome, Verb};
-use crate::ledger::{IdempotencyKey, Opened};
+use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::ledger::{IdempotencyKey, LedgerError, Opened, Refusal};
 use crate::model::access::Scope;
 use crate::model::ids::{RequestId, Slot, TaskId};
 use crate::model::name::{Purpose, UserId};
@@ -87,13 +87,39 @@ impl Broker {
             state: TaskState::Open,
             beat_at: now,
         };
-        if let Opened::Repeated(first) = self.parts.ledger.open(&task, order.key.as_ref()).await? {
-            task = first;
-        }
+        let most = agent.ceilings.open_tasks.or(settings.open_tasks_per_agent);
+        let opened = self.parts.ledger.open(&task, most, order.key.as_ref()).await;
         let record = of_caller(Verb::Open, Outcome::Permitted, now, caller, request);
+        match opened {
+            Ok(Opened::New) => {}
+            Ok(Opened::Repeated(first)) => task = first,
+            Err(LedgerError::Refused(refusal @ Refusal::Budget { .. })) => {
+                let error = BrokerError::Refused(refusal);
+                let record = Record {
+                    task: None, // there is none
+                    ..record.task(&task.charter)
+                };
+                self.record_full(record, &error).await;
+                return Err(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.record(record.task(&task.charter)).await?;
         measure::decided(Verb::Open, Outcome::Permitted);
         self.remember(task.clone());
         Ok(task)
+    }
+
+    /// Records that an agent has as many tasks as it may: once in five minutes, because what opens tasks
+    /// in a loop would otherwise write the journal in their stead.
+    async fn record_full(&self, record: Record, error: &BrokerError) {
+        let seen = record.agent.as_ref().map(|agent| format!("{agent} open_tasks"));
+        let seen = seen.unwrap_or_default();
+        if self.looks.contains_key(&seen) {
+            measure::decided(Verb::Open, Outcome::Failed);
+        } else {
+            self.looks.insert(seen, ());
+            self.record_failure(record, error).await;
+        }
     }
 }

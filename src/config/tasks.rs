@@ -20,6 +20,8 @@ pub struct TasksConfig {
     pub max_heartbeat: Ttl,
     /// How many live credentials one task may hold.
     pub live_credentials: NonZeroU32,
+    /// How many open tasks an agent may have whose own `ceilings.open_tasks` does not say.
+    pub open_tasks: NonZeroU32,
     /// Whether a credential ends with the evidence that it was issued on.
     pub bind_to_attestation: bool,
     /// How many open tasks are remembered, to spare the ledger a read.
@@ -27,6 +29,7 @@ pub struct TasksConfig {
 }
 
 const LIVE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const OPEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
 pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
@@ -36,6 +39,7 @@ pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
         default_heartbeat: section.optional("default_heartbeat"),
         max_heartbeat: section.or("max_heartbeat", seconds(3600)),
         live_credentials: section.or("live_credentials", LIVE),
+        open_tasks: section.or("open_tasks", OPEN),
         bind_to_attestation: section.or("bind_to_attestation", false),
         remembered: section.or("remembered", REMEMBERED),
     };

@@ -85,8 +85,8 @@ kinds! {
     KEY_REUSED = UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for something else";
     /// This credential or provider cannot do that.
     UNSUPPORTED = UNPROCESSABLE_ENTITY, "unsupported", "This cannot be done here";
-    /// As many credentials are live as there may be.
-    BUDGET = TOO_MANY_REQUESTS, "budget", "As many credentials are live as there may be";
+    /// As many credentials are live, or tasks open, as there may be.
+    BUDGET = TOO_MANY_REQUESTS, "budget", "As much is live or open as there may be";
     /// A fault of Dayfly's.
     INTERNAL = INTERNAL_SERVER_ERROR, "internal", "Dayfly made a mistake";
     /// The provider refuses.
@@ -124,7 +124,8 @@ pub struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     approval: Option<Role>,
-    /// Whose budget is used up: `task`, `agent` or `tool`.
+    /// Which budget is used up: the live credentials of the `task`, the `agent` or the `tool`, or the
+    /// agent's `open_tasks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<&'static str>,
     /// The field that is wrong, as a JSON pointer (RFC 6901) into the body.
@@ -433,6 +434,16 @@ mod tests {
             (&json["budget"], &json["retry_after"]),
             (&"agent".into(), &5.into())
         );
+        let refusal = Refusal::Budget {
+            budget: Budget::OpenTasks,
+            limit: 3,
+        };
+        let (response, json) = sent(BrokerError::Refused(refusal)).await;
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        assert_eq!(json["budget"], "open_tasks");
+        let detail = json["detail"].as_str().unwrap();
+        assert!(detail.starts_with("the agent has 3 open tasks"), "{detail}");
     }
 
     #[tokio::test]

@@ -98,9 +98,14 @@ impl Embedded {
 
 #[async_trait]
 impl Ledger for Embedded {
-    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError> {
+    async fn open(
+        &self,
+        task: &Task,
+        most: Option<u32>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Opened, LedgerError> {
         let (task, key) = (task.clone(), key.cloned());
-        self.step(move |tables| steps::open(tables, &task, key.as_ref()))
+        self.step(move |tables| steps::open(tables, &task, most, key.as_ref()))
             .await
     }
 

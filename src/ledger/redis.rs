@@ -11,7 +11,7 @@
 //! {dayfly:7}:pending  zset    leases that are reserved, revoking or stuck, by state and id
 //! {dayfly:7}:forget   zset    what has ended, by when, and keys, by age
 //! {dayfly:7}:t:‹task› zset    leases by task; the same by agent (a:), tool (c:) and user (u:)
-//! {dayfly:7}:counts   hash    live leases of each task, agent and tool, for budgets
+//! {dayfly:7}:counts   hash    live leases of each task, agent and tool, and open tasks of each agent, for budgets
 //! {dayfly:7}:tools    hash    leases of each tool, which names the c: indexes
 //! {dayfly:7}:cutoffs  hash    selector → cutoff
 //! {dayfly:7}:feed     stream  cutoffs published here; :seq is the number of the last
@@ -59,7 +59,7 @@ use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
 
 /// The layout of the keys. Another one is another ledger.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 /// Where Redis is. URLs are `redis://` or `rediss://` (TLS), with user and password where needed:
 /// `rediss://user:password@host:6379/0`.
@@ -273,8 +273,13 @@ impl RedisLedger {
 
 #[async_trait]
 impl Ledger for RedisLedger {
-    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError> {
-        self.open_task(task, key).await
+    async fn open(
+        &self,
+        task: &Task,
+        most: Option<u32>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Opened, LedgerError> {
+        self.open_task(task, most, key).await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {

@@ -1,5 +1,6 @@
 //! The rules of the ledger that need no store: plain functions that every adapter decides by.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::Refusal;
@@ -17,6 +18,20 @@ pub const MOST_CHANGES: usize = 1000;
 
 /// The longest `last_error` that is kept, in bytes.
 const LONGEST_ERROR: usize = 256;
+
+/// How many open tasks of an agent one of so many shards may hold, when there may be `limit` in all.
+///
+/// Tasks fall into shards by chance, so each takes its equal share, rounded up, and room for twice the
+/// standard deviation: an agent is seldom refused before it has nearly `limit`, and always soon after.
+/// One shard alone is exact.
+pub fn task_share(limit: u32, shards: NonZeroU16) -> u32 {
+    let shards = u32::from(shards.get());
+    let chance = match shards {
+        1 => 0,
+        shards => (limit.saturating_mul(4) / shards).isqrt(),
+    };
+    limit.div_ceil(shards).saturating_add(chance)
+}
 
 /// When a lease falls due by itself: a reservation after [`MINT_TIME`], an active lease at its expiry.
 /// `None` for a lease that already has to end, whose next attempt is somebody's decision.
@@ -161,4 +176,21 @@ pub fn in_force_until(cutoff: &Cutoff) -> Timestamp {
 /// Whether `cutoff` ends nothing that `standing`, on the same selector, does not end already.
 pub fn adds_nothing(cutoff: &Cutoff, standing: &Cutoff) -> bool {
     cutoff.up_to <= standing.up_to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shard_takes_its_share_of_the_open_tasks_and_room_for_chance() {
+        let share = |limit, shards| task_share(limit, NonZeroU16::new(shards).unwrap());
+        assert_eq!([share(0, 64), share(1, 64), share(1, 8)], [0, 1, 1]);
+        assert_eq!(
+            [share(1, 1), share(100, 1), share(u32::MAX, 1)],
+            [1, 100, u32::MAX]
+        );
+        assert_eq!([share(100, 64), share(100, 8), share(6400, 64)], [4, 20, 120]);
+        assert!(share(u32::MAX, 4096) >= u32::MAX / 4096);
+    }
 }

@@ -55,6 +55,9 @@ pub struct AgentCeilings {
     /// How many of its credentials may be live at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_credentials: Option<u32>,
+    /// How many of its tasks may be open, or suspended, at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_tasks: Option<u32>,
 }
 
 /// A registered agent.

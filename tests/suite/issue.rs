@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dayfly::broker::Settings;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::IssueOrder;
 use dayfly::broker::open::OpenOrder;
-use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::journal::record::{Record, Result as Outcome, Verb};
 use dayfly::keys::jose::Unverified;
-use dayfly::ledger::{Cursor, IdempotencyKey};
+use dayfly::ledger::{Budget, Cursor, IdempotencyKey, Refusal};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, Ending, LeaseState};
 use dayfly::model::task::Outcome as TaskOutcome;
@@ -226,6 +227,46 @@ async fn what_needs_an_approval_is_not_issued_without_one() {
     assert!(
         matches!(denied, Err(BrokerError::Denied { approval: Some(role), .. }) if role.as_str() == "data-steward")
     );
+}
+
+#[tokio::test]
+async fn an_agent_that_opens_tasks_in_a_loop_is_stopped_and_on_record_once() {
+    let world = World::of(Plan {
+        settings: Settings {
+            open_tasks_per_agent: Some(3),
+            ..Settings::default()
+        },
+        ..Plan::default()
+    });
+    let caller = world.caller("report-bot").await;
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        tasks.push(world.open("report-bot", &["crm:read"]).await.charter.id);
+    }
+    for _ in 0..5 {
+        let refused = world.broker.open(&caller, order(&["crm:read"]), world.request());
+        let Err(BrokerError::Refused(refusal)) = refused.await else {
+            panic!("not refused");
+        };
+        let budget = Budget::OpenTasks;
+        assert_eq!(refusal, Refusal::Budget { budget, limit: 3 });
+    }
+    let failed = |record: &Record| record.result == Outcome::Failed;
+    let mut records = world.records(Verb::Open);
+    records.retain(failed);
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0].task, None, "there is none");
+    assert_eq!(
+        records[0].reason.as_deref(),
+        Some("the agent has 3 open tasks, as many as it may have")
+    );
+    let wait = Duration::ZERO;
+    world
+        .broker
+        .complete(&caller, tasks[0], TaskOutcome::Completed, wait, world.request())
+        .await
+        .unwrap();
+    world.open("report-bot", &["crm:read"]).await;
 }
 
 #[tokio::test]

@@ -48,6 +48,9 @@ pub struct AgentAnswer {
     /// How many of its credentials may be live at the same time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_credentials: Option<u32>,
+    /// How many of its tasks may be open at the same time; absent, as many as the configuration says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_tasks: Option<u32>,
     /// Facts that its owner states about it.
     pub facts: BTreeMap<String, String>,
     /// Why it gets nothing; absent when it is in good standing.
@@ -70,6 +73,7 @@ impl AgentAnswer {
             review_by: agent.review_by,
             max_ttl: agent.ceilings.ttl,
             live_credentials: agent.ceilings.live_credentials,
+            open_tasks: agent.ceilings.open_tasks,
             facts: agent.facts.clone(),
             refused: agent.standing(now).err().map(|standing| standing.to_string()),
         }

@@ -23,7 +23,7 @@ pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due
 pub(super) const FORGET: TableDefinition<'_, &[u8], ()> = TableDefinition::new("forget");
 /// A property of a lease and its id.
 pub(super) const INDEX: TableDefinition<'_, &[u8], ()> = TableDefinition::new("index");
-/// A property → how many live leases have it.
+/// A property → how many live leases, or open tasks, have it.
 pub(super) const COUNTS: TableDefinition<'_, &[u8], u32> = TableDefinition::new("counts");
 /// What a key is for and the key → its content and the id that it made.
 pub(super) const KEYS: TableDefinition<'_, &[u8], (&[u8; 32], &Id)> = TableDefinition::new("keys");
@@ -130,6 +130,11 @@ impl Property {
             Self::agent(lease.agent.as_str()),
             Self::tool(lease.tool.as_str()),
         ]
+    }
+
+    /// Tasks of this agent that have not ended: a property of tasks, and counted alone.
+    pub(super) fn open_tasks(agent: &str) -> Self {
+        Self::named(b"w", agent)
     }
 
     /// The key of one lease.

@@ -23,6 +23,7 @@ const MOST_FORGOTTEN: usize = 512;
 pub(super) fn open(
     tables: &mut Tables<'_>,
     task: &Task,
+    most: Option<u32>,
     key: Option<&IdempotencyKey>,
 ) -> Result<Opened, LedgerError> {
     if let Some(key) = key
@@ -41,6 +42,12 @@ pub(super) fn open(
     }
     if tables.task(task.charter.id)?.is_some() {
         return Err(Refusal::Exists.into());
+    }
+    if let Some(limit) = most
+        && tables.open_tasks(&task.charter.agent)? >= limit
+    {
+        let budget = Budget::OpenTasks;
+        return Err(Refusal::Budget { budget, limit }.into());
     }
     tables.put_task(task, task.due().map(|(due, _)| due))?;
     if let Some(key) = key {

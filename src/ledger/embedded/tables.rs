@@ -15,6 +15,7 @@ use crate::ledger::{IdempotencyKey, LedgerError, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Lease, LeaseState};
+use crate::model::name::AgentName;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 
@@ -104,7 +105,12 @@ impl<'t> Tables<'t> {
         row.map(|row| decode_task(row.value().1)).transpose()
     }
 
-    /// Writes a task, new or changed, next due at `due`.
+    /// How many tasks of the agent have not ended.
+    pub(super) fn open_tasks(&self, agent: &AgentName) -> Result<u32, LedgerError> {
+        self.count(&Property::open_tasks(agent.as_str()))
+    }
+
+    /// Writes a task, new or changed, next due at `due`: at no time once it has ended.
     pub(super) fn put_task(&mut self, task: &Task, due: Option<Timestamp>) -> Result<(), LedgerError> {
         self.dirty = true;
         let (id, due) = (task.charter.id.to_bytes(), millis(due));
@@ -112,6 +118,13 @@ impl<'t> Tables<'t> {
             .tasks
             .insert(&id, (due, encode_task(task)?.as_slice()))?
             .map_or(NEVER, |row| row.value().0);
+        let open = Property::open_tasks(task.charter.agent.as_str());
+        match (before, due) {
+            (NEVER, NEVER) => {}
+            (NEVER, _) => self.count_up(&open)?,
+            (_, NEVER) => self.count_down(&open)?,
+            _ => {}
+        }
         self.schedule(before, due, Kind::Task, &id)
     }
 
@@ -145,9 +158,7 @@ impl<'t> Tables<'t> {
             self.index.insert(property.of(id).as_slice(), ())?;
         }
         for property in Property::counted(lease) {
-            let count = self.count(&property)?;
-            self.counts
-                .insert(property.0.as_slice(), count.saturating_add(1))?;
+            self.count_up(&property)?;
         }
         Ok(())
     }
@@ -174,17 +185,28 @@ impl<'t> Tables<'t> {
         if let LeaseState::Ended { at, .. } = lease.state {
             self.index.remove(Property::live(lease.task).of(id).as_slice())?;
             for property in Property::counted(lease) {
-                match self.count(&property)? {
-                    0 | 1 => self.counts.remove(property.0.as_slice())?.is_some(),
-                    count => self.counts.insert(property.0.as_slice(), count - 1)?.is_some(),
-                };
+                self.count_down(&property)?;
             }
             self.forget_at(at.plus(self.retention), Kind::Lease, &id)?;
         }
         Ok(())
     }
 
-    /// How many live leases have the property.
+    fn count_up(&mut self, property: &Property) -> Result<(), LedgerError> {
+        let count = self.count(property)?.saturating_add(1);
+        self.counts.insert(property.0.as_slice(), count)?;
+        Ok(())
+    }
+
+    fn count_down(&mut self, property: &Property) -> Result<(), LedgerError> {
+        match self.count(property)? {
+            0 | 1 => self.counts.remove(property.0.as_slice())?.is_some(),
+            count => self.counts.insert(property.0.as_slice(), count - 1)?.is_some(),
+        };
+        Ok(())
+    }
+
+    /// How many live leases, or open tasks, have the property.
     fn count(&self, property: &Property) -> Result<u32, LedgerError> {
         Ok(self
             .counts

@@ -159,10 +159,10 @@ async fn every_answered_step_survives_a_power_loss() {
     let disk = Disk::default();
     let ledger = disk.ledger().unwrap();
     let task = task(1);
-    ledger.open(&task, Some(&key(1))).await.unwrap();
+    ledger.open(&task, None, Some(&key(1))).await.unwrap();
     let after = disk.after_power_loss().ledger().unwrap();
     assert_eq!(after.task(task.charter.id).await.unwrap(), Some(task.clone()));
-    let repeated = after.open(&task, Some(&key(1))).await.unwrap();
+    let repeated = after.open(&task, None, Some(&key(1))).await.unwrap();
     assert_eq!(repeated, Opened::Repeated(task.clone()));
 
     let lease = lease(&task, 1);
@@ -205,7 +205,7 @@ async fn a_file_left_open_by_a_killed_process_is_whole() {
     let (path, left) = (folder.path().join("ledger.redb"), folder.path().join("left.redb"));
     let ledger = Embedded::open(&path, CONFIG).unwrap();
     let task = task(1);
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     for number in 0..20 {
         reserve(&ledger, &lease(&task, number)).await.unwrap();
     }
@@ -232,7 +232,7 @@ async fn a_full_disk_refuses_and_is_tried_again() {
     let disk = Disk::default();
     let ledger = disk.ledger().unwrap();
     let task = task(1);
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     let first = lease(&task, 1);
     reserve(&ledger, &first).await.unwrap();
 
@@ -276,7 +276,7 @@ async fn a_damaged_record_stops_its_own_step_only() {
     let ledger = Embedded::in_memory(CONFIG).unwrap();
     let (sound, hurt) = (task(1), task(2));
     for task in [&sound, &hurt] {
-        ledger.open(task, None).await.unwrap();
+        ledger.open(task, None, None).await.unwrap();
         for number in 1..=3 {
             reserve(&ledger, &lease(task, number)).await.unwrap();
         }
@@ -345,7 +345,7 @@ async fn a_cursor_of_another_ledger_starts_over() {
 async fn nothing_is_left_of_what_was_forgotten() {
     let ledger = Embedded::in_memory(CONFIG).unwrap();
     let task = task(1);
-    ledger.open(&task, Some(&key(1))).await.unwrap();
+    ledger.open(&task, None, Some(&key(1))).await.unwrap();
     for number in 1..=4 {
         let lease = lease(&task, number);
         ledger
@@ -405,9 +405,9 @@ async fn a_refused_step_costs_no_flush() {
     let disk = Disk::default();
     let ledger = disk.ledger().unwrap();
     let task = task(1);
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     let flushed = disk.platters().flushed.clone();
-    assert!(ledger.open(&task, None).await.is_err());
+    assert!(ledger.open(&task, None, None).await.is_err());
     assert_eq!(
         ledger
             .claim_due(at(1), Duration::ZERO, NonZeroUsize::MIN)

@@ -1,4 +1,4 @@
--- KEYS tasks due by_task leases pending forget feed seq
+-- KEYS tasks due by_task leases pending forget feed seq counts
 -- ARGV id, change, now, outcome, cause, the task's cutoff
 local id, change, now, cause = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 
@@ -61,6 +61,7 @@ redis.call('HSET', KEYS[1], id, packed)
 if ends then
   redis.call('ZREM', KEYS[2], 't' .. id)
   redis.call('ZADD', KEYS[6], now, 't' .. id)
+  count_down(KEYS[9], 'o' .. t.agent)
 else
   redis.call('ZADD', KEYS[2], task_due(t), 't' .. id)
 end

@@ -95,7 +95,7 @@ impl Shard<'_> {
         self.key(":pending")
     }
 
-    /// Hash: how many leases that have not ended each task, agent and tool has.
+    /// Hash: how many leases that have not ended each task, agent and tool has, and how many tasks each agent.
     pub(super) fn counts(self) -> Vec<u8> {
         self.key(":counts")
     }

@@ -188,7 +188,8 @@ impl RedisLedger {
     }
 }
 
-fn limit(budget: Option<u32>) -> Vec<u8> {
+/// A limit in arguments; empty for none.
+pub(super) fn limit(budget: Option<u32>) -> Vec<u8> {
     budget
         .map(|limit| super::number(limit.into()))
         .unwrap_or_default()

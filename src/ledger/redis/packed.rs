@@ -27,6 +27,9 @@ pub(super) fn pack_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
     put_at(&mut out, task.charter.deadline);
     put_at(&mut out, Timestamp::from_millis(heartbeat));
     put_at(&mut out, task.beat_at);
+    let agent = task.charter.agent.as_str();
+    out.push(u8::try_from(agent.len()).map_err(|_| unreadable("the name of an agent"))?);
+    out.extend(agent.as_bytes());
     out.extend(record::encode_task(task)?);
     Ok(out)
 }
@@ -38,7 +41,9 @@ pub(super) fn unpack_task(bytes: &[u8]) -> Result<Task, LedgerError> {
     let ended_at = head.at()?;
     let (_deadline, _heartbeat) = (head.at()?, head.at()?); // never change: the record has them
     let beat_at = head.at()?;
-    let task = record::decode_task(head.0)?;
+    let [agent] = head.take()?;
+    let (_agent, record) = head.0.split_at_checked(agent.into()).ok_or_else(too_short)?;
+    let task = record::decode_task(record)?;
     let state = match state {
         b'o' => TaskState::Open,
         b's' => TaskState::Suspended,

@@ -4,8 +4,8 @@
 -- big-endian; instants are milliseconds in 6 bytes. Where head and record differ, the head counts.
 -- A script checks everything first and writes after: Redis does not roll back.
 
--- state, outcome, ended at, deadline, heartbeat (0: none), last beat
-local TASK = '>c1BI6I6I6I6'
+-- state, outcome, ended at, deadline, heartbeat (0: none), last beat, agent
+local TASK = '>c1BI6I6I6I6Bc0'
 -- task, state, cause, expires at, since (or ended at), attempts, hold, proof, proof's instant, handle, last error
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
@@ -15,13 +15,14 @@ local STATES = { r = 0, v = 1, s = 2 } -- the classes of `pending`
 local function task_read(raw)
   local t = {}
   local rest
-  t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at, rest = struct.unpack(TASK, raw)
+  t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at, t.agent, rest = struct.unpack(TASK, raw)
   t.record = string.sub(raw, rest)
   return t
 end
 
 local function task_pack(t)
-  return struct.pack(TASK, t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at) .. t.record
+  return struct.pack(TASK, t.state, t.outcome, t.ended_at, t.deadline, t.heartbeat, t.beat_at,
+    #t.agent, t.agent) .. t.record
 end
 
 -- When the task ends by itself; a suspended one sends no heartbeats.
@@ -87,6 +88,13 @@ end
 local function in_reach(cutoffs, id)
   local reach = redis.call('HGET', cutoffs, '!')
   return reach and made_at(id) <= (struct.unpack('>I6', reach))
+end
+
+-- One less, and no entry where there is none left.
+local function count_down(counts, field)
+  if redis.call('HINCRBY', counts, field, -1) <= 0 then
+    redis.call('HDEL', counts, field)
+  end
 end
 
 -- What an idempotency key stands for: the content, and the id that it made. It goes with the retention.

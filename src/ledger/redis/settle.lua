@@ -20,9 +20,7 @@ if how == 'ended' then
   redis.call('ZREM', KEYS[3], id)
   redis.call('ZADD', KEYS[4], now, 'l' .. id)
   for _, field in ipairs({ 't' .. ARGV[7], 'a' .. ARGV[5], 'c' .. ARGV[6] }) do
-    if redis.call('HINCRBY', KEYS[5], field, -1) <= 0 then
-      redis.call('HDEL', KEYS[5], field)
-    end
+    count_down(KEYS[5], field)
   end
   for n = 6, #KEYS do
     redis.call('ZADD', KEYS[n], place(1, id), id)

@@ -1,8 +1,9 @@
 //! Tasks: opening, reading and moving them.
 
+use super::leases::limit;
 use super::packed::{cause_code, outcome_code, pack_task, task_bytes, unpack_task};
 use super::{RedisLedger, instant, number, script};
-use crate::ledger::{IdempotencyKey, LedgerError, Opened, Refusal, record, rules};
+use crate::ledger::{Budget, IdempotencyKey, LedgerError, Opened, Refusal, record, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::TaskId;
 use crate::model::lease::Cause;
@@ -13,11 +14,12 @@ impl RedisLedger {
     pub(super) async fn open_task(
         &self,
         task: &Task,
+        most: Option<u32>,
         key: Option<&IdempotencyKey>,
     ) -> Result<Opened, LedgerError> {
         let id = task.charter.id;
         let shard = self.shards.of_task(id);
-        let mut keys = vec![shard.tasks(), shard.due(), shard.forget()];
+        let mut keys = vec![shard.tasks(), shard.due(), shard.forget(), shard.counts()];
         keys.extend(key.map(|key| shard.idempotency(&key.key)));
         let args = [
             task_bytes(id),
@@ -26,6 +28,8 @@ impl RedisLedger {
             instant(task.charter.opened_at),
             key.map(|key| key.key.to_vec()).unwrap_or_default(),
             key.map(|key| key.content.to_vec()).unwrap_or_default(),
+            task.charter.agent.as_str().into(),
+            limit(most.map(|limit| rules::task_share(limit, self.shards.count()))),
         ];
         let mut reply = self.requests.run(&script::OPEN, &keys, &args).await?;
         match reply.word.as_str() {
@@ -33,6 +37,13 @@ impl RedisLedger {
             "repeated" => Ok(Opened::Repeated(unpack_task(&reply.bytes()?)?)),
             "key_reused" => Err(Refusal::KeyReused.into()),
             "exists" => Err(Refusal::Exists.into()),
+            "budget" => Err(most
+                .map(|limit| Refusal::Budget {
+                    budget: Budget::OpenTasks,
+                    limit,
+                })
+                .ok_or_else(|| reply.unexpected())?
+                .into()),
             _ => Err(reply.unexpected()),
         }
     }
@@ -69,6 +80,7 @@ impl RedisLedger {
             shard.forget(),
             shard.feed(),
             shard.seq(),
+            shard.counts(),
         ];
         let cutoff = Cutoff {
             selector: Selector::Task(id),

@@ -62,6 +62,7 @@ fn ceilings(section: &mut Section<'_>) -> AgentCeilings {
     AgentCeilings {
         ttl: section.optional("ttl"),
         live_credentials: section.optional("live_credentials"),
+        open_tasks: section.optional("open_tasks"),
     }
 }
 

@@ -188,7 +188,7 @@ trait Shorthand {
 #[async_trait]
 impl Shorthand for Arc<dyn Ledger> {
     async fn opened(&self, task: Task) -> Task {
-        assert_eq!(self.open(&task, None).await.unwrap(), Opened::New);
+        assert_eq!(self.open(&task, None, None).await.unwrap(), Opened::New);
         task
     }
 
@@ -290,7 +290,8 @@ macro_rules! ledger_contract {
         ledger_contract!(@modules $adapter, $fixture;
             tasks: a_task_is_kept_as_it_was_opened, an_id_is_taken_once,
                 a_repeated_opening_answers_the_first_task, a_key_is_not_used_for_two_openings,
-                a_key_lives_as_long_as_the_retention, a_beat_is_a_sign_of_life,
+                a_key_lives_as_long_as_the_retention, an_agent_opens_as_many_tasks_as_it_may,
+                a_repeated_opening_takes_nothing_of_the_budget, a_beat_is_a_sign_of_life,
                 only_an_open_task_beats, suspending_ends_what_is_live, resuming_opens_again,
                 ending_is_for_good, a_task_past_its_due_instant_can_only_be_ended,
                 an_unknown_task_does_not_move, ended_tasks_are_forgotten;
@@ -321,6 +322,7 @@ macro_rules! ledger_contract {
                 waiting_ends_when_something_comes, waiting_ends_by_itself,
                 the_feed_forgets_after_the_retention, nothing_is_missed_under_many_writers;
             races: no_lease_is_active_after_the_end, the_task_budget_holds_in_a_race,
+                one_of_many_openings_gets_the_last_place,
                 a_lease_is_claimed_by_one, a_key_makes_one_lease, the_ledger_answers_a_ping;
         );
     };

@@ -61,8 +61,13 @@ macro_rules! pass {
 
 #[async_trait]
 impl<G: Gate> Ledger for Gated<G> {
-    async fn open(&self, task: &Task, key: Option<&IdempotencyKey>) -> Result<Opened, LedgerError> {
-        pass!(self, "open", self.ledger.open(task, key))
+    async fn open(
+        &self,
+        task: &Task,
+        most: Option<u32>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Opened, LedgerError> {
+        pass!(self, "open", self.ledger.open(task, most, key))
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {

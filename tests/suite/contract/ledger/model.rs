@@ -20,6 +20,8 @@ const LIMIT: u32 = 3;
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Tick(u64),
+    /// Another agent opens a task, and may have one.
+    Open,
     Advance(usize, TaskChange),
     Reserve(usize, bool),
     Activate(usize),
@@ -40,7 +42,8 @@ fn op() -> impl Strategy<Value = Op> {
     let one = || 0..12usize;
     prop_oneof![
         4 => (0..60u64).prop_map(Op::Tick),
-        3 => (0..3usize, change).prop_map(|(task, change)| Op::Advance(task, change)),
+        1 => Just(Op::Open),
+        3 => (0..6usize, change).prop_map(|(task, change)| Op::Advance(task, change)),
         6 => (0..3usize, any::<bool>()).prop_map(|(task, active)| Op::Reserve(task, active)),
         3 => one().prop_map(Op::Activate),
         2 => one().prop_map(Op::Renew),
@@ -162,6 +165,18 @@ impl Model {
             }
         }
         Ok(task)
+    }
+
+    fn open(&mut self, task: &Task) -> Result<(), String> {
+        let open = |(known, _): &&(Task, Option<Timestamp>)| {
+            known.charter.agent == task.charter.agent && !matches!(known.state, TaskState::Ended { .. })
+        };
+        if self.tasks.iter().any(|known| open(&known)) {
+            let budget = dayfly::ledger::Budget::OpenTasks;
+            return Err(name(&Refusal::Budget { budget, limit: 1 }));
+        }
+        self.tasks.push((task.clone(), task.due().map(|(due, _)| due)));
+        Ok(())
     }
 
     fn reserve(&mut self, place: usize, lease: &Lease, now: Timestamp) -> Result<(), String> {
@@ -315,7 +330,14 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
         let place = |wanted: usize| (!model.leases.is_empty()).then(|| wanted % model.leases.len().max(1));
         match *op {
             Op::Tick(seconds) => now = now.plus(secs(seconds)),
+            Op::Open => {
+                let mut task = task_at(now);
+                task.charter.agent = "report-bot".parse().unwrap();
+                let made = said(ledger.open(&task, Some(1), None).await).map(|_| ());
+                assert_eq!(made, model.open(&task), "{op:?}");
+            }
             Op::Advance(task, change) => {
+                let task = task % model.tasks.len();
                 let id = model.tasks[task].0.charter.id;
                 let made = said(ledger.advance(id, change, now).await);
                 assert_eq!(made, model.advance(task, change, now), "{op:?}");

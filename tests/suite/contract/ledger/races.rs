@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use dayfly::ledger::{Budgets, Claim, Ledger, LedgerError, Refusal};
+use dayfly::ledger::{Budget, Budgets, Claim, Ledger, LedgerError, Refusal};
 use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle};
 use dayfly::model::task::{Outcome, TaskChange};
@@ -56,6 +56,24 @@ pub(super) async fn no_lease_is_active_after_the_end(ledger: Subject) {
         });
     }
     runs.join_all().await;
+}
+
+/// Many tasks are opened at once where there is room for one.
+pub(super) async fn one_of_many_openings_gets_the_last_place(ledger: Subject) {
+    let mut opening = JoinSet::new();
+    for _ in 0..32 {
+        let (ledger, task) = (Arc::clone(&ledger), task_in(Slot::new(5), START));
+        opening.spawn(async move { ledger.open(&task, Some(1), None).await });
+    }
+    let opened = opening.join_all().await;
+    assert_eq!(opened.iter().filter(|opened| opened.is_ok()).count(), 1);
+    for refused in opened.into_iter().filter(Result::is_err) {
+        let full = Refusal::Budget {
+            budget: Budget::OpenTasks,
+            limit: 1,
+        };
+        assert_eq!(refusal(refused), full);
+    }
 }
 
 pub(super) async fn the_task_budget_holds_in_a_race(ledger: Subject) {

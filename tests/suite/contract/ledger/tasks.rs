@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dayfly::ledger::{Ledger, Opened, Refusal};
+use dayfly::ledger::{Budget, Claim, Ledger, Opened, Refusal};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::Cause;
 use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
@@ -25,25 +25,31 @@ pub(super) async fn a_task_is_kept_as_it_was_opened(ledger: Subject) {
 
 pub(super) async fn an_id_is_taken_once(ledger: Subject) {
     let task = ledger.open_task().await;
-    assert_eq!(refusal(ledger.open(&task, None).await), Refusal::Exists);
+    assert_eq!(refusal(ledger.open(&task, None, None).await), Refusal::Exists);
 }
 
 pub(super) async fn a_repeated_opening_answers_the_first_task(ledger: Subject) {
     let (first, again) = (task_at(START), task_at(at(1)));
-    assert_eq!(ledger.open(&first, Some(&key(1, 1))).await.unwrap(), Opened::New);
+    assert_eq!(
+        ledger.open(&first, None, Some(&key(1, 1))).await.unwrap(),
+        Opened::New
+    );
     let suspended = ledger.advanced(&first, TaskChange::Suspend, at(1)).await;
 
-    let answer = ledger.open(&again, Some(&key(1, 1))).await.unwrap();
+    let answer = ledger.open(&again, None, Some(&key(1, 1))).await.unwrap();
     assert_eq!(answer, Opened::Repeated(suspended), "the first task as it stands");
     assert_eq!(ledger.task(again.charter.id).await.unwrap(), None);
-    assert_eq!(ledger.open(&again, Some(&key(2, 1))).await.unwrap(), Opened::New);
+    assert_eq!(
+        ledger.open(&again, None, Some(&key(2, 1))).await.unwrap(),
+        Opened::New
+    );
 }
 
 pub(super) async fn a_key_is_not_used_for_two_openings(ledger: Subject) {
     let (first, other) = (task_at(START), task_at(START));
-    ledger.open(&first, Some(&key(1, 1))).await.unwrap();
+    ledger.open(&first, None, Some(&key(1, 1))).await.unwrap();
     assert_eq!(
-        refusal(ledger.open(&other, Some(&key(1, 2))).await),
+        refusal(ledger.open(&other, None, Some(&key(1, 2))).await),
         Refusal::KeyReused
     );
     assert_eq!(ledger.task(other.charter.id).await.unwrap(), None);
@@ -51,14 +57,88 @@ pub(super) async fn a_key_is_not_used_for_two_openings(ledger: Subject) {
 
 pub(super) async fn a_key_lives_as_long_as_the_retention(ledger: Subject) {
     let (first, later) = (task_at(START), task_at(START.plus(RETENTION).plus(secs(2))));
-    ledger.open(&first, Some(&key(1, 1))).await.unwrap();
+    ledger.open(&first, None, Some(&key(1, 1))).await.unwrap();
     ledger.due(START.plus(RETENTION).minus(secs(1))).await;
     assert_eq!(
-        refusal(ledger.open(&later, Some(&key(1, 2))).await),
+        refusal(ledger.open(&later, None, Some(&key(1, 2))).await),
         Refusal::KeyReused
     );
     ledger.due(START.plus(RETENTION).plus(secs(1))).await;
-    assert_eq!(ledger.open(&later, Some(&key(1, 2))).await.unwrap(), Opened::New);
+    assert_eq!(
+        ledger.open(&later, None, Some(&key(1, 2))).await.unwrap(),
+        Opened::New
+    );
+}
+
+/// With a limit of one, the share of a shard is one however many shards there are.
+pub(super) async fn an_agent_opens_as_many_tasks_as_it_may(ledger: Subject) {
+    let open = async |task: &Task| ledger.open(task, Some(1), None).await;
+    let full = Refusal::Budget {
+        budget: Budget::OpenTasks,
+        limit: 1,
+    };
+    let first = ledger.opened(task_at(START)).await;
+    let next = task_at(at(1));
+    assert_eq!(
+        refusal(open(&next).await),
+        full,
+        "what was opened without a limit counts"
+    );
+    assert_eq!(ledger.task(next.charter.id).await.unwrap(), None);
+    ledger.advanced(&first, TaskChange::Suspend, at(1)).await;
+    assert_eq!(refusal(open(&next).await), full, "a suspended task has not ended");
+    let mut anothers = task_at(at(1));
+    anothers.charter.agent = "report-bot".parse().unwrap();
+    assert_eq!(open(&anothers).await.unwrap(), Opened::New);
+
+    let over = [
+        TaskChange::End(Outcome::Completed),
+        TaskChange::End(Outcome::Revoked),
+        TaskChange::End(Outcome::Expired),
+    ];
+    let mut last = first;
+    for change in over {
+        let ended = ledger.advanced(&last, change, at(2)).await;
+        ledger.advanced(&ended, change, at(3)).await; // ending it again frees nothing more
+        let next = task_at(at(3));
+        assert_eq!(open(&next).await.unwrap(), Opened::New);
+        assert_eq!(refusal(open(&task_at(at(4))).await), full);
+        last = next;
+    }
+
+    // Past its deadline it counts until whoever claims it ends it.
+    let late = last.charter.deadline;
+    assert_eq!(refusal(open(&task_at(late)).await), full);
+    for claim in ledger.due(late).await {
+        if let Claim::Task(task, outcome) = claim {
+            ledger.advanced(&task, TaskChange::End(outcome), late).await;
+        }
+    }
+    assert_eq!(open(&task_at(late)).await.unwrap(), Opened::New);
+}
+
+pub(super) async fn a_repeated_opening_takes_nothing_of_the_budget(ledger: Subject) {
+    let first = task_at(START);
+    let open = async |task: &Task, n| ledger.open(task, Some(1), Some(&key(n, 1))).await;
+    assert_eq!(open(&first, 1).await.unwrap(), Opened::New);
+    for _ in 0..3 {
+        let again = open(&task_at(at(1)), 1).await.unwrap();
+        assert_eq!(
+            again,
+            Opened::Repeated(first.clone()),
+            "although there is no room"
+        );
+    }
+    let (refused, next) = (task_at(at(2)), task_at(at(3)));
+    assert!(matches!(refusal(open(&refused, 2).await), Refusal::Budget { .. }));
+    ledger
+        .advanced(&first, TaskChange::End(Outcome::Completed), at(3))
+        .await;
+    assert_eq!(
+        open(&next, 2).await.unwrap(),
+        Opened::New,
+        "the key of what was refused is still new, and one end made room"
+    );
 }
 
 pub(super) async fn a_beat_is_a_sign_of_life(ledger: Subject) {

@@ -44,7 +44,7 @@ async fn a_server_that_went_away_is_noticed_at_once_and_found_again() {
     };
     let ledger = server.ledger().await;
     let task = task_at(at(0));
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
 
     server.stop();
     let stopped = Instant::now();
@@ -97,7 +97,7 @@ async fn a_read_only_replica_is_unavailable() {
     };
     let ledger = server.ledger().await;
     let task = task_at(at(0));
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     server.say::<()>(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
 
     for why in [
@@ -116,7 +116,7 @@ async fn a_server_that_is_full_is_unavailable_and_keeps_nothing_half_written() {
     };
     let ledger = server.ledger().await;
     let task = task_at(at(0));
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     let limit = |bytes| server.say::<()>(&["CONFIG", "SET", "maxmemory", bytes]).unwrap();
 
     limit("1");
@@ -136,13 +136,13 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     };
     let ledger = server.ledger().await;
     let task = task_at(at(0));
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
     server.say::<()>(&["SCRIPT", "FLUSH"]).unwrap();
     ledger
         .reserve(&active_at(&task, at(1)), &UNLIMITED, None)
         .await
         .unwrap();
-    ledger.open(&task_at(at(0)), None).await.unwrap();
+    ledger.open(&task_at(at(0)), None, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -232,7 +232,7 @@ async fn the_primary_that_sentinel_chose_is_followed() {
     };
     let ledger = RedisLedger::connect(&config(mode, 8)).await.unwrap();
     let task = task_at(at(0));
-    ledger.open(&task, None).await.unwrap();
+    ledger.open(&task, None, None).await.unwrap();
 
     // The replica has the task, and Sentinel knows of the replica.
     until(|| replica.say::<i64>(&["DBSIZE"]).unwrap() > 1).await;
