@@ -147,7 +147,11 @@ async fn check_providers(providers: &Providers) -> anyhow::Result<()> {
     for (name, provider) in providers.iter() {
         match provider.preflight().await {
             Ok(()) => {}
-            Err(error @ (ProviderError::Unavailable(_) | ProviderError::Throttled { .. })) => {
+            Err(
+                error @ (ProviderError::Unavailable(_)
+                | ProviderError::Throttled { .. }
+                | ProviderError::Down { .. }),
+            ) => {
                 tracing::error!(provider = %name, error = %chain(&error), "a provider cannot be reached");
             }
             Err(error) => return Err(error).context(format!("the provider `{name}` cannot work")),

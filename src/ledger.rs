@@ -88,7 +88,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// Claims what is due, for `hold`: nobody else is given it until then. What is due is a lease
     /// that has to end or whose time is up (it turns to `revoking` in the same step), a reservation
     /// that was not activated within [`rules::MINT_TIME`] or its own life, and a task past its due
-    /// instant. The longest due come first, in each shard. A claim that is not settled, or a task
+    /// instant. In each shard what somebody ordered to end ([`rules::is_ordered`]) comes before what fell
+    /// due by itself, and then the longest due. A claim that is not settled, or a task
     /// that is not ended, returns when the hold runs out. A reservation that falls due while its
     /// credential may be alive publishes its cutoff; the expiry of a lease publishes nothing. No claims
     /// mean that nothing is due.
@@ -102,7 +103,8 @@ pub trait Ledger: Send + Sync + 'static {
         limit: NonZeroUsize,
     ) -> Result<Vec<Claim>, LedgerError>;
 
-    /// Says what became of a claimed lease; each failure counts as one attempt. Refuses with
+    /// Says what became of a claimed lease; each failure counts as one attempt, and being put off as none.
+    /// Refuses with
     /// [`Refusal::ClaimLost`] when the hold ran out and somebody else has it, or had it and settled,
     /// and when it was settled before. A hold that ran out while nobody else came still settles.
     /// An end frees the budgets.
@@ -271,6 +273,8 @@ pub enum Settlement {
     RetryAt(Timestamp, String),
     /// It keeps failing; a person must look. Again at that instant all the same.
     Stuck(Timestamp, String),
+    /// Nobody tried. Again at that instant; nothing else changes, and it counts as no attempt.
+    PutOff(Timestamp),
 }
 
 /// Which leases. All that is named has to fit.

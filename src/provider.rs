@@ -1,5 +1,6 @@
 //! Providers: adapters that mint, end and verify one technology's credentials.
 
+pub mod guard;
 pub mod jwt;
 
 use std::collections::BTreeMap;
@@ -122,6 +123,14 @@ pub enum ProviderError {
         /// When to come again.
         after: Duration,
         /// What it said.
+        reason: String,
+    },
+    /// It did not answer lately and is left alone for a while. Nothing was sent.
+    #[error("the provider is down, and is asked again in {} s: {reason}", after.as_secs())]
+    Down {
+        /// When it is asked again.
+        after: Duration,
+        /// What went wrong last.
         reason: String,
     },
     /// This access cannot be put into a credential. Nothing was sent; the caller can ask for less.

@@ -10,6 +10,7 @@ use crate::entropy::{Entropy, OsEntropy};
 use crate::keys::KeyError;
 use crate::keys::key_ring::{KeyRing, Rotation};
 use crate::model::time::Timestamp;
+use crate::provider::guard::{Guard, Limits};
 use crate::provider::jwt::JwtProvider;
 use crate::provider::{Provider, ProviderError, Providers};
 
@@ -36,7 +37,7 @@ pub fn open_keys(config: &Config, entropy: &OsEntropy, now: Timestamp) -> Result
     KeyRing::open(&config.tokens.keys, rotation, entropy, now)
 }
 
-/// Every configured provider.
+/// Every configured provider, each behind a guard of its own.
 pub fn build(config: &Config, ambient: &Ambient) -> Result<Providers, ProviderError> {
     let built = config.providers.iter().map(|provider| {
         let adapter: Arc<dyn Provider> = match &provider.kind {
@@ -46,7 +47,9 @@ pub fn build(config: &Config, ambient: &Ambient) -> Result<Providers, ProviderEr
                 config.tokens.max_ttl,
             )?),
         };
-        Ok((provider.name.clone(), adapter))
+        let guarded: Arc<dyn Provider> =
+            Arc::new(Guard::new(provider.name.clone(), adapter, Limits::default()));
+        Ok((provider.name.clone(), guarded))
     });
     Ok(Providers::new(built.collect::<Result<Vec<_>, ProviderError>>()?))
 }

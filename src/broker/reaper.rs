@@ -1,15 +1,22 @@
 //! The reaper ends what is due: leases whose time is up or whose task ended, reservations that never
 //! became active, and tasks past their deadline or without heartbeats.
 //!
-//! One pass takes no input, is idempotent, and is safe beside other replicas: each due thing is
-//! claimed for a while, and a claim that is not settled returns by itself. Retries live in the lease.
+//! It takes no input, is idempotent, and is safe beside other replicas: each due thing is claimed for
+//! a while, and a claim that is not settled returns by itself. Retries live in the lease.
+//!
+//! What is claimed is worked on lane by lane, one for each provider ([`lanes`]), while the next is
+//! claimed already: nothing waits for a provider that hangs but what has to end there.
+
+mod lanes;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::entropy::draw;
@@ -22,6 +29,12 @@ use crate::provider::{Presence, ProviderError};
 use super::error::{BrokerError, chain};
 use super::records::{Fill, of_end};
 use super::{Broker, measure};
+use lanes::{Lanes, Waiting, Whose};
+
+/// How long the reaper rests between two claims while a provider has more to end than it can.
+const CROWDED: Duration = Duration::from_millis(20);
+/// How often those who wait for receipts are told at most.
+const TELL: Duration = Duration::from_millis(20);
 
 /// How the reaper works.
 #[derive(Clone, Debug)]
@@ -32,7 +45,7 @@ pub struct Settings {
     pub batch: NonZeroUsize,
     /// How long a claim is its own.
     pub hold: Duration,
-    /// How many ends are worked on side by side.
+    /// How many ends are worked on side by side at each provider.
     pub concurrency: NonZeroUsize,
     /// The first pause after a failure; it doubles with each, with full jitter.
     pub first_retry: Duration,
@@ -66,72 +79,194 @@ pub struct Sweep {
     pub ended: usize,
     /// Leases to be tried again.
     pub retried: usize,
+    /// Leases whose turn did not come, or whose provider is down.
+    pub put_off: usize,
     /// Leases that a person must look at.
     pub stuck: usize,
     /// Tasks that ended.
     pub tasks: usize,
 }
 
+fn left(error: BrokerError) -> Done {
+    tracing::warn!(error = %chain(&error), "could not settle what is due; the claim returns");
+    Done::Left
+}
+
 enum Done {
     Ended,
     Retried,
+    PutOff,
     Stuck,
     Task,
     /// Not settled: the claim returns by itself.
     Left,
 }
 
-impl Broker {
-    /// Sweeps until told to stop: when something became due, and otherwise at every interval.
-    pub async fn reap(self: Arc<Self>, stop: CancellationToken) {
-        self.drain_cutoffs().await;
-        loop {
-            let full = match self.sweep().await {
-                Ok(sweep) => sweep.claimed >= self.parts.settings.reaper.batch.get(),
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), "the reaper could not claim what is due");
-                    false
-                }
-            };
-            if full && !stop.is_cancelled() {
-                continue;
+/// What was claimed and is worked on.
+struct Work<'b> {
+    broker: &'b Broker,
+    lanes: Lanes,
+    running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
+    did: Sweep,
+    /// When those who wait for receipts were told, and whether there is news since.
+    told: Instant,
+    news: bool,
+}
+
+impl<'b> Work<'b> {
+    fn new(broker: &'b Broker) -> Self {
+        let settings = &broker.parts.settings.reaper;
+        Self {
+            broker,
+            lanes: Lanes::new(settings.concurrency.get(), settings.batch.get()),
+            running: FuturesUnordered::new(),
+            did: Sweep::default(),
+            told: Instant::now(),
+            news: false,
+        }
+    }
+
+    /// Claims what is due and queues it, working meanwhile. Answers whether there may be more.
+    async fn claim(&mut self) -> Result<bool, LedgerError> {
+        let broker = self.broker;
+        let settings = &broker.parts.settings.reaper;
+        let claiming = broker
+            .parts
+            .ledger
+            .claim_due(broker.now(), settings.hold, settings.batch);
+        let claims = self.alongside(claiming).await?;
+        let full = claims.len() >= settings.batch.get();
+        self.did.claimed += claims.len();
+        let now = Instant::now();
+        for claim in claims {
+            if let Err(over) = self.lanes.put(claim, now) {
+                self.put_off(over);
             }
+        }
+        Ok(full)
+    }
+
+    /// What its lane has no room for comes again soon, so that what is due elsewhere is reached.
+    fn put_off(&mut self, claim: Box<LeaseClaim>) {
+        let broker = self.broker;
+        let pause = broker.jitter(broker.parts.settings.reaper.first_retry) + CROWDED;
+        let putting = async move { (None, broker.put_off(&claim, pause).await) };
+        self.running.push(Box::pin(putting));
+    }
+
+    /// Works until the other thing is done.
+    async fn alongside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::pin!(other);
+        loop {
+            self.start();
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.due.notified() => {}
-                () = tokio::time::sleep(self.parts.settings.reaper.interval) => {}
+                biased;
+                answer = &mut other => return answer,
+                Some(ended) = self.running.next() => self.note(ended),
             }
         }
     }
 
-    /// One pass.
-    pub async fn sweep(&self) -> Result<Sweep, LedgerError> {
-        let settings = &self.parts.settings.reaper;
-        let claims = self
-            .parts
-            .ledger
-            .claim_due(self.now(), settings.hold, settings.batch)
-            .await?;
-        let mut sweep = Sweep {
-            claimed: claims.len(),
-            ..Sweep::default()
-        };
-        let mut work = stream::iter(claims)
-            .map(|claim| self.work(claim))
-            .buffer_unordered(settings.concurrency.get());
-        while let Some(done) = work.next().await {
-            match done {
-                Done::Ended => sweep.ended += 1,
-                Done::Retried => sweep.retried += 1,
-                Done::Stuck => sweep.stuck += 1,
-                Done::Task => sweep.tasks += 1,
-                Done::Left => {}
+    /// Works until nothing is left.
+    async fn finish(&mut self) {
+        self.start();
+        while let Some(ended) = self.running.next().await {
+            self.note(ended);
+            self.start();
+        }
+        self.tell();
+    }
+
+    /// Gives back what waits, for another replica, and ends what is under way.
+    async fn hand_back(&mut self) {
+        let broker = self.broker;
+        for Waiting { claim, .. } in self.lanes.clear() {
+            if let Claim::Lease(claim) = claim {
+                let giving = async move { (None, broker.put_off(&claim, Duration::ZERO).await) };
+                self.running.push(Box::pin(giving));
             }
         }
-        if sweep.claimed > 0 {
-            self.settled.notify_waiters();
+        self.finish().await;
+    }
+
+    /// Starts all that may run now.
+    fn start(&mut self) {
+        let broker = self.broker;
+        let patience = broker.parts.settings.reaper.hold / 2;
+        while let Some((whose, waiting)) = self.lanes.take() {
+            let stale = waiting.since.elapsed() > patience;
+            let work = async move {
+                let done = match waiting.claim {
+                    // The hold is about to run out, and another replica to come.
+                    Claim::Lease(claim) if stale => broker.put_off(&claim, Duration::ZERO).await,
+                    claim => broker.work(claim).await,
+                };
+                (Some(whose), done)
+            };
+            self.running.push(Box::pin(work));
         }
-        Ok(sweep)
+    }
+
+    fn note(&mut self, (whose, done): (Option<Whose>, Done)) {
+        if let Some(whose) = whose {
+            self.lanes.done(&whose);
+        }
+        match done {
+            Done::Ended => self.did.ended += 1,
+            Done::Retried => self.did.retried += 1,
+            Done::PutOff => self.did.put_off += 1,
+            Done::Stuck => self.did.stuck += 1,
+            Done::Task => self.did.tasks += 1,
+            Done::Left => {}
+        }
+        self.news = true;
+        if self.running.is_empty() || self.told.elapsed() >= TELL {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if std::mem::take(&mut self.news) {
+            self.told = Instant::now();
+            self.broker.settled.notify_waiters();
+        }
+    }
+}
+
+impl Broker {
+    /// Ends what is due until told to stop: when something became due, and otherwise at every interval.
+    pub async fn reap(self: Arc<Self>, stop: CancellationToken) {
+        self.drain_cutoffs().await;
+        let mut work = Work::new(&self);
+        while !stop.is_cancelled() {
+            let full = work.claim().await.unwrap_or_else(|error| {
+                tracing::warn!(error = %chain(&error), "the reaper could not claim what is due");
+                false
+            });
+            work.tell();
+            let (pause, woken) = match (full, work.lanes.is_crowded()) {
+                (true, false) => continue,
+                (true, true) => (CROWDED, false),
+                (false, _) => (self.parts.settings.reaper.interval, true),
+            };
+            let rest = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = self.due.notified(), if woken => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            };
+            work.alongside(rest).await;
+        }
+        work.hand_back().await;
+    }
+
+    /// One pass: claims once, and ends all of it.
+    pub async fn sweep(&self) -> Result<Sweep, LedgerError> {
+        let mut work = Work::new(self);
+        work.claim().await?;
+        work.finish().await;
+        Ok(work.did)
     }
 
     async fn work(&self, claim: Claim) -> Done {
@@ -139,10 +274,18 @@ impl Broker {
             Claim::Task(task, outcome) => self.end_task(&task, outcome).await,
             Claim::Lease(claim) => self.end_lease(&claim).await,
         };
-        worked.unwrap_or_else(|error| {
-            tracing::warn!(error = %chain(&error), "could not settle what is due; the claim returns");
-            Done::Left
-        })
+        worked.unwrap_or_else(left)
+    }
+
+    /// Comes back to a claim later. Nobody tried, so it counts as no attempt.
+    async fn put_off(&self, claim: &LeaseClaim, pause: Duration) -> Done {
+        let now = self.now();
+        let settled = self
+            .parts
+            .ledger
+            .settle(claim, Settlement::PutOff(now.plus(pause)), now)
+            .await;
+        settled.map_or_else(|error| left(error.into()), |()| Done::PutOff)
     }
 
     async fn end_task(&self, task: &Task, outcome: TaskOutcome) -> Result<Done, BrokerError> {
@@ -216,12 +359,18 @@ impl Broker {
         let settings = &self.parts.settings.reaper;
         let now = self.now();
         let attempts = effort.attempts.saturating_add(1);
-        let again = now.plus(self.backoff(attempts));
-        let message: String = error.to_string().chars().take(256).collect();
-        let permanent = match error {
-            ProviderError::Refused(_) | ProviderError::Unfit { .. } => true,
-            ProviderError::Unavailable(_) | ProviderError::Throttled { .. } => false,
+        let (permanent, not_before) = match error {
+            ProviderError::Down { after, .. } => {
+                // Spread, or all of them would come at once when it is asked again.
+                let spread = self.jitter((*after).max(settings.first_retry));
+                return Ok(self.put_off(claim, *after + spread).await);
+            }
+            ProviderError::Refused(_) | ProviderError::Unfit { .. } => (true, Duration::ZERO),
+            ProviderError::Unavailable(_) => (false, Duration::ZERO),
+            ProviderError::Throttled { after, .. } => (false, *after),
         };
+        let again = now.plus(self.backoff(attempts).max(not_before));
+        let message: String = error.to_string().chars().take(256).collect();
         let stuck = permanent || attempts >= settings.stuck_after;
         let became_stuck = stuck && !matches!(claim.lease.state, LeaseState::Stuck(_));
         measure::end_failed(became_stuck);
@@ -256,10 +405,13 @@ impl Broker {
             .first_retry
             .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX));
         let longest = doubled.min(settings.last_retry);
+        self.jitter(longest).max(Duration::from_millis(50))
+    }
+
+    /// A random part of a time.
+    pub(super) fn jitter(&self, most: Duration) -> Duration {
         let part = draw::<2>(&*self.parts.entropy).map_or(u16::MAX, u16::from_be_bytes);
-        longest
-            .mul_f64(f64::from(part) / f64::from(u16::MAX))
-            .max(Duration::from_millis(50))
+        most.mul_f64(f64::from(part) / f64::from(u16::MAX))
     }
 
     /// Goes on with the drains that the last process did not end.

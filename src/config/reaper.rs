@@ -19,7 +19,7 @@ pub struct ReaperConfig {
     /// 10 s, and no longer than that takes: what a process claimed before it crashed waits as long for its
     /// receipts. An end that outlasts its hold may be made by two replicas, and ends the same.
     pub hold: Duration,
-    /// How many revocations to have under way at a time.
+    /// How many revocations to have under way at a time, at each provider.
     pub concurrency: NonZeroUsize,
     /// The longest wait before the first retry; it doubles with each attempt.
     pub retry_least: Duration,

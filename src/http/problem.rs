@@ -278,6 +278,11 @@ impl From<BrokerError> for Problem {
                     "the tool's provider has too much to do: try again",
                     u32::try_from(after.as_secs()).unwrap_or(u32::MAX).clamp(1, 300),
                 ),
+                ProviderError::Down { after, .. } => Self::unavailable(
+                    &error,
+                    "the tool's provider is down: try again later",
+                    u32::try_from(after.as_secs()).unwrap_or(u32::MAX).clamp(1, 300),
+                ),
                 ProviderError::Unfit { pointer, reason } => Self::field(pointer, reason),
                 ProviderError::Refused(_) => {
                     tracing::error!(error = %chain(&error), "a provider refuses");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Refusal;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::lease::{Cause, Effort, Lease, LeaseState};
-use crate::model::task::{Task, TaskChange, TaskState};
+use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
 
@@ -59,6 +59,30 @@ pub fn fallen_due(lease: &Lease, now: Timestamp) -> (Cause, Timestamp) {
     match lease.state {
         LeaseState::Active => (Cause::Expired, lease.expires_at),
         _ => (Cause::Compensated, now),
+    }
+}
+
+/// Whether somebody ordered this end. It goes before what ends by itself.
+pub fn is_ordered(cause: Cause) -> bool {
+    match cause {
+        Cause::Revoked | Cause::Cutoff | Cause::TaskEnded(Outcome::Revoked) => true,
+        Cause::Expired
+        | Cause::TaskEnded(_)
+        | Cause::TaskSuspended
+        | Cause::Superseded
+        | Cause::Compensated => false,
+    }
+}
+
+/// How far what was ordered to end goes ahead of what was due before.
+const HEAD_START: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Where a lease that has to end from `now` on stands among what is due.
+pub fn due_from(cause: Cause, now: Timestamp) -> Timestamp {
+    if is_ordered(cause) {
+        now.minus(HEAD_START)
+    } else {
+        now
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory as _;
 use dayfly::broker::measure;
 use dayfly::cli::Cli;
+use dayfly::provider::guard;
 use dayfly::{config, telemetry};
 
 /// What the first line of a block says when the block is a whole `dayfly.toml`.
@@ -191,6 +192,8 @@ fn the_reference_of_metrics_names_every_metric() {
         measure::STUCK,
         measure::REVOCATION_LAG,
         measure::ISSUE_SECONDS,
+        guard::CALLS,
+        guard::DOWN,
         telemetry::HTTP_REQUESTS,
         telemetry::HTTP_SECONDS,
     ];
@@ -202,7 +205,14 @@ fn the_reference_of_metrics_names_every_metric() {
     assert_eq!(rows, metrics.len());
     let constants = |path| read(path).matches("str = \"dayfly_").count();
     assert_eq!(
-        constants("src/broker/measure.rs") + constants("src/telemetry.rs"),
+        [
+            "src/broker/measure.rs",
+            "src/provider/guard.rs",
+            "src/telemetry.rs"
+        ]
+        .map(constants)
+        .iter()
+        .sum::<usize>(),
         metrics.len()
     );
 }

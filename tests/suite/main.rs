@@ -17,6 +17,8 @@ mod docs;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod identity;

@@ -79,6 +79,8 @@ pub(crate) struct Plan {
     pub(crate) journal: Around<dyn Journal>,
     /// Mints in place of the JWT provider.
     pub(crate) provider: Option<Arc<dyn Provider>>,
+    /// A second provider, `other`, that mints for the tool `payments`.
+    pub(crate) other: Option<Arc<dyn Provider>>,
 }
 
 impl Default for Plan {
@@ -89,6 +91,7 @@ impl Default for Plan {
             ledger: Box::new(|ledger| ledger),
             journal: Box::new(|journal| journal),
             provider: None,
+            other: None,
         }
     }
 }
@@ -117,7 +120,7 @@ impl World {
             &trust_domain,
             &ledger,
             (plan.journal)(journal.clone()),
-            provider,
+            (provider, plan.other),
             plan.settings,
         );
         Self {
@@ -138,7 +141,7 @@ impl World {
             &self.trust_domain,
             &self.ledger,
             self.journal.clone(),
-            provider,
+            (provider, None),
             settings,
         )
     }
@@ -229,11 +232,28 @@ fn broker(
     trust_domain: &DevTrustDomain,
     ledger: &Arc<dyn Ledger>,
     journal: Arc<dyn Journal>,
-    provider: Arc<dyn Provider>,
+    (provider, other): (Arc<dyn Provider>, Option<Arc<dyn Provider>>),
     settings: Settings,
 ) -> Arc<Broker> {
-    let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
-    let (ruleset, _) = rules::load(&configuration(), &providers).unwrap();
+    let mut configuration = configuration();
+    let folder = tempfile::tempdir().unwrap();
+    if other.is_some() {
+        for entry in std::fs::read_dir(&configuration.registry.tools).unwrap() {
+            let path = entry.unwrap().path();
+            let mut text = std::fs::read_to_string(&path).unwrap();
+            if path.ends_with("payments.toml") {
+                text = text
+                    .replace("provider = \"jwt\"", "provider = \"other\"")
+                    .replace("live_credentials = 20\n", "");
+            }
+            std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
+        }
+        configuration.registry.tools = folder.path().to_owned();
+    }
+    let named = |name: &str, provider| (name.parse().unwrap(), provider);
+    let others = other.map(|other| named("other", other));
+    let providers = Providers::new([named("jwt", provider)].into_iter().chain(others));
+    let (ruleset, _) = rules::load(&configuration, &providers).unwrap();
     Arc::new(Broker::new(Parts {
         clock: clock.clone(),
         entropy: Arc::new(OsEntropy::new()),
@@ -265,7 +285,7 @@ fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {
 
 /// The example policies, agents and tools.
 fn configuration() -> config::Config {
-    let text = "[[identity.trust_domain]]\nname = \"example.org\"\nbundle_file = \"unused.json\"\n";
+    let text = "[[provider]]\nname = \"jwt\"\nkind = \"jwt\"\n[[provider]]\nname = \"other\"\nkind = \"jwt\"\n[[identity.trust_domain]]\nname = \"example.org\"\nbundle_file = \"unused.json\"\n";
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     config::parse("dayfly.toml", &base, text).unwrap()
 }

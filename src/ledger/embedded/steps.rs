@@ -89,7 +89,7 @@ pub(super) fn advance(
             continue;
         }
         let lease = turned(&row, cause, now);
-        tables.update_lease(&row, &lease, Some(now), row.hold)?;
+        tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
         if !ended {
             tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
         }
@@ -221,7 +221,7 @@ pub(super) fn revoke(
         return Ok(row.lease);
     }
     let lease = turned(&row, cause, now);
-    tables.update_lease(&row, &lease, Some(now), row.hold)?;
+    tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
     tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
     Ok(lease)
 }
@@ -309,6 +309,7 @@ pub(super) fn settle(
         Settlement::Stuck(next, error) => {
             (LeaseState::Stuck(rules::failed_again(effort, error)), Some(*next))
         }
+        Settlement::PutOff(next) => (row.lease.state.clone(), Some(*next)),
     };
     let lease = Lease {
         state,

@@ -1,5 +1,5 @@
 -- KEYS tasks due by_task leases pending forget feed seq counts
--- ARGV id, change, now, outcome, cause, the task's cutoff
+-- ARGV id, change, now, outcome, cause, the task's cutoff, when its leases are due
 local id, change, now, cause = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 
 local raw = redis.call('HGET', KEYS[1], id)
@@ -43,7 +43,7 @@ if ends or change == 'suspend' then
     if l and (l.state == 'r' or l.state == 'a') then
       turn(l, cause, now)
       redis.call('HSET', KEYS[4], lease, lease_pack(l))
-      redis.call('ZADD', KEYS[2], now, 'l' .. lease)
+      redis.call('ZADD', KEYS[2], ARGV[7], 'l' .. lease)
       redis.call('ZADD', KEYS[5], place(STATES.v, lease), lease)
       -- A suspended task may be resumed, so its end is told lease by lease.
       if not ends then

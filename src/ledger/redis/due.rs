@@ -165,6 +165,7 @@ impl RedisLedger {
             ),
             Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
             Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
+            Settlement::PutOff(at) => ("later", (instant(at), Vec::new())),
         };
         let args = [
             lease.id.to_bytes().to_vec(),

@@ -176,6 +176,7 @@ impl RedisLedger {
             id.to_bytes().to_vec(),
             super::number(cause_code(cause).into()),
             instant(now),
+            instant(rules::due_from(cause, now)),
         ];
         let mut reply = self.reaping.run(&script::REVOKE, &keys, &args).await?;
         match reply.word.as_str() {

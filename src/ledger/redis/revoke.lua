@@ -1,5 +1,5 @@
 -- KEYS leases due pending feed seq
--- ARGV id, cause, now
+-- ARGV id, cause, now, when it is due
 local id, cause, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local raw = redis.call('HGET', KEYS[1], id)
 if not raw then
@@ -13,7 +13,7 @@ end
 turn(l, cause, now)
 local packed = lease_pack(l)
 redis.call('HSET', KEYS[1], id, packed)
-redis.call('ZADD', KEYS[2], now, 'l' .. id)
+redis.call('ZADD', KEYS[2], ARGV[4], 'l' .. id)
 redis.call('ZADD', KEYS[3], place(STATES.v, id), id)
 publish_lease(KEYS[4], KEYS[5], now, cause, id)
 return { 'ok', packed }

@@ -1,6 +1,6 @@
 -- KEYS leases due pending forget counts by_task by_agent by_tool [by_user]
 -- ARGV id, hold, how, now, agent, tool, task, then for `ended`: proof, its instant;
---      for `retry` and `stuck`: the next attempt, what went wrong
+--      for `retry` and `stuck`: the next attempt, what went wrong; for `later`: the next attempt
 local id, how, now = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local raw = redis.call('HGET', KEYS[1], id)
 if not raw then
@@ -25,6 +25,11 @@ if how == 'ended' then
   for n = 6, #KEYS do
     redis.call('ZADD', KEYS[n], place(1, id), id)
   end
+  return { 'ok' }
+end
+if how == 'later' then
+  redis.call('HSET', KEYS[1], id, lease_pack(l))
+  redis.call('ZADD', KEYS[2], ARGV[8], 'l' .. id)
   return { 'ok' }
 end
 l.attempts, l.error = math.min(l.attempts + 1, 4294967295), ARGV[9]

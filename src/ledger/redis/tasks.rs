@@ -95,6 +95,7 @@ impl RedisLedger {
             number(outcome.into()),
             number(cause.map_or(0, cause_code).into()),
             record::encode_cutoff(&cutoff)?,
+            instant(cause.map_or(now, |cause| rules::due_from(cause, now))),
         ];
         let mut reply = self.requests.run(&script::ADVANCE, &keys, &args).await?;
         match reply.word.as_str() {

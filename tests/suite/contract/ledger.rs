@@ -310,6 +310,7 @@ macro_rules! ledger_contract {
                 a_hold_excludes_others, a_late_settlement_is_refused,
                 a_hold_that_nobody_took_over_settles, an_end_is_settled_once,
                 a_retry_comes_when_it_was_said, a_stuck_lease_comes_back,
+                what_is_put_off_counts_as_no_attempt, an_order_goes_before_what_fell_due_by_itself,
                 an_error_is_kept_short, the_longest_due_come_first, the_limit_is_kept,
                 ended_leases_are_forgotten;
             cutoffs: a_cutoff_refuses_what_it_matches, a_cutoff_spares_what_it_does_not_match,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ pub(crate) struct Vending {
     waited: Mutex<Duration>,
     broken: AtomicBool,
     jammed: AtomicBool,
+    hanging: AtomicBool,
+    asked: AtomicUsize,
 }
 
 struct Slot {
@@ -36,6 +38,16 @@ impl Vending {
     /// What exists outside now.
     pub(crate) fn outside(&self) -> BTreeSet<String> {
         self.slots.lock().unwrap().keys().cloned().collect()
+    }
+
+    /// How often it was asked to end something.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// From now on ending hangs, or works again.
+    pub(crate) fn hang(&self, hanging: bool) {
+        self.hanging.store(hanging, Ordering::Relaxed);
     }
 
     /// From now on ending fails, or works again.
@@ -135,6 +147,10 @@ impl Provider for Vending {
     }
 
     async fn revoke(&self, held: &Held) -> Result<(), ProviderError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.hanging.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
         if self.broken.load(Ordering::Relaxed) {
             return Err(ProviderError::Unavailable("the machine is out of order".into()));
         }

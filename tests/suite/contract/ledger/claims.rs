@@ -242,6 +242,62 @@ pub(super) async fn a_stuck_lease_comes_back(ledger: Subject) {
     assert_eq!(ledger.stored(lease.id).await.state.as_str(), "ended");
 }
 
+pub(super) async fn what_is_put_off_counts_as_no_attempt(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let first = ledger.due_leases(at(2)).await.pop().unwrap();
+    ledger
+        .settle(&first, Settlement::PutOff(at(10)), at(3))
+        .await
+        .unwrap();
+    assert_eq!(ledger.stored(lease.id).await, first.lease);
+    assert!(ledger.due(at(9)).await.is_empty());
+    let lost = ledger.settle(&first, ended(at(9)), at(9)).await;
+    assert_eq!(refusal(lost), Refusal::ClaimLost, "a hold is good for one word");
+
+    let claim = ledger.due_leases(at(10)).await.pop().unwrap();
+    let stuck = Settlement::Stuck(at(20), "access denied".to_owned());
+    ledger.settle(&claim, stuck, at(11)).await.unwrap();
+    let stuck = ledger.stored(lease.id).await;
+    let claim = ledger.due_leases(at(20)).await.pop().unwrap();
+    ledger
+        .settle(&claim, Settlement::PutOff(at(30)), at(21))
+        .await
+        .unwrap();
+    assert_eq!(ledger.stored(lease.id).await, stuck, "what is stuck stays stuck");
+    assert_eq!(ledger.due_leases(at(30)).await.len(), 1);
+}
+
+pub(super) async fn an_order_goes_before_what_fell_due_by_itself(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let mut old = Vec::new();
+    for place in 0..5 {
+        old.push(ledger.hold(active_at(&task, at(place))).await.id);
+    }
+    let ordered = ledger.hold(active_at(&task, at(200))).await.id;
+    ledger.revoke(ordered, Cause::Cutoff, at(400)).await.unwrap();
+    let other = ledger.open_task().await;
+    let whole = ledger.hold(active_at(&other, at(201))).await.id;
+    ledger
+        .advance(other.charter.id, TaskChange::End(Outcome::Revoked), at(400))
+        .await
+        .unwrap();
+    let two = NonZeroUsize::new(2).unwrap();
+    let mut claimed: Vec<_> = ledger
+        .claim_due(at(401), HOLD, two)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|claim| match claim {
+            Claim::Lease(claim) => claim.lease.id,
+            Claim::Task(task, _) => panic!("{task:?}"),
+        })
+        .collect();
+    claimed.sort_unstable();
+    assert_eq!(claimed, [ordered, whole]);
+}
+
 pub(super) async fn an_error_is_kept_short(ledger: Subject) {
     let task = ledger.open_task().await;
     let lease = ledger.hold(active_at(&task, at(1))).await;

@@ -49,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => one().prop_map(Op::Renew),
         2 => one().prop_map(Op::Revoke),
         4 => Just(Op::Claim),
-        4 => (one(), 0..3u8).prop_map(|(claim, how)| Op::Settle(claim, how)),
+        4 => (one(), 0..4u8).prop_map(|(claim, how)| Op::Settle(claim, how)),
         1 => (0..4u8).prop_map(Op::Cut),
     ]
 }
@@ -308,6 +308,7 @@ impl Model {
             }
             Settlement::RetryAt(at, error) => (LeaseState::Revoking(failed(error)), Some(*at)),
             Settlement::Stuck(at, error) => (LeaseState::Stuck(failed(error)), Some(*at)),
+            Settlement::PutOff(at) => (known.lease.state.clone(), Some(*at)),
         };
         Ok(())
     }
@@ -408,6 +409,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 let settlement = match how {
                     0 => Settlement::Ended(Receipt::DeniedAt { at: now }),
                     1 => Settlement::RetryAt(now.plus(secs(20)), "no answer".to_owned()),
+                    2 => Settlement::PutOff(now.plus(secs(10))),
                     _ => Settlement::Stuck(now.plus(secs(40)), "refused".to_owned()),
                 };
                 let made = said(
