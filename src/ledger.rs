@@ -8,6 +8,7 @@
 
 mod cursor;
 pub mod embedded;
+pub mod lineage;
 pub mod record;
 pub mod redis;
 pub mod reservation;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ring::digest;
 
+use self::lineage::{Lineage, Loss};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, Receipt};
@@ -26,9 +28,10 @@ use crate::model::name::{AgentName, ToolName, UserId};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
-/// Live state.
+/// Live state. What was given out is never given back: [`Lineage`] finds out when a ledger was lost or
+/// rolled back.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: Lineage {
     /// Writes down a new task. With a key that was used before for the same content, answers the
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
     /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
@@ -425,6 +428,9 @@ pub enum LedgerError {
     /// The ledger cannot be reached or cannot be written. Whether the step was made is unknown.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+    /// The ledger is not what it was. Nothing is given out before it was recovered.
+    #[error("the ledger was lost: {0}")]
+    Lost(Loss),
     /// What is stored cannot be read. Nobody guesses.
     #[error("the ledger holds something that cannot be read: {0}")]
     Corrupt(String),

@@ -93,6 +93,8 @@ kinds! {
     PROVIDER_REFUSED = BAD_GATEWAY, "provider-refused", "The provider refuses";
     /// Something that Dayfly needs does not work now.
     UNAVAILABLE = SERVICE_UNAVAILABLE, "unavailable", "Dayfly cannot do this now";
+    /// The ledger was lost: what exists can be ended, and nothing new is given out.
+    QUARANTINE = SERVICE_UNAVAILABLE, "quarantine", "Dayfly ends and gives nothing out";
     /// More requests than Dayfly takes at a time.
     BUSY = SERVICE_UNAVAILABLE, "busy", "Dayfly is busy";
     /// It took too long.
@@ -254,6 +256,12 @@ impl From<BrokerError> for Problem {
                 LedgerError::Refused(refusal) => refused(refusal),
                 LedgerError::Unavailable(_) => {
                     Self::unavailable(&error, "the ledger cannot be reached: try again", 1)
+                }
+                LedgerError::Lost(_) => {
+                    tracing::error!(error = %chain(&error), "a request was refused in quarantine");
+                    let detail = "the ledger was lost or rolled back, and until somebody runs `dayfly recover` \
+                                  credentials are ended and none are given out: tell the operators";
+                    Self::new(Kind::QUARANTINE, detail).after(30)
                 }
                 LedgerError::Corrupt(_) => Self::internal(&error),
             },

@@ -8,6 +8,7 @@
 //! Start-up reads the head of the file and nothing else: what is due is found as it falls due.
 
 mod layout;
+mod lineage;
 mod reads;
 mod steps;
 mod store;
@@ -21,10 +22,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use self::lineage::Past;
 use self::reads::Snapshot;
 use self::store::Store;
 use self::tables::Tables;
 use self::writer::Writer;
+use super::lineage::{Memory, Writer as Author};
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Settlement,
@@ -39,7 +42,7 @@ use crate::model::time::Timestamp;
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// What an embedded ledger can be told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How long ended tasks and leases, idempotency keys and entries of the feed are kept. No shorter
     /// than the longest life of a credential, so that whoever follows the feed from its start knows
@@ -47,6 +50,10 @@ pub struct Config {
     pub retention: Duration,
     /// Memory for pages of the file, in bytes.
     pub cache: usize,
+    /// Who writes here.
+    pub writer: Author,
+    /// What is remembered of this ledger.
+    pub memory: Memory,
 }
 
 impl Default for Config {
@@ -55,6 +62,8 @@ impl Default for Config {
         Self {
             retention: Duration::from_secs(7 * 24 * 3600),
             cache: 64 << 20,
+            writer: Author::default(),
+            memory: Memory::Nothing,
         }
     }
 }
@@ -64,23 +73,27 @@ impl Default for Config {
 pub struct Embedded {
     store: Arc<Store>,
     writer: Writer,
+    past: Arc<Past>,
 }
 
 impl Embedded {
-    /// Opens the ledger in this file, or makes a new one. One process at a time can have it open.
+    /// Opens the ledger in this file, or makes a new one. One process at a time can have it open. A
+    /// ledger that was lost is opened all the same, for what ends: see
+    /// [`Lineage::loss`](super::lineage::Lineage::loss).
     pub fn open(path: &Path, config: Config) -> Result<Self, LedgerError> {
-        Self::on(Store::file(path, config.cache)?, config)
+        Self::on(Store::file(path, config.cache)?, &config)
     }
 
     /// A ledger that ends with its value, for development and tests.
     pub fn in_memory(config: Config) -> Result<Self, LedgerError> {
-        Self::on(Store::memory(config.cache)?, config)
+        Self::on(Store::memory(config.cache)?, &config)
     }
 
-    fn on(store: Store, config: Config) -> Result<Self, LedgerError> {
+    fn on(store: Store, config: &Config) -> Result<Self, LedgerError> {
         let store = Arc::new(store);
         let writer = Writer::start(Arc::clone(&store), config.retention)?;
-        Ok(Self { store, writer })
+        let past = Arc::new(Past::find_place(&store, config)?);
+        Ok(Self { store, writer, past })
     }
 
     /// Makes one step, durably, and answers.
@@ -105,7 +118,7 @@ impl Ledger for Embedded {
         key: Option<&IdempotencyKey>,
     ) -> Result<Opened, LedgerError> {
         let (task, key) = (task.clone(), key.cloned());
-        self.step(move |tables| steps::open(tables, &task, most, key.as_ref()))
+        self.guarded(move |tables| steps::open(tables, &task, most, key.as_ref()))
             .await
     }
 
@@ -125,23 +138,23 @@ impl Ledger for Embedded {
         key: Option<&IdempotencyKey>,
     ) -> Result<(), LedgerError> {
         let (lease, budgets, key) = (lease.clone(), *budgets, key.cloned());
-        self.step(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref()))
+        self.guarded(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref()))
             .await
     }
 
     async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
         let handle = handle.clone();
-        self.step(move |tables| steps::name(tables, id, &handle)).await
+        self.guarded(move |tables| steps::name(tables, id, &handle)).await
     }
 
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError> {
         let handle = handle.clone();
-        self.step(move |tables| steps::activate(tables, id, &handle, expires_at))
+        self.guarded(move |tables| steps::activate(tables, id, &handle, expires_at))
             .await
     }
 
     async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
-        self.step(move |tables| steps::renew(tables, id, expires_at, now))
+        self.guarded(move |tables| steps::renew(tables, id, expires_at, now))
             .await
     }
 

@@ -247,6 +247,7 @@ enum StoredCause {
     Cutoff,
     Superseded,
     Compensated,
+    Recovered,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -16,7 +16,8 @@
 //! {dayfly:7}:cutoffs  hash    selector → cutoff
 //! {dayfly:7}:feed     stream  cutoffs published here; :seq is the number of the last
 //! {dayfly:7}:k:‹key›  string  what an idempotency key stands for
-//! {dayfly:meta}       hash    the number of shards and the layout, fixed at the first start
+//! {dayfly:7}:lineage  hash    the epoch, and the count of each writer; `lost` once somebody found it so
+//! {dayfly:meta}       hash    the number of shards and the layout, fixed at the first start; the epoch
 //! ```
 //!
 //! Ids are their 16 raw bytes. An index is scored by a class (live or ended; or the state) and the
@@ -32,6 +33,7 @@ mod feed;
 mod find;
 mod keys;
 mod leases;
+mod lineage;
 mod link;
 mod packed;
 mod script;
@@ -46,7 +48,9 @@ use redis::RedisError;
 
 use self::feed::Heads;
 use self::keys::Shards;
+use self::lineage::Past;
 use self::link::Link;
+use super::lineage::{Memory, Writer};
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Settlement,
@@ -103,6 +107,10 @@ pub struct RedisConfig {
     pub connect_timeout: Duration,
     /// The certificate authorities of a `rediss://` server as PEM, instead of the system's.
     pub root_certificates: Option<Vec<u8>>,
+    /// Who writes here. Replicas that share a name find losses later, and raise no false alarm.
+    pub writer: Writer,
+    /// What is remembered of this ledger.
+    pub memory: Memory,
 }
 
 impl RedisConfig {
@@ -116,6 +124,8 @@ impl RedisConfig {
             response_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             root_certificates: None,
+            writer: Writer::default(),
+            memory: Memory::Nothing,
         }
     }
 }
@@ -176,6 +186,9 @@ pub struct RedisLedger {
     /// Where the next sweep starts.
     turn: AtomicUsize,
     heads: Heads,
+    /// The name of the hash of the ledger as a whole.
+    meta: String,
+    past: Past,
 }
 
 impl std::fmt::Debug for RedisLedger {
@@ -189,7 +202,8 @@ impl std::fmt::Debug for RedisLedger {
 
 impl RedisLedger {
     /// Connects, and makes sure that this is the ledger that the configuration describes. The first
-    /// start fixes the number of shards.
+    /// start fixes the number of shards. A ledger that was lost is connected to all the same, for what
+    /// ends: see [`Lineage::loss`](super::lineage::Lineage::loss).
     pub async fn connect(config: &RedisConfig) -> Result<Self, ConnectError> {
         if config.prefix.is_empty() || config.prefix.contains(['{', '}']) {
             return Err(ConnectError::Config(format!(
@@ -212,23 +226,29 @@ impl RedisLedger {
             reaping,
             turn: AtomicUsize::new(0),
             heads: Heads::default(),
+            meta: format!("{{{}:meta}}", config.prefix),
+            past: Past::new(config),
         };
         ledger.claim_layout(config).await?;
         ledger.refuse_eviction().await?;
+        ledger.find_place().await?;
         Ok(ledger)
     }
 
     async fn claim_layout(&self, config: &RedisConfig) -> Result<(), ConnectError> {
-        let meta = format!("{{{}:meta}}", config.prefix);
         for (field, value) in [
             ("layout", LAYOUT.to_owned()),
             ("shards", config.shards.to_string()),
         ] {
-            let set = redis::cmd("HSETNX").arg(&meta).arg(field).arg(value).to_owned();
+            let set = redis::cmd("HSETNX")
+                .arg(&self.meta)
+                .arg(field)
+                .arg(value)
+                .to_owned();
             self.requests.query::<()>(&set).await?;
         }
         let get = redis::cmd("HMGET")
-            .arg(&meta)
+            .arg(&self.meta)
             .arg("layout")
             .arg("shards")
             .to_owned();

@@ -70,11 +70,13 @@ pub enum Cause {
     Superseded,
     /// The request that reserved it did not come to its end.
     Compensated,
+    /// It is from before the ledger was lost.
+    Recovered,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Expired,
         Self::TaskEnded(Outcome::Completed),
         Self::TaskEnded(Outcome::Failed),
@@ -87,6 +89,7 @@ impl Cause {
         Self::Cutoff,
         Self::Superseded,
         Self::Compensated,
+        Self::Recovered,
     ];
 
     /// The word that the API, records and metrics use.
@@ -104,6 +107,7 @@ impl Cause {
             Self::Cutoff => "cutoff",
             Self::Superseded => "superseded",
             Self::Compensated => "compensated",
+            Self::Recovered => "recovered",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use redb::{ReadableTable, TableDefinition};
 
+use crate::ledger::lineage::Writer;
 use crate::ledger::{LedgerError, StateName};
 use crate::model::ids::TaskId;
 use crate::model::lease::Lease;
@@ -38,10 +39,22 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(super) const FORMAT: &str = "format";
 /// Tells this ledger from one that was made anew, in [`META`].
 pub(super) const EPOCH: &str = "epoch";
+/// How many commits there were, in [`META`].
+pub(super) const PROGRESS: &str = "progress";
+/// Set once the ledger was found lost, in [`META`].
+pub(super) const LOST: &str = "lost";
 /// The number of the latest entry of the feed, in [`META`].
 pub(super) const PUBLISHED: &str = "published";
 /// How often the ledger was asked whether it can write, in [`META`].
 pub(super) const TOUCHED: &str = "touched";
+
+/// How the names of writers start that are entered in [`META`].
+pub(super) const WRITER: &str = "writer ";
+
+/// Says in [`META`] that a writer is entered.
+pub(super) fn entered(writer: Writer) -> String {
+    format!("{WRITER}{writer}")
+}
 
 /// Due at no time.
 pub(super) const NEVER: u64 = u64::MAX;

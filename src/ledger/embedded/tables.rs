@@ -5,8 +5,8 @@ use std::time::Duration;
 use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, WriteTransaction};
 
 use super::layout::{
-    COUNTS, CUTOFFS, DUE, Entry, FEED, FORGET, INDEX, Id, KEYS, Kind, LEASES, META, NEVER, PUBLISHED,
-    Property, TASKS, TOUCHED, Use, at, damaged, fallen,
+    COUNTS, CUTOFFS, DUE, EPOCH, Entry, FEED, FORGET, INDEX, Id, KEYS, Kind, LEASES, LOST, META, NEVER,
+    PUBLISHED, Property, TASKS, TOUCHED, Use, WRITER, at, damaged, fallen,
 };
 use crate::ledger::record::{
     decode_cutoff, decode_lease, decode_task, encode_cutoff, encode_lease, encode_selector, encode_task,
@@ -16,7 +16,7 @@ use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Lease, LeaseState};
 use crate::model::name::AgentName;
-use crate::model::task::Task;
+use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
 
 /// A lease with what the ledger keeps beside it.
@@ -70,6 +70,15 @@ impl<'t> Tables<'t> {
     pub(super) fn set_number(&mut self, name: &str, number: u64) -> Result<(), LedgerError> {
         self.dirty = true;
         self.meta.insert(name, number)?;
+        Ok(())
+    }
+
+    /// Takes out everything that says which ledger this is and who may use it; its count goes on.
+    pub(super) fn forget_lineage(&mut self) -> Result<(), LedgerError> {
+        self.dirty = true;
+        self.meta.remove(EPOCH)?;
+        self.meta.remove(LOST)?;
+        self.meta.retain(|name, _| !name.starts_with(WRITER))?;
         Ok(())
     }
 
@@ -128,6 +137,24 @@ impl<'t> Tables<'t> {
         self.schedule(before, due, Kind::Task, &id)
     }
 
+    /// The tasks that are not over among `limit` from an id on, and where to go on.
+    pub(super) fn unfinished_tasks(
+        &self,
+        from: Id,
+        limit: usize,
+    ) -> Result<(Vec<TaskId>, Option<Id>), LedgerError> {
+        let (mut open, mut last) = (Vec::new(), None);
+        for entry in self.tasks.range::<&Id>(&from..)?.take(limit) {
+            let (id, row) = entry?;
+            let task = decode_task(row.value().1)?;
+            if !matches!(task.state, TaskState::Ended { .. }) {
+                open.push(task.charter.id);
+            }
+            last = u128::from_be_bytes(*id.value()).checked_add(1);
+        }
+        Ok((open, last.map(u128::to_be_bytes)))
+    }
+
     pub(super) fn forget_task_at(&mut self, id: TaskId, instant: Timestamp) -> Result<(), LedgerError> {
         self.forget_at(instant, Kind::Task, &id.to_bytes())
     }
@@ -148,8 +175,17 @@ impl<'t> Tables<'t> {
     }
 
     pub(super) fn insert_lease(&mut self, lease: &Lease) -> Result<(), LedgerError> {
+        self.insert_lease_due(lease, rules::due_at(lease))
+    }
+
+    /// Writes a new lease, next due at `due`.
+    pub(super) fn insert_lease_due(
+        &mut self,
+        lease: &Lease,
+        due: Option<Timestamp>,
+    ) -> Result<(), LedgerError> {
         self.dirty = true;
-        let (id, due) = (lease.id.to_bytes(), millis(rules::due_at(lease)));
+        let (id, due) = (lease.id.to_bytes(), millis(due));
         self.leases
             .insert(&id, (due, 0, encode_lease(lease)?.as_slice()))?;
         self.schedule(NEVER, due, Kind::Lease, &id)?;

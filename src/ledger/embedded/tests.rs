@@ -19,6 +19,8 @@ const START: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 const CONFIG: Config = Config {
     retention: Duration::from_secs(3600),
     cache: 4 << 20,
+    writer: Author(0),
+    memory: Memory::Nothing,
 };
 
 fn at(seconds: u64) -> Timestamp {
@@ -113,7 +115,7 @@ impl Disk {
     fn ledger(&self) -> Result<Embedded, LedgerError> {
         let disk = self.clone();
         let open = move || Ok(redb::Builder::new().create_with_backend(disk.clone())?);
-        Embedded::on(Store::new(Box::new(open))?, CONFIG)
+        Embedded::on(Store::new(Box::new(open))?, &CONFIG)
     }
 
     fn fill(&self, full: bool) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::layout::PUBLISHED;
+use super::layout::{PROGRESS, PUBLISHED};
 use super::store::{Store, mark};
 use super::tables::Tables;
 use crate::ledger::LedgerError;
@@ -55,6 +55,7 @@ impl From<LedgerError> for Fault {
             LedgerError::Corrupt(why) => Self::Corrupt(why),
             LedgerError::Unavailable(why) => Self::Unavailable(why),
             LedgerError::Refused(refusal) => Self::Corrupt(refusal.to_string()),
+            LedgerError::Lost(loss) => Self::Corrupt(loss.to_string()),
         }
     }
 }
@@ -227,6 +228,10 @@ impl Committer {
         }
         let latest = tables.number(PUBLISHED)?.unwrap_or_default();
         let dirty = tables.dirty;
+        if dirty {
+            let progress = tables.number(PROGRESS)?.unwrap_or_default();
+            tables.set_number(PROGRESS, progress + 1)?;
+        }
         drop(tables);
         if dirty {
             transaction.commit()?;

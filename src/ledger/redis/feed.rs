@@ -57,7 +57,8 @@ impl RedisLedger {
                 number(tells.into()),
             ];
             async move {
-                let reply = self.requests.run(&script::CUT, &keys, &args).await?;
+                let run = self.run_counted(&self.requests, &script::CUT, shard, &keys, &args);
+                let reply = run.await?;
                 match reply.word.as_str() {
                     "ok" => Ok(()),
                     _ => Err(reply.unexpected()),

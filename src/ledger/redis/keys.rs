@@ -31,13 +31,16 @@ impl Shards {
 
     /// All of them, in order.
     pub(super) fn all(&self) -> impl Iterator<Item = Shard<'_>> {
-        self.tags.iter().map(|tag| Shard { tag })
+        let numbered = self.tags.iter().enumerate();
+        numbered.map(|(number, tag)| Shard { number, tag })
     }
 
     /// The one with this number; numbers go round.
     pub(super) fn nth(&self, number: usize) -> Shard<'_> {
-        let tag = self.tags.get(number % self.tags.len().max(1));
+        let number = number % self.tags.len().max(1);
+        let tag = self.tags.get(number);
         Shard {
+            number,
             tag: tag.map_or("", String::as_str),
         }
     }
@@ -58,6 +61,8 @@ impl Shards {
 /// One shard, and the names in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shard<'a> {
+    /// Its place among them.
+    pub(super) number: usize,
     tag: &'a str,
 }
 
@@ -68,6 +73,11 @@ impl Shard<'_> {
 
     fn index(self, kind: u8, name: &[u8]) -> Vec<u8> {
         [self.tag.as_bytes(), b":", &[kind], b":", name].concat()
+    }
+
+    /// Hash: `epoch`, and the count of each writer; `lost` once somebody found that it is.
+    pub(super) fn lineage(self) -> Vec<u8> {
+        self.key(":lineage")
     }
 
     /// Hash: task id to task.

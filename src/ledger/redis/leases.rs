@@ -1,5 +1,6 @@
 //! Leases: writing them down, activating, renewing, reading and revoking them.
 
+use super::keys::Shard;
 use super::link::Reply;
 use super::packed::{
     cause_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease, unpack_task,
@@ -61,7 +62,7 @@ impl RedisLedger {
         for selector in &selectors {
             args.push(record::encode_selector(selector)?);
         }
-        let mut reply = self.requests.run(&script::RESERVE, &keys, &args).await?;
+        let mut reply = self.run_guarded(&script::RESERVE, shard, &keys, &args).await?;
         match reply.word.as_str() {
             "ok" => Ok(()),
             "key_reused" => Err(Refusal::KeyReused.into()),
@@ -80,9 +81,10 @@ impl RedisLedger {
     }
 
     pub(super) async fn name_lease(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
-        let keys = [self.shards.of_lease(id).leases()];
+        let shard = self.shards.of_lease(id);
+        let keys = [shard.leases()];
         let args = [id.to_bytes().to_vec(), optional(Some(&handle.0))];
-        let mut reply = self.requests.run(&script::NAME, &keys, &args).await?;
+        let mut reply = self.run_guarded(&script::NAME, shard, &keys, &args).await?;
         match reply.word.as_str() {
             "ok" => Ok(()),
             _ => Err(refused(&mut reply, &[], Timestamp::EPOCH)),
@@ -102,7 +104,7 @@ impl RedisLedger {
             optional(Some(&handle.0)),
             instant(expires_at),
         ];
-        let (mut reply, selectors) = self.run_known(&script::ACTIVATE, &keys, args).await?;
+        let (mut reply, selectors) = self.run_known(&script::ACTIVATE, shard, &keys, args).await?;
         match reply.word.as_str() {
             "ok" => Ok(()),
             _ => Err(refused(&mut reply, &selectors, Timestamp::EPOCH)),
@@ -118,7 +120,7 @@ impl RedisLedger {
         let shard = self.shards.of_lease(id);
         let keys = [shard.leases(), shard.due(), shard.tasks(), shard.cutoffs()];
         let args = vec![id.to_bytes().to_vec(), instant(expires_at), instant(now)];
-        let (mut reply, selectors) = self.run_known(&script::RENEW, &keys, args).await?;
+        let (mut reply, selectors) = self.run_known(&script::RENEW, shard, &keys, args).await?;
         match reply.word.as_str() {
             "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
             "expired" => Err(Refusal::LeaseNotOpen("expired").into()),
@@ -131,17 +133,18 @@ impl RedisLedger {
     async fn run_known(
         &self,
         step: &Step,
+        shard: Shard<'_>,
         keys: &[Vec<u8>],
         mut args: Vec<Vec<u8>>,
     ) -> Result<(Reply, Vec<Selector>), LedgerError> {
-        let mut reply = self.requests.run(step, keys, &args).await?;
+        let mut reply = self.run_guarded(step, shard, keys, &args).await?;
         let mut selectors = Vec::new();
         if reply.word == "who" {
             selectors.extend(rules::selectors(&unpack_lease(&reply.bytes()?)?.0));
             for selector in &selectors {
                 args.push(record::encode_selector(selector)?);
             }
-            reply = self.requests.run(step, keys, &args).await?;
+            reply = self.run_guarded(step, shard, keys, &args).await?;
         }
         Ok((reply, selectors))
     }
@@ -178,7 +181,8 @@ impl RedisLedger {
             instant(now),
             instant(rules::due_from(cause, now)),
         ];
-        let mut reply = self.reaping.run(&script::REVOKE, &keys, &args).await?;
+        let run = self.run_counted(&self.reaping, &script::REVOKE, shard, &keys, &args);
+        let mut reply = run.await?;
         match reply.word.as_str() {
             "ok" => {
                 self.heads.published();

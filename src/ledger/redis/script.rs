@@ -1,5 +1,8 @@
 //! The steps of the ledger as Lua scripts. Each is one atomic step in one shard.
 //!
+//! Steps that give something out run by `guard.lua`, which refuses in a ledger that was lost; those that
+//! end something run by `count.lua`, which never does. Both put the writer's count behind the word.
+//!
 //! A script answers an array. Its first element is `ok` or the name of a refusal; a refusal is an
 //! answer and never a Lua error, so that errors mean faults only.
 
@@ -7,11 +10,26 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+/// The text of a script: by itself, or run by another file as `step`.
+macro_rules! text {
+    ($file:literal) => {
+        concat!(include_str!("prelude.lua"), "\n", include_str!($file))
+    };
+    ($file:literal, $by:literal) => {
+        concat!(
+            include_str!("prelude.lua"),
+            "\nlocal function step()\n",
+            include_str!($file),
+            "\nend\n",
+            include_str!($by)
+        )
+    };
+}
+
 macro_rules! scripts {
-    ($($name:ident = $file:literal),+ $(,)?) => {
-        $(pub(super) static $name: LazyLock<Step> = LazyLock::new(|| {
-            Step::new($file, concat!(include_str!("prelude.lua"), "\n", include_str!($file)))
-        });)+
+    ($($name:ident = $file:literal $(by $by:literal)?),+ $(,)?) => {
+        $(pub(super) static $name: LazyLock<Step> =
+            LazyLock::new(|| Step::new($file, text!($file $(, $by)?)));)+
 
         #[cfg(test)]
         pub(super) fn all() -> Vec<&'static Step> {
@@ -21,20 +39,24 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ACTIVATE = "activate.lua",
-    ADVANCE = "advance.lua",
+    ACTIVATE = "activate.lua" by "guard.lua",
+    ADOPT = "adopt.lua",
+    ADVANCE = "advance.lua" by "count.lua",
+    BEGIN = "begin.lua",
     CLAIM = "claim.lua",
-    CUT = "cut.lua",
+    CUT = "cut.lua" by "count.lua",
     FEED = "feed.lua",
     FIND = "find.lua",
     FORGET = "forget.lua",
+    JOIN = "join.lua",
     LOOK = "look.lua",
-    NAME = "name.lua",
+    LOSE = "lose.lua",
+    NAME = "name.lua" by "guard.lua",
     OLD = "old.lua",
-    OPEN = "open.lua",
-    RENEW = "renew.lua",
-    RESERVE = "reserve.lua",
-    REVOKE = "revoke.lua",
+    OPEN = "open.lua" by "guard.lua",
+    RENEW = "renew.lua" by "guard.lua",
+    RESERVE = "reserve.lua" by "guard.lua",
+    REVOKE = "revoke.lua" by "count.lua",
     SETTLE = "settle.lua",
 }
 

@@ -31,7 +31,7 @@ impl RedisLedger {
             task.charter.agent.as_str().into(),
             limit(most.map(|limit| rules::task_share(limit, self.shards.count()))),
         ];
-        let mut reply = self.requests.run(&script::OPEN, &keys, &args).await?;
+        let mut reply = self.run_guarded(&script::OPEN, shard, &keys, &args).await?;
         match reply.word.as_str() {
             "ok" => Ok(Opened::New),
             "repeated" => Ok(Opened::Repeated(unpack_task(&reply.bytes()?)?)),
@@ -97,7 +97,8 @@ impl RedisLedger {
             record::encode_cutoff(&cutoff)?,
             instant(cause.map_or(now, |cause| rules::due_from(cause, now))),
         ];
-        let mut reply = self.requests.run(&script::ADVANCE, &keys, &args).await?;
+        let run = self.run_counted(&self.requests, &script::ADVANCE, shard, &keys, &args);
+        let mut reply = run.await?;
         match reply.word.as_str() {
             "ok" => {
                 if cause.is_some() {

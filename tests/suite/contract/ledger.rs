@@ -8,6 +8,7 @@ mod claims;
 mod cutoffs;
 mod finding;
 mod leases;
+mod losses;
 mod model;
 mod races;
 mod tasks;
@@ -322,6 +323,9 @@ macro_rules! ledger_contract {
                 a_cursor_survives_its_text, an_unplaced_cursor_starts_over, the_feed_comes_in_parts,
                 waiting_ends_when_something_comes, waiting_ends_by_itself,
                 the_feed_forgets_after_the_retention, nothing_is_missed_under_many_writers;
+            losses: a_condemned_ledger_ends_and_gives_nothing_out,
+                a_recovery_brings_back_those_whom_it_entered, an_adopted_lease_is_due_at_once,
+                every_task_ends_with_a_recovery, what_is_answered_is_remembered;
             races: no_lease_is_active_after_the_end, the_task_budget_holds_in_a_race,
                 one_of_many_openings_gets_the_last_place,
                 a_lease_is_claimed_by_one, a_key_makes_one_lease, the_ledger_answers_a_ping;

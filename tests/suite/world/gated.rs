@@ -1,10 +1,12 @@
 //! A ledger behind a gate: calls can be counted, or never come back, as when the process dies.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dayfly::ledger::lineage::{Epoch, Lineage, Loss, Memory, Standing, Watched, Writer};
 use dayfly::ledger::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Settlement,
@@ -143,5 +145,41 @@ impl<G: Gate> Ledger for Gated<G> {
 
     async fn ping(&self) -> Result<(), LedgerError> {
         pass!(self, "ping", self.ledger.ping())
+    }
+}
+
+/// Not behind the gate: no step of a request.
+#[async_trait]
+impl<G: Gate> Lineage for Gated<G> {
+    fn loss(&self) -> Option<Loss> {
+        self.ledger.loss()
+    }
+
+    async fn judge(&self, writer: Writer, memory: &Memory) -> Result<Standing, LedgerError> {
+        self.ledger.judge(writer, memory).await
+    }
+
+    async fn watch(&self) -> Result<Watched, LedgerError> {
+        self.ledger.watch().await
+    }
+
+    async fn condemn(&self, loss: Loss) -> Result<(), LedgerError> {
+        self.ledger.condemn(loss).await
+    }
+
+    async fn rejoin(&self) -> Result<(), LedgerError> {
+        self.ledger.rejoin().await
+    }
+
+    async fn adopt(&self, lease: &Lease) -> Result<bool, LedgerError> {
+        self.ledger.adopt(lease).await
+    }
+
+    async fn end_tasks(&self, now: Timestamp) -> Result<usize, LedgerError> {
+        self.ledger.end_tasks(now).await
+    }
+
+    async fn begin_epoch(&self, epoch: Epoch, writers: &BTreeSet<Writer>) -> Result<(), LedgerError> {
+        self.ledger.begin_epoch(epoch, writers).await
     }
 }

@@ -2,6 +2,7 @@
 //! and `eval "$(integration/redis env)"` says where they are.
 
 mod faults;
+mod losses;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
