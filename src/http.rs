@@ -11,11 +11,13 @@
 mod decisions;
 mod envelope;
 mod extract;
+mod finish;
 mod gate;
 mod journal;
 mod leases;
 pub mod problem;
 mod public;
+mod reader;
 mod registry;
 mod revocations;
 mod serve;
@@ -51,6 +53,9 @@ use public::Readiness;
 pub use envelope::REQUEST_ID;
 pub use extract::IDEMPOTENCY_KEY;
 pub use serve::serve;
+
+/// Requests without evidence at a time, of each of the two kinds.
+const PUBLIC_PLACES: usize = 64;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -123,27 +128,35 @@ fn waiting() -> Routes {
         .routes(routes!(revocations::revoke, revocations::follow))
 }
 
-/// Routes that need no evidence.
+/// Routes that need no evidence and ask nobody.
 fn open() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(public::jwks))
         .routes(routes!(public::metadata))
         .routes(routes!(public::healthz))
-        .routes(routes!(public::readyz))
         .routes(routes!(public::metrics))
         .routes(routes!(public::openapi))
+}
+
+/// Routes that need no evidence and ask the ledger.
+fn probing() -> Routes {
+    OpenApiRouter::new().routes(routes!(public::readyz))
 }
 
 /// The routes with their layers.
 pub fn router(state: HttpState, limits: &Limits) -> Router {
     let places = limits.concurrency.get().min(Semaphore::MAX_PERMITS);
-    let gated = |routes: Routes, time: Duration| {
+    let gated = |routes: Routes, places: usize, time: Duration| {
         let places = Arc::new(Semaphore::new(places));
         routes.layer(from_fn_with_state(Gate::new(places, time), gate))
     };
-    let (router, _) = gated(prompt(), limits.request)
-        .merge(gated(waiting(), limits.request + LONGEST_WAIT))
-        .merge(open())
+    // Strangers have places of their own, so that they never take those of callers, and whoever asks
+    // whether Dayfly is ready does not take those of whoever asks whether it lives.
+    let public = places.min(PUBLIC_PLACES);
+    let (router, _) = gated(prompt(), places, limits.request)
+        .merge(gated(waiting(), places, limits.request + LONGEST_WAIT))
+        .merge(gated(open(), public, limits.request))
+        .merge(gated(probing(), public, limits.request))
         .split_for_parts();
     let broker = Arc::clone(&state.broker);
     let ids: RequestIds = Arc::new(move || broker.request_id());
@@ -182,7 +195,11 @@ async fn method_not_allowed() -> Problem {
 
 /// The description of the API, OpenAPI 3.1, made from the routes.
 pub fn openapi() -> String {
-    let mut api = prompt().merge(waiting()).merge(open()).into_openapi();
+    let mut api = prompt()
+        .merge(waiting())
+        .merge(open())
+        .merge(probing())
+        .into_openapi();
     describe(&mut api);
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');

@@ -15,7 +15,6 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
-use tracing::Instrument;
 
 use crate::broker::Broker;
 use crate::broker::error::BrokerError;
@@ -26,6 +25,7 @@ use crate::model::name::{AgentName, ToolName};
 use crate::registry::Caller;
 
 use super::Shared;
+use super::finish::Finishing;
 use super::gate::Place;
 use super::problem::{Kind, Problem};
 
@@ -61,17 +61,7 @@ impl Authenticated {
         F: Future<Output = Result<T, BrokerError>> + Send + 'static,
     {
         let work = use_case(self.broker().clone(), self.caller, self.request);
-        let place = self.place;
-        let work = async move {
-            let done = work.await;
-            drop(place);
-            done
-        };
-        let work = work.instrument(tracing::Span::current());
-        match self.shared.state.tracker.spawn(work).await {
-            Ok(done) => Ok(done?),
-            Err(panicked) => Err(Problem::internal(&panicked)),
-        }
+        Ok(Finishing::new(work, self.place, &self.shared.state.tracker).await?)
     }
 }
 

@@ -34,6 +34,14 @@ pub(super) struct Place {
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
+impl Place {
+    pub(super) fn of(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            _permit: Arc::new(permit),
+        }
+    }
+}
+
 /// Lets a request in if there is a place for it, and answers in time. What the request set going on
 /// the tracker goes on, and keeps the place for as long.
 pub(super) async fn gate(
@@ -48,9 +56,7 @@ pub(super) async fn gate(
         )
         .after(1));
     };
-    let place = Place {
-        _permit: Arc::new(permit),
-    };
+    let place = Place::of(permit);
     request.extensions_mut().insert(place.clone());
     match tokio::time::timeout(gate.time, next.run(request)).await {
         Ok(response) => Ok(response),

@@ -1,6 +1,7 @@
 //! What needs no evidence: keys, metadata, health, metrics, and the description of the API.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -19,7 +20,7 @@ use super::problem::{Kind, Problem};
 
 /// Keys change rarely, and a retiring one stays long enough for this.
 const KEYS_FRESH: &str = "public, max-age=300";
-/// How long an answer of readiness holds.
+/// How long an answer of readiness holds, and how long one waits for somebody else's look.
 const READY_FRESH: Duration = Duration::from_secs(1);
 /// How long the ledger and the journal may take to show that they work.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -88,38 +89,59 @@ pub(super) async fn healthz() -> axum::Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "public", security(()), responses((status = 200, body = Health)))]
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Json<Health>, Problem> {
     let stopping = shared.state.stop.is_cancelled();
-    if stopping || !shared.readiness.check(&shared.state.broker).await {
+    if stopping || !shared.readiness.of(probe(&shared.state.broker)).await {
         let detail = "Dayfly cannot issue now: its log says why";
         return Err(Problem::new(Kind::UNAVAILABLE, detail).after(1));
     }
     Ok(axum::Json(Health { status: "ready" }))
 }
 
-/// The last look at what issuing needs. Kept for a moment, so that probes cost nothing however many come.
+/// Looks at what issuing needs.
+async fn probe(broker: &Broker) -> bool {
+    match tokio::time::timeout(READY_WITHIN, broker.ready()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(error = %chain(&error), "not ready");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("not ready: the ledger or the journal does not answer");
+            false
+        }
+    }
+}
+
+/// The last look at what issuing needs. Kept for a moment and taken by one at a time, so that probes
+/// cost nothing however many come.
 #[derive(Default)]
-pub(super) struct Readiness(Mutex<Option<(Instant, bool)>>);
+pub(super) struct Readiness {
+    last: std::sync::Mutex<Option<(Instant, bool)>>,
+    /// Held by whoever looks.
+    looking: Mutex<()>,
+}
 
 impl Readiness {
-    async fn check(&self, broker: &Broker) -> bool {
-        let mut last = self.0.lock().await;
-        if let Some((at, ready)) = *last
-            && at.elapsed() < READY_FRESH
-        {
+    /// What the last look said, if it still holds, or what this one says. Whoever finds somebody else
+    /// looking waits, but not for ever: what does not answer for so long is not ready.
+    async fn of(&self, look: impl Future<Output = bool>) -> bool {
+        if let Some(ready) = self.fresh() {
             return ready;
         }
-        let ready = match tokio::time::timeout(READY_WITHIN, broker.ready()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %chain(&error), "not ready");
-                false
-            }
-            Err(_) => {
-                tracing::warn!("not ready: the ledger or the journal does not answer");
-                false
-            }
+        let Ok(_looking) = tokio::time::timeout(READY_FRESH, self.looking.lock()).await else {
+            return false;
         };
-        *last = Some((Instant::now(), ready));
+        if let Some(ready) = self.fresh() {
+            return ready;
+        }
+        let ready = look.await;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ready));
         ready
+    }
+
+    fn fresh(&self) -> Option<bool> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(at, _)| at.elapsed() < READY_FRESH)
+            .map(|(_, ready)| ready)
     }
 }
 
@@ -142,6 +164,10 @@ pub(super) async fn openapi(State(shared): State<Arc<Shared>>) -> impl IntoRespo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
     use super::*;
 
     #[test]
@@ -151,5 +177,39 @@ mod tests {
         assert_eq!(json["jwks_uri"], "https://dayfly.example/.well-known/jwks.json");
         assert_eq!(json["grant_types_supported"], serde_json::json!([]));
         assert!(json.get("token_endpoint").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_looks_and_the_others_take_its_answer() {
+        let (readiness, looks) = (Readiness::default(), AtomicUsize::new(0));
+        let look = || async {
+            looks.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(READY_FRESH / 2).await;
+            true
+        };
+        let all = join_all((0..50).map(|_| readiness.of(look())));
+        assert!(all.await.into_iter().all(|ready| ready));
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        tokio::time::advance(READY_FRESH).await;
+        assert!(
+            !readiness.of(async { false }).await,
+            "an answer does not hold for long"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_long_behind_a_look_that_does_not_end() {
+        let readiness = Readiness::default();
+        let mut stuck = Box::pin(readiness.of(std::future::pending()));
+        assert!(futures_util::poll!(stuck.as_mut()).is_pending());
+        let began = Instant::now();
+        let others = join_all((0..50).map(|_| readiness.of(async { true })));
+        assert!(others.await.into_iter().all(|ready| !ready));
+        assert_eq!(began.elapsed(), READY_FRESH);
+        drop(stuck);
+        assert!(
+            readiness.of(async { true }).await,
+            "whoever comes next looks anew"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The listener: connections with limits, and a shutdown that lets requests finish.
 //!
 //! Nothing that a peer does before its first whole request costs more than a bounded buffer for a
-//! bounded time. HTTP/1.1 and HTTP/2 without TLS; TLS is the business of what stands in front.
+//! bounded time, and neither does an answer that it does not read. HTTP/1.1 and HTTP/2 without TLS; TLS is the business of what stands in front.
 
 use std::io;
 use std::pin::pin;
@@ -21,11 +21,17 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Limits;
+use super::reader::Reader;
 
 /// How long accepting rests when the system is out of files or memory.
 const REST: Duration = Duration::from_millis(200);
 /// Requests that one HTTP/2 connection may have under way.
 const MOST_STREAMS: u32 = 128;
+/// Requests that an HTTP/2 peer may have taken back before Dayfly got to them. One that takes back as
+/// fast as it asks (CVE-2023-44487) is sent away.
+const MOST_TAKEN_BACK: usize = 20;
+/// Requests on an HTTP/2 connection that Dayfly may have broken off because of faults of the peer's.
+const MOST_BROKEN_OFF: usize = 128;
 
 /// Bounds on what a connection can make Dayfly hold.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ struct Bounds {
     headers: usize,
     /// How long the headers of a request may take to come.
     header_time: Duration,
+    /// How long a peer may leave what it is sent unread.
+    read_time: Duration,
     /// After how long without a new request a connection is closed.
     idle: Duration,
     /// How long requests have to finish when Dayfly stops.
@@ -52,6 +60,7 @@ impl Bounds {
             header_bytes: 32 * 1024,
             headers: 64,
             header_time: Duration::from_secs(10),
+            read_time: Duration::from_secs(30),
             idle: Duration::from_secs(90),
             drain,
         }
@@ -141,7 +150,8 @@ async fn connection(stream: TcpStream, router: Router, limits: Bounds, stop: Can
         router.clone().oneshot(request.map(Body::new))
     });
     let builder = builder(&limits);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let stream = TokioIo::new(Reader::new(stream, limits.read_time));
+    let serving = builder.serve_connection(stream, TowerToHyperService::new(service));
     let mut serving = pin!(serving);
     let mut closing = false;
     loop {
@@ -174,6 +184,8 @@ fn builder(limits: &Bounds) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(limits.header_bytes)
         .max_concurrent_streams(MOST_STREAMS)
+        .max_pending_accept_reset_streams(MOST_TAKEN_BACK)
+        .max_local_error_reset_streams(MOST_BROKEN_OFF)
         .keep_alive_interval(limits.idle)
         .keep_alive_timeout(limits.header_time);
     builder
@@ -220,6 +232,7 @@ mod tests {
         Bounds {
             idle: Duration::from_millis(50),
             header_time: Duration::from_millis(50),
+            read_time: Duration::from_millis(50),
             headers: 10,
             ..Bounds::draining(Duration::from_millis(100))
         }
@@ -291,5 +304,86 @@ mod tests {
         let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(10));
         let answer = exchange(server.address, &request).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+    #[tokio::test]
+    async fn gives_up_a_peer_that_does_not_read() {
+        let big = get(async || vec![b'x'; 64 << 20]); // more than the system buffers
+        let limits = Bounds {
+            idle: Duration::from_secs(60),
+            ..short()
+        };
+        let server = start(Router::new().route("/", big), limits).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        while server.tracker.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        let mut rest = Vec::new();
+        let _broken_off = stream.read_to_end(&mut rest).await;
+        assert!(rest.len() < 64 << 20, "the connection is given up");
+    }
+
+    /// An HTTP/2 frame (RFC 9113 §4.1).
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const GOAWAY: u8 = 7;
+    const CANCEL: u32 = 8;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_back_as_fast_as_it_asks_is_sent_away() {
+        let stuck = get(std::future::pending::<()>);
+        let server = start(
+            Router::new().route("/", stuck),
+            Bounds::draining(Duration::from_secs(1)),
+        )
+        .await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let get = [0x82, 0x86, 0x84, 0x01, 0x01, b'x']; // GET http://x/ in HPACK (RFC 7541)
+        let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        flood.extend(frame(SETTINGS, 0, 0, &[]));
+        for id in (1..1000).step_by(2) {
+            flood.extend(frame(HEADERS, 0x5, id, &get)); // whole, without a body
+            flood.extend(frame(RST_STREAM, 0, id, &CANCEL.to_be_bytes()));
+        }
+        stream.write_all(&flood).await.unwrap();
+        let farewell = loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[3] == GOAWAY {
+                break payload;
+            }
+        };
+        assert_eq!(farewell[4..8], ENHANCE_YOUR_CALM.to_be_bytes());
+    }
+
+    #[tokio::test]
+    async fn an_http_2_peer_learns_how_many_requests_it_may_have_under_way() {
+        let server = start(Router::new(), Bounds::draining(Duration::from_secs(1))).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        hello.extend(frame(SETTINGS, 0, 0, &[]));
+        stream.write_all(&hello).await.unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], SETTINGS);
+        let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+        stream.read_exact(&mut settings).await.unwrap();
+        let most = [&[0, 3][..], &MOST_STREAMS.to_be_bytes()].concat(); // SETTINGS_MAX_CONCURRENT_STREAMS
+        assert!(settings.chunks(6).any(|setting| setting == most), "{settings:?}");
     }
 }

@@ -217,6 +217,7 @@ async fn a_credential_lives_and_ends_over_http() {
 
 /// Keeps each task that is opened waiting until it is released.
 struct Slow {
+    call: &'static str,
     inside: Semaphore,
     released: Semaphore,
 }
@@ -224,7 +225,7 @@ struct Slow {
 #[async_trait]
 impl Gate for Slow {
     async fn before(&self, call: &'static str) {
-        if call == "open" {
+        if call == self.call {
             self.inside.add_permits(1);
             self.released.acquire().await.unwrap().forget();
         }
@@ -233,9 +234,10 @@ impl Gate for Slow {
     async fn after(&self, _: &'static str) {}
 }
 
-#[tokio::test]
-async fn a_client_that_goes_away_leaves_no_room_for_more_until_its_work_is_done() {
+/// An API on a ledger that lets one kind of call wait until it is released.
+fn slow_at(call: &'static str) -> (Api, Arc<Slow>) {
     let slow = Arc::new(Slow {
+        call,
         inside: Semaphore::new(0),
         released: Semaphore::new(0),
     });
@@ -244,6 +246,26 @@ async fn a_client_that_goes_away_leaves_no_room_for_more_until_its_work_is_done(
         ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate })),
         ..Plan::default()
     }));
+    (api, slow)
+}
+
+#[tokio::test]
+async fn strangers_have_places_of_their_own() {
+    let (api, _slow) = slow_at("ping");
+    let ask = |path: &str| api.send(Request::get(path).body(Body::empty()).unwrap());
+    let mut asking: Vec<_> = (0..8).map(|_| Box::pin(ask("/readyz"))).collect();
+    for asked in &mut asking {
+        assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    }
+    let (status, problem) = read(ask("/readyz").await).await;
+    assert_eq!((status.as_u16(), slug(&problem)), (503, "busy"));
+    assert_eq!(ask("/healthz").await.status(), 200);
+    api.open().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_room_for_more_until_its_work_is_done() {
+    let (api, slow) = slow_at("open");
     let body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
     for _ in 0..8 {
         let request = api
