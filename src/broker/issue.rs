@@ -107,7 +107,7 @@ impl Broker {
             // Nothing exists outside until we answer, so the reservation is the activation too, and
             // the record is written beside it: one ledger round trip.
             let (reserved, recorded) = tokio::join!(reserving, self.record(record.clone()));
-            self.finish(&**provider, &lease, reserved, recorded, record)
+            self.finish(&**provider, &lease, reserved, recorded, &record)
                 .await?
         } else {
             let reserved = reserving.await;
@@ -117,9 +117,9 @@ impl Broker {
                 Ok(())
             };
             let minted = self
-                .finish(&**provider, &lease, reserved, recorded, record.clone())
+                .finish(&**provider, &lease, reserved, recorded, &record)
                 .await?;
-            self.activate(&**provider, &lease, &minted, record).await?;
+            self.activate(&**provider, &lease, &minted, &record).await?;
             minted
         };
         measure::decided(Verb::Issue, Outcome::Permitted);
@@ -175,7 +175,7 @@ impl Broker {
         lease: &Lease,
         reserved: Result<Reservation, BrokerError>,
         recorded: Result<(), BrokerError>,
-        record: Record,
+        record: &Record,
     ) -> Result<Minted, BrokerError> {
         let error = match (reserved, recorded) {
             (Ok(reservation), Ok(())) => match self.make(provider, reservation).await {
@@ -223,7 +223,7 @@ impl Broker {
         provider: &dyn Provider,
         lease: &Lease,
         minted: &Minted,
-        record: Record,
+        record: &Record,
     ) -> Result<(), BrokerError> {
         let Err(error) = self
             .parts
@@ -262,12 +262,12 @@ impl Broker {
 
     /// Adds that a permit had no effect. The permit may stand in the journal already, so a failure to
     /// add this hides nothing.
-    pub(super) async fn record_failure(&self, record: Record, error: &BrokerError) {
-        measure::decided(record.verb, Outcome::Failed);
+    pub(super) async fn record_failure(&self, permitted: &Record, error: &BrokerError) {
+        measure::decided(permitted.verb, Outcome::Failed);
         let record = Record {
             result: Outcome::Failed,
             at: self.now(),
-            ..record.reason(error.to_string())
+            ..permitted.clone().reason(error.to_string())
         };
         if let Err(unrecorded) = self.record(record).await {
             tracing::warn!(error = %unrecorded, "could not record that a permit had no effect");

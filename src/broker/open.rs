@@ -119,7 +119,7 @@ impl Broker {
             measure::decided(Verb::Open, Outcome::Failed);
         } else {
             self.looks.insert(seen, ());
-            self.record_failure(record, error).await;
+            self.record_failure(&record, error).await;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the verbs share on the way to a permit: the question to policy, the bounds of a life, and the
 //! recorded denial.
 
+use std::future::Future;
+
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
 use crate::model::decision::Grounds;
@@ -130,24 +132,26 @@ impl Broker {
     }
 
     /// Records a denial and turns it into the answer. When it cannot be recorded, the answer is that.
-    pub(super) async fn deny(
+    pub(super) fn deny(
         &self,
         record: Record,
         decision: DecisionId,
         denial: Denial,
-    ) -> Result<BrokerError, BrokerError> {
-        let record = Record {
+    ) -> impl Future<Output = Result<BrokerError, BrokerError>> + Send + '_ {
+        let verb = record.verb;
+        let recorded = self.record(Record {
             result: Outcome::Denied,
             ..record.grounds(&denial.grounds).reason(&denial.reason)
-        };
-        let verb = record.verb;
-        self.record(record).await?;
-        measure::decided(verb, Outcome::Denied);
-        Ok(BrokerError::Denied {
-            decision,
-            reason: denial.reason,
-            approval: denial.approval,
-        })
+        });
+        async move {
+            recorded.await?;
+            measure::decided(verb, Outcome::Denied);
+            Ok(BrokerError::Denied {
+                decision,
+                reason: denial.reason,
+                approval: denial.approval,
+            })
+        }
     }
 }
 

@@ -81,7 +81,7 @@ impl Broker {
         let (reservation, renewed) = match renewed.await {
             Ok(renewed) => renewed,
             Err(error) => {
-                self.record_failure(record, &error).await;
+                self.record_failure(&record, &error).await;
                 return Err(error);
             }
         };

@@ -32,10 +32,11 @@ pub(super) async fn envelope(State(ids): State<RequestIds>, mut request: Request
         Some(path) => path.as_str().to_owned(),
         None => "unmatched".to_owned(),
     };
-    let span = tracing::info_span!("request", id = field::Empty, method, route, status = field::Empty);
-    let (id, answer) = match ids() {
+    let id = ids();
+    let known = id.as_ref().ok().map(field::display);
+    let span = tracing::info_span!("request", id = known, method, route);
+    let (id, answer) = match id {
         Ok(id) => {
-            span.record("id", field::display(id));
             request.extensions_mut().insert(id);
             (Some(id), next.run(request).instrument(span.clone()).await)
         }
@@ -55,8 +56,7 @@ pub(super) async fn envelope(State(ids): State<RequestIds>, mut request: Request
         .entry(CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
     let took = started.elapsed();
-    span.record("status", status.as_u16());
-    span.in_scope(|| tracing::debug!(took_us = took.as_micros(), "answered"));
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = took.as_micros(), "answered"));
     telemetry::answered(route, method, class(status), took);
     response
 }

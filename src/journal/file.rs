@@ -21,6 +21,7 @@ use super::recovery;
 use super::storage::{OsStorage, Storage};
 use super::writer::{Entry, Message, Writer};
 use super::{Journal, JournalError};
+use crate::crowd::Crowd;
 
 /// How a journal on disk behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,7 @@ impl FileJournal {
             due: None,
             blocked: None,
             refusing: false,
+            crowd: Crowd::default(),
         };
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())

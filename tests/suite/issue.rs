@@ -79,6 +79,23 @@ async fn one_issue_is_one_round_trip_to_the_ledger() {
     assert_eq!(counter.take(), ["reserve"]);
 }
 
+/// Futures are moved on their way to where they run, and an issue is the busiest of them.
+#[tokio::test]
+async fn an_issue_under_way_takes_little_memory() {
+    let world = World::new();
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    let caller = world.caller("support-bot").await;
+    let order = IssueOrder {
+        task,
+        access: access("crm:read"),
+        ttl: None,
+        key: None,
+    };
+    let issuing = world.broker.issue(caller, order, world.request());
+    let bytes = std::mem::size_of_val(&issuing);
+    assert!(bytes <= 8 * 1024, "{bytes}");
+}
+
 #[tokio::test]
 async fn the_shortest_bound_is_granted_and_named() {
     let world = World::new();
