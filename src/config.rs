@@ -108,7 +108,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let journal = journal::read(&mut root.section("journal"), &server.public_url, base);
     let reaper = reaper::read(&mut root.section("reaper"));
     let telemetry = telemetry::read(&mut root.section("telemetry"));
-    let providers = providers::read(root.sections("provider"));
+    let providers = providers::read(root.sections("provider"), base);
     Some(Config {
         server,
         identity,

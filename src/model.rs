@@ -6,6 +6,7 @@
 pub mod access;
 pub mod agent;
 pub mod attestation;
+pub mod aws;
 pub mod credential;
 pub mod cutoff;
 pub mod decision;

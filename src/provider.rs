@@ -1,5 +1,7 @@
 //! Providers: adapters that mint, end and verify one technology's credentials.
 
+#[cfg(feature = "aws")]
+pub mod aws_sts;
 pub mod guard;
 pub mod jwt;
 

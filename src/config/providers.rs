@@ -1,4 +1,8 @@
 //! `[[provider]]`: who mints. Tools name the provider that mints for them.
+//!
+//! The settings of a kind stand in a section of its name below the provider: `[provider.aws_sts]`.
+
+pub mod aws_sts;
 
 use std::collections::BTreeSet;
 
@@ -6,6 +10,9 @@ use serde::Deserialize;
 
 use crate::model::document::Section;
 use crate::model::name::ProviderName;
+
+use super::read::Base;
+use aws_sts::AwsStsConfig;
 
 /// A configured provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,17 +28,37 @@ pub struct ProviderConfig {
 pub enum ProviderKind {
     /// Tokens that Dayfly signs with its own keys.
     Jwt,
+    /// Sessions of AWS roles.
+    AwsSts(Box<AwsStsConfig>),
 }
 
 /// The words for the kinds.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Jwt,
+    AwsSts,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::AwsSts => "aws_sts",
+        }
+    }
+
+    /// Whether this binary has it.
+    const fn is_built(self) -> bool {
+        match self {
+            Self::Jwt => true,
+            Self::AwsSts => cfg!(feature = "aws"),
+        }
+    }
 }
 
 /// The providers; without any section, `jwt` alone.
-pub(super) fn read(sections: Vec<Section<'_>>) -> Vec<ProviderConfig> {
+pub(super) fn read(sections: Vec<Section<'_>>, base: Base<'_>) -> Vec<ProviderConfig> {
     if sections.is_empty() {
         let jwt = "jwt".parse().ok().map(|name| ProviderConfig {
             name,
@@ -44,8 +71,20 @@ pub(super) fn read(sections: Vec<Section<'_>>) -> Vec<ProviderConfig> {
         let name: Option<ProviderName> =
             section.required("name", "write what tools call it: `name = \"jwt\"`");
         let kind = section.required("kind", "write what it is: `kind = \"jwt\"`");
-        let kind = kind.map(|kind| match kind {
-            Kind::Jwt => ProviderKind::Jwt,
+        if let Some(kind) = kind
+            && !Kind::is_built(kind)
+        {
+            let word = kind.as_str();
+            let message = format!("this Dayfly was built without `{word}`");
+            section.blame("kind", message, "build it with its default features");
+        }
+        let aws_sts = settings(&mut section, kind, Kind::AwsSts)
+            .and_then(|mut settings| aws_sts::read(&mut settings, base));
+        let kind = kind.and_then(|kind| {
+            Some(match kind {
+                Kind::Jwt => ProviderKind::Jwt,
+                Kind::AwsSts => ProviderKind::AwsSts(Box::new(aws_sts?)),
+            })
         });
         let name = name?;
         if !names.insert(name.clone()) {
@@ -58,4 +97,18 @@ pub(super) fn read(sections: Vec<Section<'_>>) -> Vec<ProviderConfig> {
         Some(ProviderConfig { name, kind: kind? })
     });
     providers.collect()
+}
+
+/// The section with the settings of a kind, where the provider is of that kind. Elsewhere it may not be.
+fn settings<'d>(section: &mut Section<'d>, kind: Option<Kind>, of: Kind) -> Option<Section<'d>> {
+    let key = of.as_str();
+    if section.has(key) && kind.is_some_and(|kind| kind != of) {
+        section.blame(
+            key,
+            "the provider is of another kind",
+            &format!("write `kind = \"{key}\"`, or leave this out"),
+        );
+        return Some(section.section(key));
+    }
+    (kind == Some(of)).then(|| section.section(key))
 }

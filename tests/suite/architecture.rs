@@ -4,7 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Parts of the unit tests that are shared by several files.
-const TEST_ONLY: [&str; 2] = ["identity::testing", "policy::samples"];
+const TEST_ONLY: [&str; 3] = [
+    "identity::testing",
+    "policy::samples",
+    "provider::aws_sts::samples",
+];
 
 /// Floor 2 from left to right.
 const SEAMS: [&str; 7] = [
@@ -13,7 +17,7 @@ const SEAMS: [&str; 7] = [
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 12] = [
+const ADAPTERS: [&[&str]; 13] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
@@ -35,6 +39,7 @@ const ADAPTERS: [&[&str]; 12] = [
     &["ledger::embedded"],
     &["ledger::redis"],
     &["provider::jwt"],
+    &["provider::aws_sts"],
     &[
         "journal::file",
         "journal::memory",
@@ -47,7 +52,10 @@ const ADAPTERS: [&[&str]; 12] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 12] = [
+const TECHNOLOGIES: [(&str, &[&str]); 15] = [
+    ("aws_config", &["provider::aws_sts"]),
+    ("aws_sdk_iam", &["provider::aws_sts"]),
+    ("aws_sdk_sts", &["provider::aws_sts"]),
     ("axum", &["http", "dev", "app"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
