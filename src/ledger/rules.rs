@@ -70,6 +70,7 @@ pub fn is_ordered(cause: Cause) -> bool {
         | Cause::TaskEnded(_)
         | Cause::TaskSuspended
         | Cause::Superseded
+        | Cause::Recovered
         | Cause::Compensated => false,
     }
 }

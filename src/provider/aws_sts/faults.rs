@@ -200,6 +200,10 @@ pub(super) fn copy(error: &ProviderError) -> ProviderError {
             after: *after,
             reason: reason.clone(),
         },
+        ProviderError::Down { after, reason } => ProviderError::Down {
+            after: *after,
+            reason: reason.clone(),
+        },
         ProviderError::Unfit { pointer, reason } => ProviderError::Unfit {
             pointer,
             reason: reason.clone(),
