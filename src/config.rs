@@ -460,6 +460,36 @@ mod tests {
                 ":3:8: `provider.kind`: unknown variant `ftp`",
             ),
             (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'",
+                ":1:1: `provider.webhook.url`: it is missing",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'http://a.b'",
+                ":5:1: `provider.webhook.url`: it is not an address",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'https://a.b?c=d'",
+                ":5:1: `provider.webhook.url`: it has a query",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'https://a.b'",
+                "`provider.webhook.ending`: it is missing",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'https://a.b'\nending = 'deny_listed'",
+                ":6:10: `provider.webhook.ending`: unknown variant `deny_listed`",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'https://a.b'\nending = 'at_expiry'\n\
+                 renewable = true",
+                ":7:1: `provider.webhook.renewable`: what cannot be ended",
+            ),
+            (
+                "[[provider]]\nname = 'a'\nkind = 'webhook'\n[provider.webhook]\nurl = 'https://a.b'\nending = 'immediate'\n\
+                 min_ttl = '2h'",
+                ":7:1: `provider.webhook.min_ttl`: 2h is more than `max_ttl`, 1h",
+            ),
+            (
                 "[[provider]]\nname = 'a'\nkind = 'jwt'\n[[provider]]\nname = 'a'\nkind = 'jwt'",
                 ":5:1: `provider.name`: `a` stands there twice",
             ),

@@ -4,6 +4,7 @@
 pub mod aws_sts;
 pub mod guard;
 pub mod jwt;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -9,14 +9,17 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::config::providers::ProviderKind;
 use crate::config::providers::aws_sts::AwsStsConfig;
+use crate::config::providers::webhook::WebhookConfig;
 use crate::entropy::{Entropy, OsEntropy};
+use crate::identity::fetch::Roots;
 use crate::keys::key_ring::{KeyRing, Rotation};
 use crate::keys::ring_keys::RingSigner;
 use crate::keys::{Algorithm, KeyError};
-use crate::model::name::ProviderName;
+use crate::model::name::{InvalidName, ProviderName};
 use crate::model::time::Timestamp;
 use crate::provider::guard::{Guard, Limits};
 use crate::provider::jwt::JwtProvider;
+use crate::provider::webhook::{self, Webhook};
 use crate::provider::{Provider, ProviderError, Providers};
 
 /// How far the clock of whoever verifies may be behind ours.
@@ -79,6 +82,7 @@ fn one(config: &Config, kind: &ProviderKind, ambient: &Ambient) -> Result<Arc<dy
             config.tokens.max_ttl,
         )?),
         ProviderKind::AwsSts(settings) => aws_sts(config, settings, ambient)?,
+        ProviderKind::Webhook(settings) => Arc::new(webhook(config, settings, ambient)?),
     })
 }
 
@@ -138,4 +142,19 @@ fn aws_sts(_: &Config, _: &AwsStsConfig, _: &Ambient) -> Result<Arc<dyn Provider
     Err(ProviderError::Refused(
         "this Dayfly was built without `aws_sts`".into(),
     ))
+}
+
+fn webhook(config: &Config, settings: &WebhookConfig, ambient: &Ambient) -> Result<Webhook, ProviderError> {
+    let invalid = |e: InvalidName| ProviderError::Refused(e.to_string());
+    let settings = webhook::Settings {
+        address: settings.url.parse().map_err(invalid)?,
+        roots: settings.ca_file.clone().map_or(Roots::System, Roots::File),
+        issuer: config.server.public_url.clone(),
+        ending: settings.ending,
+        least: settings.min_ttl,
+        most: settings.max_ttl.min(config.tokens.max_ttl),
+        renewable: settings.renewable,
+    };
+    let (clock, entropy) = (Arc::clone(&ambient.clock), Arc::clone(&ambient.entropy));
+    Webhook::new(&settings, Arc::clone(&ambient.keys), clock, entropy)
 }

@@ -3,6 +3,7 @@
 //! The settings of a kind stand in a section of its name below the provider: `[provider.aws_sts]`.
 
 pub mod aws_sts;
+pub mod webhook;
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ use crate::model::name::ProviderName;
 
 use super::read::Base;
 use aws_sts::AwsStsConfig;
+use webhook::WebhookConfig;
 
 /// A configured provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +32,8 @@ pub enum ProviderKind {
     Jwt,
     /// Sessions of AWS roles.
     AwsSts(Box<AwsStsConfig>),
+    /// Whatever a receiver makes that is asked over HTTPS.
+    Webhook(Box<WebhookConfig>),
 }
 
 /// The words for the kinds.
@@ -38,6 +42,7 @@ pub enum ProviderKind {
 enum Kind {
     Jwt,
     AwsSts,
+    Webhook,
 }
 
 impl Kind {
@@ -45,13 +50,14 @@ impl Kind {
         match self {
             Self::Jwt => "jwt",
             Self::AwsSts => "aws_sts",
+            Self::Webhook => "webhook",
         }
     }
 
     /// Whether this binary has it.
     const fn is_built(self) -> bool {
         match self {
-            Self::Jwt => true,
+            Self::Jwt | Self::Webhook => true,
             Self::AwsSts => cfg!(feature = "aws"),
         }
     }
@@ -80,10 +86,13 @@ pub(super) fn read(sections: Vec<Section<'_>>, base: Base<'_>) -> Vec<ProviderCo
         }
         let aws_sts = settings(&mut section, kind, Kind::AwsSts)
             .and_then(|mut settings| aws_sts::read(&mut settings, base));
+        let webhook = settings(&mut section, kind, Kind::Webhook)
+            .and_then(|mut settings| webhook::read(&mut settings, base));
         let kind = kind.and_then(|kind| {
             Some(match kind {
                 Kind::Jwt => ProviderKind::Jwt,
                 Kind::AwsSts => ProviderKind::AwsSts(Box::new(aws_sts?)),
+                Kind::Webhook => ProviderKind::Webhook(Box::new(webhook?)),
             })
         });
         let name = name?;

@@ -1,4 +1,5 @@
-//! Fetching the documents that identity rests on: key sets, discovery documents, token reviews.
+//! Fetching the documents that identity rests on: key sets, discovery documents, token reviews. The
+//! client for configured addresses is made here too, for whoever else calls one.
 //!
 //! Every address comes from configuration, never from evidence. A request follows no redirect, takes
 //! no proxy from the environment, trusts no more than it was told to, reads a bounded answer, and ends
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, RequestBuilder, Url, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Url, redirect};
 use tokio::io::AsyncReadExt;
 
 use crate::model::name::InvalidName;
@@ -31,11 +32,16 @@ impl Address {
     }
 
     /// The address of `path` on the same server, below whatever path this one has.
-    pub(super) fn below(&self, path: &str) -> Self {
+    pub(crate) fn below(&self, path: &str) -> Self {
         let mut url = self.0.clone();
         url.set_query(None);
         url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
         Self(url)
+    }
+
+    /// The address as a request takes it.
+    pub(crate) fn url(&self) -> Url {
+        self.0.clone()
     }
 
     fn encrypted(&self) -> bool {
@@ -133,24 +139,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// A client for this endpoint. Reads the file of certificate authorities.
     pub(super) fn new(endpoint: &Endpoint) -> Result<Self, FetchError> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            return Err(FetchError("no TLS provider was installed at start".into()));
-        }
-        let builder = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .timeout(TOTAL)
-            .pool_max_idle_per_host(1)
-            .https_only(endpoint.address.encrypted())
-            .user_agent(concat!("dayfly/", env!("CARGO_PKG_VERSION")));
-        let builder = match &endpoint.roots {
-            Roots::File(path) => builder.tls_certs_only(certificates(path)?),
-            // Plain HTTP on this machine needs no authorities, and a machine may have none.
-            Roots::System if !endpoint.address.encrypted() => builder.tls_certs_only([]),
-            Roots::System => builder,
-        };
+        let builder = builder(&endpoint.address, &endpoint.roots)?.pool_max_idle_per_host(1);
         Ok(Self {
             client: builder.build().map_err(explain)?,
             token_file: endpoint.token_file.clone(),
@@ -195,6 +184,27 @@ impl Fetcher {
     }
 }
 
+/// The beginnings of a client for one configured address: it goes there, and nowhere else.
+pub(crate) fn builder(address: &Address, roots: &Roots) -> Result<ClientBuilder, FetchError> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        return Err(FetchError("no TLS provider was installed at start".into()));
+    }
+    let builder = Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .timeout(TOTAL)
+        .https_only(address.encrypted())
+        .user_agent(concat!("dayfly/", env!("CARGO_PKG_VERSION")));
+    Ok(match roots {
+        Roots::File(path) => builder.tls_certs_only(certificates(path)?),
+        // Plain HTTP on this machine needs no authorities, and a machine may have none.
+        Roots::System if !address.encrypted() => builder.tls_certs_only([]),
+        Roots::System => builder,
+    })
+}
+
 /// The content of a file, bounded like an answer.
 pub(super) async fn read(path: &Path) -> Result<Vec<u8>, FetchError> {
     let about = |reason: &dyn fmt::Display| FetchError(format!("{}: {reason}", path.display()));
@@ -227,7 +237,7 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, FetchError> {
 }
 
 /// The innermost cause says most; the outer ones repeat the address.
-fn explain(error: reqwest::Error) -> FetchError {
+pub(crate) fn explain(error: reqwest::Error) -> FetchError {
     if error.is_timeout() {
         return FetchError("it did not answer in time".into());
     }

@@ -17,7 +17,7 @@ const SEAMS: [&str; 7] = [
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 13] = [
+const ADAPTERS: [&[&str]; 14] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
@@ -40,6 +40,7 @@ const ADAPTERS: [&[&str]; 13] = [
     &["ledger::redis"],
     &["provider::jwt"],
     &["provider::aws_sts"],
+    &["provider::webhook"],
     &[
         "journal::file",
         "journal::memory",
@@ -66,7 +67,13 @@ const TECHNOLOGIES: [(&str, &[&str]); 15] = [
     ("redis", &["ledger::redis"]),
     (
         "reqwest",
-        &["identity::fetch", "resource_server", "cli::client", "dev"],
+        &[
+            "identity::fetch",
+            "provider::webhook",
+            "resource_server",
+            "cli::client",
+            "dev",
+        ],
     ),
     ("toml", &["config", "registry", "model::document"]),
     ("tracing_subscriber", &["telemetry", "config::telemetry"]),

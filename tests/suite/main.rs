@@ -41,4 +41,6 @@ mod secrets;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]
+mod webhook;
+#[cfg(test)]
 mod world;

@@ -4,6 +4,7 @@
 //! permit from the policies in `config/`, a token from a key ring.
 
 pub(crate) mod gated;
+pub(crate) mod receiver;
 pub(crate) mod tripwire;
 pub(crate) mod vending;
 

@@ -300,3 +300,4 @@ macro_rules! provider_contract {
 }
 
 mod adapters;
+mod webhook;
