@@ -54,9 +54,15 @@ pub enum BrokerError {
     /// The ledger says no.
     #[error(transparent)]
     Refused(Refusal),
-    /// This cannot be done with this credential or key.
-    #[error("{0}")]
-    Unsupported(String),
+    /// The idempotency key brought as many credentials in place of the last as it may.
+    #[error("this idempotency key was repeated too often: use a new one")]
+    KeyExhausted,
+    /// The tool's provider cannot let the credential live on.
+    #[error("this credential cannot be renewed: ask for a new one")]
+    NotRenewable,
+    /// What is written down, or built in, is no access that can be put to policy. A fault of ours.
+    #[error("an access cannot be put to policy")]
+    BadAccess(#[source] Box<dyn Error + Send + Sync>),
     /// The ledger does not work. Nothing was issued.
     #[error("the ledger does not work")]
     Ledger(#[source] LedgerError),

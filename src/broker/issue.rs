@@ -162,9 +162,7 @@ impl Broker {
             key = Some(repeated.after(*before));
             draft = *not.draft;
         }
-        Err(BrokerError::Unsupported(
-            "this idempotency key was repeated too often; use a new one".into(),
-        ))
+        Err(BrokerError::KeyExhausted)
     }
 
     /// Mints once the lease is written down and the permit is on record. Whichever of the two failed,

@@ -207,10 +207,13 @@ fn denial(rules: &Ruleset, reason: &str) -> Denial {
 
 /// The access that stands for a deed on Dayfly itself: `dayfly:<operation>` on `agents/<name>`.
 fn dayfly(operation: &'static str, about: Option<&AgentName>) -> Result<Access, BrokerError> {
-    let unusable = |error: &dyn std::fmt::Display| BrokerError::Unsupported(error.to_string());
-    let tool = DAYFLY.parse().map_err(|error| unusable(&error))?;
-    let operation: Operation = operation.parse().map_err(|error| unusable(&error))?;
+    let tool = DAYFLY.parse().map_err(unusable)?;
+    let operation: Operation = operation.parse().map_err(unusable)?;
     let resource = about.map(|name| format!("agents/{name}").parse()).transpose();
-    let resources = resource.map_err(|error| unusable(&error))?.into_iter().collect();
-    Access::new(tool, [operation].into(), resources).map_err(|error| unusable(&error))
+    let resources = resource.map_err(unusable)?.into_iter().collect();
+    Access::new(tool, [operation].into(), resources).map_err(unusable)
+}
+
+fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> BrokerError {
+    BrokerError::BadAccess(error.into())
 }

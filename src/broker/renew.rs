@@ -32,7 +32,7 @@ impl Broker {
         let lease = lease.ok_or(BrokerError::NoLease)?;
         let charter = self.own_charter(&caller, lease.task).await?;
         let access = Access::new(lease.tool.clone(), lease.actions.clone(), lease.resources.clone())
-            .map_err(|error| BrokerError::Unsupported(error.to_string()))?;
+            .map_err(|error| BrokerError::BadAccess(error.into()))?;
         let provider = self.parts.providers.get(&lease.provider)?;
         let decision = self.decision_id(now)?;
         let record = Record {
@@ -55,9 +55,7 @@ impl Broker {
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };
         if !promise.renewable {
-            return Err(BrokerError::Unsupported(
-                "this credential cannot be renewed: ask for a new one".into(),
-            ));
+            return Err(BrokerError::NotRenewable);
         }
         let requested = ttl.unwrap_or(permit.request().tool.default_ttl);
         let record = Record {

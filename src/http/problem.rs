@@ -83,8 +83,10 @@ kinds! {
     INVALID_FIELD = UNPROCESSABLE_ENTITY, "invalid-field", "A field is wrong";
     /// The key was used for something else.
     KEY_REUSED = UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used for something else";
-    /// This credential or provider cannot do that.
-    UNSUPPORTED = UNPROCESSABLE_ENTITY, "unsupported", "This cannot be done here";
+    /// The key was repeated too often.
+    KEY_EXHAUSTED = UNPROCESSABLE_ENTITY, "key-exhausted", "The idempotency key was repeated too often";
+    /// The credential cannot live on.
+    NOT_RENEWABLE = UNPROCESSABLE_ENTITY, "not-renewable", "This credential cannot be renewed";
     /// As many credentials are live, or tasks open, as there may be.
     BUDGET = TOO_MANY_REQUESTS, "budget", "As much is live or open as there may be";
     /// A fault of Dayfly's.
@@ -251,7 +253,9 @@ impl From<BrokerError> for Problem {
             }
             BrokerError::OutOfBounds { pointer, reason } => Self::field(pointer, reason),
             BrokerError::Refused(refusal) => refused(refusal),
-            BrokerError::Unsupported(reason) => Self::new(Kind::UNSUPPORTED, reason),
+            BrokerError::KeyExhausted => Self::new(Kind::KEY_EXHAUSTED, error.to_string()),
+            BrokerError::NotRenewable => Self::new(Kind::NOT_RENEWABLE, error.to_string()),
+            BrokerError::BadAccess(_) => Self::internal(&error),
             BrokerError::Ledger(error) => match error {
                 LedgerError::Refused(refusal) => refused(refusal),
                 LedgerError::Unavailable(_) => {
@@ -462,7 +466,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_internal_does_not_leave() {
         let secret = || "10.0.0.7 said: password authentication failed".to_owned();
-        let errors: [(BrokerError, u16); 7] = [
+        let errors: [(BrokerError, u16); 8] = [
+            (BrokerError::BadAccess(secret().into()), 500),
             (BrokerError::Ledger(LedgerError::Unavailable(secret())), 503),
             (BrokerError::Ledger(LedgerError::Corrupt(secret())), 500),
             (JournalError::Unavailable(secret()).into(), 503),
@@ -483,6 +488,33 @@ mod tests {
         let two = NotAdmitted::Ambiguous("alpha".parse().unwrap(), "beta".parse().unwrap());
         let (_, json) = sent(BrokerError::from(two)).await;
         assert!(!json.to_string().contains("alpha"), "{json}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_done_says_which_it_is() {
+        for (error, slug) in [
+            (BrokerError::KeyExhausted, "key-exhausted"),
+            (BrokerError::NotRenewable, "not-renewable"),
+        ] {
+            let (response, json) = sent(error).await;
+            assert_eq!(response.status(), 422);
+            assert_eq!(json["type"], format!("{TYPES}{slug}"));
+        }
+    }
+
+    #[test]
+    fn the_reference_lists_every_kind_with_its_status_and_none_that_is_gone() {
+        let page = include_str!("../../docs/reference/api.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let listed: BTreeSet<(&str, &str)> = rows
+            .filter_map(|row| {
+                let (slug, rest) = row.split_once("` | ")?;
+                Some((slug, rest.get(..3)?))
+            })
+            .filter(|(_, status)| status.bytes().all(|b| b.is_ascii_digit()))
+            .collect();
+        let kinds = Kind::ALL.iter().map(|kind| (kind.slug, kind.status.as_str()));
+        assert_eq!(listed, kinds.collect());
     }
 
     #[test]

@@ -330,7 +330,7 @@ async fn a_repeated_order_ends_the_credential_that_nobody_got() {
         key: Some(key),
     };
     let mut last = None;
-    for _ in 0..3 {
+    for _ in 0..8 {
         let issued = world
             .broker
             .issue(caller.clone(), order.clone(), world.request())
@@ -343,6 +343,8 @@ async fn a_repeated_order_ends_the_credential_that_nobody_got() {
             );
         }
     }
+    let exhausted = world.broker.issue(caller.clone(), order.clone(), world.request());
+    assert!(matches!(exhausted.await, Err(BrokerError::KeyExhausted)));
     let other = IdempotencyKey::new(&caller.agent().name, "attempt-1", b"crm:comment");
     let order = IssueOrder {
         key: Some(other),
