@@ -22,11 +22,12 @@ use ring::digest;
 
 use self::lineage::{Lineage, Loss};
 use crate::model::cutoff::{Cutoff, Selector};
-use crate::model::ids::{LeaseId, TaskId};
+use crate::model::ids::{DecisionId, LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, Receipt};
 use crate::model::name::{AgentName, ToolName, UserId};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
+use crate::model::ttl::Bound;
 
 /// Live state. What was given out is never given back: [`Lineage`] finds out when a ledger was lost or
 /// rolled back.
@@ -75,10 +76,10 @@ pub trait Ledger: Lineage {
     /// when a cutoff ends it.
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError>;
 
-    /// An active lease lives on until `expires_at`, or for as long as it did before where that is
-    /// longer: the credential of before is still out. Refuses when it is not active at `now`, its task
+    /// An active lease lives on until `terms.expires_at`, and says which decision let it and what bounded
+    /// it; or it stays as it was where that is longer: the credential of before is still out. Refuses when it is not active at `now`, its task
     /// is not open, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
-    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError>;
+    async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError>;
 
     /// The lease as it stands.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
@@ -139,6 +140,17 @@ pub trait Ledger: Lineage {
 
     /// Proves that the ledger can be written now: the readiness of the broker.
     async fn ping(&self) -> Result<(), LedgerError>;
+}
+
+/// What a renewal changes about a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Renewal {
+    /// When it ends by itself from now on.
+    pub expires_at: Timestamp,
+    /// The decision that lets it.
+    pub decision: DecisionId,
+    /// What bounded its life this time.
+    pub bounded_by: Bound,
 }
 
 /// What came of opening a task.

@@ -1,6 +1,7 @@
 //! `renew`: a credential lives on, if policy still says so.
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::ledger::Renewal;
 use crate::ledger::reservation::Reservation;
 use crate::model::access::Access;
 use crate::model::ids::{LeaseId, RequestId};
@@ -72,7 +73,12 @@ impl Broker {
             false => until.max(lease.expires_at),
         };
         let renewed = async {
-            let reservation = Reservation::renew(&*self.parts.ledger, permit, id, until, now).await?;
+            let terms = Renewal {
+                expires_at: until,
+                decision,
+                bounded_by: granted.by,
+            };
+            let reservation = Reservation::renew(&*self.parts.ledger, permit, id, terms, now).await?;
             let renewed = provider.renew(&reservation).await?;
             Ok::<_, BrokerError>((reservation, renewed))
         };

@@ -30,7 +30,7 @@ use self::writer::Writer;
 use super::lineage::{Memory, Writer as Author};
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
-    Settlement,
+    Renewal, Settlement,
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, TaskId};
@@ -153,8 +153,8 @@ impl Ledger for Embedded {
             .await
     }
 
-    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
-        self.guarded(move |tables| steps::renew(tables, id, expires_at, now))
+    async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.guarded(move |tables| steps::renew(tables, id, terms, now))
             .await
     }
 

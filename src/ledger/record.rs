@@ -46,6 +46,16 @@ pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
     decode::<StoredLease<'_>>("lease", bytes).map(StoredLease::into_lease)
 }
 
+/// The bytes of what a renewal says about a lease beside its expiry: the decision and what bounded it.
+pub fn encode_renewal(decision: DecisionId, bounded_by: Bound) -> Result<Vec<u8>, LedgerError> {
+    encode("renewal", &(decision, bounded_by))
+}
+
+/// The decision and the bound of these bytes.
+pub fn decode_renewal(bytes: &[u8]) -> Result<(DecisionId, Bound), LedgerError> {
+    decode("renewal", bytes)
+}
+
 /// The bytes of a cutoff.
 pub fn encode_cutoff(cutoff: &Cutoff) -> Result<Vec<u8>, LedgerError> {
     let stored = StoredCutoff {

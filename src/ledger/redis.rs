@@ -53,7 +53,7 @@ use self::link::Link;
 use super::lineage::{Memory, Writer};
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
-    Settlement,
+    Renewal, Settlement,
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, Slot, TaskId};
@@ -327,8 +327,8 @@ impl Ledger for RedisLedger {
         self.activate_lease(id, handle, expires_at).await
     }
 
-    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
-        self.renew_lease(id, expires_at, now).await
+    async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.renew_lease(id, terms, now).await
     }
 
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {

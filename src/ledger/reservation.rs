@@ -1,7 +1,7 @@
 //! The witness that a lease was written down before anything exists outside. Fields and constructor
 //! are private to this file: no provider can be asked to mint without one.
 
-use super::{Budgets, IdempotencyKey, Ledger, LedgerError};
+use super::{Budgets, IdempotencyKey, Ledger, LedgerError, Renewal};
 use crate::model::ids::{DecisionId, LeaseId};
 use crate::model::lease::{Ending, Handle, Lease, LeaseState};
 use crate::model::secret::Secret;
@@ -150,12 +150,14 @@ impl Reservation {
         ledger: &dyn Ledger,
         permit: Permit,
         id: LeaseId,
-        expires_at: Timestamp,
+        terms: Renewal,
         now: Timestamp,
     ) -> Result<Self, LedgerError> {
         let lease = Lease {
-            expires_at,
-            ..ledger.renew(id, expires_at, now).await?
+            expires_at: terms.expires_at,
+            decision: terms.decision,
+            bounded_by: terms.bounded_by,
+            ..ledger.renew(id, terms, now).await?
         };
         Ok(Self {
             lease,

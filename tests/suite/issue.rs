@@ -375,7 +375,12 @@ async fn renewing_is_deciding_anew() {
         renewed.lease.expires_at,
         world.now().plus(Duration::from_secs(300))
     );
-    assert_eq!(world.records(Verb::Renew).len(), 1);
+    let records = world.records(Verb::Renew);
+    assert_eq!(records.len(), 1);
+    let stored = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+    assert_eq!(stored, renewed.lease, "what is shown is what was given");
+    assert_eq!(Some(stored.decision), records[0].decision);
+    assert_ne!(stored.decision, issued.lease.decision);
 
     let foreign = world.caller("report-bot").await;
     assert!(matches!(

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::layout::{Id, Kind, Use, damaged};
 use super::tables::{Row, Tables};
 use crate::ledger::{
-    Budget, Budgets, Claim, IdempotencyKey, LeaseClaim, LedgerError, Opened, Refusal, Settlement, rules,
+    Budget, Budgets, Claim, IdempotencyKey, LeaseClaim, LedgerError, Opened, Refusal, Renewal, Settlement,
+    rules,
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, TaskId};
@@ -187,7 +188,7 @@ pub(super) fn activate(
 pub(super) fn renew(
     tables: &mut Tables<'_>,
     id: LeaseId,
-    expires_at: Timestamp,
+    terms: Renewal,
     now: Timestamp,
 ) -> Result<Lease, LedgerError> {
     let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
@@ -202,8 +203,13 @@ pub(super) fn renew(
     if let Some(selector) = tables.cut_by(&row.lease)? {
         return Err(Refusal::Cut(selector).into());
     }
+    if terms.expires_at <= row.lease.expires_at {
+        return Ok(row.lease);
+    }
     let lease = Lease {
-        expires_at: row.lease.expires_at.max(expires_at),
+        expires_at: terms.expires_at,
+        decision: terms.decision,
+        bounded_by: terms.bounded_by,
         ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)?;

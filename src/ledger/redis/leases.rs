@@ -7,7 +7,7 @@ use super::packed::{
 };
 use super::script::Step;
 use super::{RedisLedger, instant, script};
-use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, record, rules};
+use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules};
 use crate::model::cutoff::Selector;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Cause, Handle, Lease, LeaseState};
@@ -114,12 +114,17 @@ impl RedisLedger {
     pub(super) async fn renew_lease(
         &self,
         id: LeaseId,
-        expires_at: Timestamp,
+        terms: Renewal,
         now: Timestamp,
     ) -> Result<Lease, LedgerError> {
         let shard = self.shards.of_lease(id);
         let keys = [shard.leases(), shard.due(), shard.tasks(), shard.cutoffs()];
-        let args = vec![id.to_bytes().to_vec(), instant(expires_at), instant(now)];
+        let args = vec![
+            id.to_bytes().to_vec(),
+            instant(terms.expires_at),
+            instant(now),
+            record::encode_renewal(terms.decision, terms.bounded_by)?,
+        ];
         let (mut reply, selectors) = self.run_known(&script::RENEW, shard, &keys, args).await?;
         match reply.word.as_str() {
             "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),

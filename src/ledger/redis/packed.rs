@@ -99,6 +99,7 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     out.extend(0_u16.to_be_bytes()); // the record has the handle until another one comes
     out.extend(u16::try_from(error.len()).unwrap_or_default().to_be_bytes());
     out.extend(error);
+    out.push(0); // not renewed yet
     out.extend(record::encode_lease(lease)?);
     Ok(out)
 }
@@ -116,7 +117,12 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     let proof_at = head.at()?;
     let handle = head.text()?;
     let error = head.text()?;
-    let lease = record::decode_lease(head.0)?;
+    let [length] = head.take()?;
+    let (renewal, stored) = head.0.split_at_checked(length.into()).ok_or_else(too_short)?;
+    let mut lease = record::decode_lease(stored)?;
+    if !renewal.is_empty() {
+        (lease.decision, lease.bounded_by) = record::decode_renewal(renewal)?;
+    }
     let effort = || -> Result<Effort, LedgerError> {
         Ok(Effort {
             cause: cause_of(cause)?,

@@ -6,8 +6,9 @@
 
 -- state, outcome, ended at, deadline, heartbeat (0: none), last beat, agent
 local TASK = '>c1BI6I6I6I6Bc0'
--- task, state, cause, expires at, since (or ended at), attempts, hold, proof, proof's instant, handle, last error
-local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0'
+-- task, state, cause, expires at, since (or ended at), attempts, hold, proof, proof's instant, handle, last error,
+-- what the last renewal says in the record's stead ('' before the first)
+local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0Bc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
 local CLASS = 281474976710656 -- 2^48
 local STATES = { r = 0, v = 1, s = 2 } -- the classes of `pending`
@@ -36,15 +37,16 @@ end
 local function lease_read(raw)
   local l = {}
   local rest
-  l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at, l.handle, l.error, rest =
-    struct.unpack(LEASE, raw)
+  l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at, l.handle, l.error,
+    l.renewal, rest = struct.unpack(LEASE, raw)
   l.record = string.sub(raw, rest)
   return l
 end
 
 local function lease_pack(l)
   return struct.pack(LEASE, l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at,
-    #l.handle, l.handle, #l.error, l.error) .. l.record
+    #l.handle, l.handle, #l.error, l.error,
+    #l.renewal, l.renewal) .. l.record
 end
 
 local function made_at(id)

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dayfly::ledger::{
-    Budgets, Claim, Cursor, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Refusal, Settlement,
+    Budgets, Claim, Cursor, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Refusal, Renewal,
+    Settlement,
 };
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::cutoff::{Cutoff, Selector};
@@ -260,6 +261,15 @@ impl Shorthand for Arc<dyn Ledger> {
 
     async fn advanced(&self, task: &Task, change: TaskChange, now: Timestamp) -> Task {
         self.advance(task.charter.id, change, now).await.unwrap()
+    }
+}
+
+/// A renewal until so long after the beginning, by a decision of its own.
+fn until(seconds: u64) -> Renewal {
+    Renewal {
+        expires_at: at(seconds),
+        decision: DecisionId::new(at(0), random()),
+        bounded_by: Bound::Requested,
     }
 }
 

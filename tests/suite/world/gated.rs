@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use dayfly::ledger::lineage::{Epoch, Lineage, Loss, Memory, Standing, Watched, Writer};
 use dayfly::ledger::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
-    Settlement,
+    Renewal, Settlement,
 };
 use dayfly::model::cutoff::Cutoff;
 use dayfly::model::ids::{LeaseId, TaskId};
@@ -97,8 +97,8 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "activate", self.ledger.activate(id, handle, expires_at))
     }
 
-    async fn renew(&self, id: LeaseId, expires_at: Timestamp, now: Timestamp) -> Result<Lease, LedgerError> {
-        pass!(self, "renew", self.ledger.renew(id, expires_at, now))
+    async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "renew", self.ledger.renew(id, terms, now))
     }
 
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {

@@ -9,7 +9,7 @@ use dayfly::model::task::Task;
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::Ttl;
 
-use super::{START, Shorthand as _, active_at, at, cutoff, lease_at, refusal, secs};
+use super::{START, Shorthand as _, active_at, at, cutoff, lease_at, refusal, secs, until};
 
 type Subject = Arc<dyn Ledger>;
 
@@ -100,7 +100,7 @@ pub(super) async fn a_cutoff_stops_activation_and_renewal(ledger: Subject) {
         reserved,
         "left for the one who reserved it"
     );
-    let renewed = ledger.renew(active.id, at(500), at(3)).await;
+    let renewed = ledger.renew(active.id, until(500), at(3)).await;
     assert_eq!(refusal(renewed), Refusal::Cut(selector));
     ledger.hold(active_at(&task, at(3))).await;
 }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use dayfly::ledger::{Budget, Budgets, Ledger, Refusal};
+use dayfly::ledger::{Budget, Budgets, Ledger, Refusal, Renewal};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
 use dayfly::model::task::{Outcome, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
-use dayfly::model::ttl::Ttl;
+use dayfly::model::ttl::{Bound, Ttl};
 
 use super::{
     START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at, refusal, task_at,
-    task_in,
+    task_in, until,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -242,22 +242,32 @@ pub(super) async fn nothing_is_activated_after_the_task(ledger: Subject) {
 pub(super) async fn renewing_moves_the_expiry(ledger: Subject) {
     let task = ledger.open_task().await;
     let lease = ledger.hold(active_at(&task, at(1))).await;
-    let renewed = ledger.renew(lease.id, at(500), at(300)).await.unwrap();
+    let terms = Renewal {
+        bounded_by: Bound::Task,
+        ..until(500)
+    };
+    let renewed = ledger.renew(lease.id, terms, at(300)).await.unwrap();
     let expected = Lease {
         expires_at: at(500),
+        decision: terms.decision,
+        bounded_by: Bound::Task,
         ..lease
     };
     assert_eq!(renewed, expected);
     assert_eq!(ledger.stored(renewed.id).await, expected);
+    let again = ledger.renew(renewed.id, until(400), at(301)).await.unwrap();
+    assert_eq!(again, expected, "what bounds it is still the renewal of before");
     assert!(ledger.due(at(499)).await.is_empty());
-    assert_eq!(ledger.due_leases(at(500)).await.len(), 1);
+    let claims = ledger.due_leases(at(500)).await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].lease.decision, terms.decision, "to its end");
 }
 
 /// The credential of before is still out, whatever the next one is given.
 pub(super) async fn renewing_never_brings_the_expiry_forward(ledger: Subject) {
     let task = ledger.open_task().await;
     let lease = ledger.hold(active_at(&task, at(1))).await;
-    let renewed = ledger.renew(lease.id, at(10), at(5)).await.unwrap();
+    let renewed = ledger.renew(lease.id, until(10), at(5)).await.unwrap();
     assert_eq!(renewed, lease);
     assert_eq!(ledger.stored(lease.id).await, lease);
     assert!(ledger.due(at(10)).await.is_empty());
@@ -267,7 +277,7 @@ pub(super) async fn renewing_never_brings_the_expiry_forward(ledger: Subject) {
 
 pub(super) async fn only_what_is_active_is_renewed(ledger: Subject) {
     let task = ledger.open_task().await;
-    let renew = async |lease: &Lease, now| refusal(ledger.renew(lease.id, at(590), now).await);
+    let renew = async |lease: &Lease, now| refusal(ledger.renew(lease.id, until(590), now).await);
 
     let reserved = ledger.hold(lease_at(&task, at(1))).await;
     assert_eq!(renew(&reserved, at(2)).await, Refusal::LeaseNotOpen("reserved"));
@@ -353,7 +363,7 @@ pub(super) async fn an_unknown_lease_is_refused(ledger: Subject) {
         Refusal::NoLease
     );
     assert_eq!(
-        refusal(ledger.renew(unknown, at(9), at(1)).await),
+        refusal(ledger.renew(unknown, until(9), at(1)).await),
         Refusal::NoLease
     );
     assert_eq!(

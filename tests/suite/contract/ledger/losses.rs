@@ -10,7 +10,7 @@ use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
 use dayfly::model::task::{Outcome, TaskChange, TaskState};
 
-use super::{Shorthand as _, active_at, at, cause_of, cutoff, ended, lease_at, secs, task_at, task_in};
+use super::{Shorthand as _, active_at, at, cause_of, cutoff, ended, lease_at, secs, task_at, task_in, until};
 
 type Subject = Arc<dyn Ledger>;
 
@@ -37,7 +37,7 @@ pub(super) async fn a_condemned_ledger_ends_and_gives_nothing_out(ledger: Subjec
         ledger.try_hold(&active_at(&task, at(2))).await,
         ledger.name(reserved.id, &handle).await,
         ledger.activate(reserved.id, &handle, at(9)).await,
-        ledger.renew(active.id, at(900), at(2)).await.map(drop),
+        ledger.renew(active.id, until(900), at(2)).await.map(drop),
     ] {
         assert_eq!(lost(refused), Loss::Behind);
     }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use dayfly::ledger::{Budgets, Claim, Filter, LeaseClaim, Ledger, LedgerError, Page, Refusal, Settlement};
+use dayfly::ledger::{
+    Budgets, Claim, Filter, LeaseClaim, Ledger, LedgerError, Page, Refusal, Renewal, Settlement,
+};
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
@@ -12,7 +14,7 @@ use dayfly::model::ttl::Ttl;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, task_at};
+use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, task_at, until};
 
 /// The task budget of the run.
 const LIMIT: u32 = 3;
@@ -222,7 +224,7 @@ impl Model {
         Ok(())
     }
 
-    fn renew(&mut self, place: usize, expires_at: Timestamp, now: Timestamp) -> Result<Lease, String> {
+    fn renew(&mut self, place: usize, terms: Renewal, now: Timestamp) -> Result<Lease, String> {
         let lease = &self.leases[place].lease;
         if lease.state != LeaseState::Active {
             return Err(format!("lease is {}", lease.state.as_str()));
@@ -243,9 +245,12 @@ impl Model {
             return Err("cut".to_owned());
         }
         let known = &mut self.leases[place];
-        let until = known.lease.expires_at.max(expires_at);
-        known.lease.expires_at = until;
-        known.due = Some(until);
+        if terms.expires_at > known.lease.expires_at {
+            known.lease.expires_at = terms.expires_at;
+            known.lease.decision = terms.decision;
+            known.lease.bounded_by = terms.bounded_by;
+            known.due = Some(terms.expires_at);
+        }
         Ok(known.lease.clone())
     }
 
@@ -364,7 +369,10 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
             Op::Renew(lease) => {
                 let Some(lease) = place(lease) else { continue };
                 // Half of them ask for less than there is.
-                let until = now.plus(secs(if lease % 2 == 0 { 150 } else { 20 }));
+                let until = Renewal {
+                    expires_at: now.plus(secs(if lease % 2 == 0 { 150 } else { 20 })),
+                    ..until(0)
+                };
                 let made = said(ledger.renew(model.leases[lease].lease.id, until, now).await);
                 assert_eq!(made, model.renew(lease, until, now), "{op:?}");
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dayfly::ledger::Renewal;
 use dayfly::ledger::reservation::Reservation;
 use dayfly::model::time::Timestamp;
 use dayfly::provider::{ProviderError, Renewed};
@@ -12,7 +13,12 @@ impl Lab {
     async fn renew(&self, out: &Out, until: Timestamp) -> Result<Renewed, ProviderError> {
         let permit = self.permit(self.subject.access()).await;
         let ledger = &*self.world.ledger;
-        let reservation = Reservation::renew(ledger, permit, out.lease.id, until, self.world.now())
+        let terms = Renewal {
+            expires_at: until,
+            decision: out.lease.decision,
+            bounded_by: out.lease.bounded_by,
+        };
+        let reservation = Reservation::renew(ledger, permit, out.lease.id, terms, self.world.now())
             .await
             .unwrap();
         self.provider.renew(&reservation).await
