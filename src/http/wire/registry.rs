@@ -1,6 +1,7 @@
 //! Agents and tools as the registry and the catalogue have them, and the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -38,9 +39,9 @@ pub struct AgentAnswer {
     /// In service or not: `active`, `suspended` or `retired`.
     #[schema(value_type = String)]
     pub status: AgentStatus,
-    /// After this instant it gets nothing until somebody reviewed it.
-    #[schema(value_type = String, format = DateTime)]
-    pub review_by: Timestamp,
+    /// After the end of this day (UTC) it gets nothing until somebody reviewed it.
+    #[schema(format = Date)]
+    pub review_by: String,
     /// The longest life of one of its credentials, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
@@ -70,7 +71,7 @@ impl AgentAnswer {
             zone: agent.zone.clone(),
             roles: agent.roles.clone(),
             status: agent.status,
-            review_by: agent.review_by,
+            review_by: last_day_before(agent.review_by),
             max_ttl: agent.ceilings.ttl,
             live_credentials: agent.ceilings.live_credentials,
             open_tasks: agent.ceilings.open_tasks,
@@ -78,6 +79,12 @@ impl AgentAnswer {
             refused: agent.standing(now).err().map(|standing| standing.to_string()),
         }
     }
+}
+
+/// The day that the file names: the one that ends at this instant.
+fn last_day_before(end: Timestamp) -> String {
+    let last = end.minus(Duration::from_millis(1)).to_string();
+    last.split_once('T').map_or(last.clone(), |(day, _)| day.to_owned())
 }
 
 /// The registered agents, by name.
