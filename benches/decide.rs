@@ -43,6 +43,7 @@ fn agent(name: &str, roles: &[String]) -> Agent {
         roles: roles.iter().map(|role| role.parse().unwrap()).collect(),
         status: AgentStatus::Active,
         review_by: Timestamp::MAX,
+        may_act_for: Vec::new(),
         ceilings: AgentCeilings::default(),
         facts: BTreeMap::from([("tier".into(), "gold".into())]),
     }

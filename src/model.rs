@@ -4,6 +4,7 @@
 //! floor above has to look twice. Sizes are bounded by the parsers.
 
 pub mod access;
+pub mod acting;
 pub mod agent;
 pub mod attestation;
 pub mod aws;

@@ -252,6 +252,7 @@ mod tests {
             roles: BTreeSet::new(),
             status: AgentStatus::Active,
             review_by: Timestamp::MAX,
+            may_act_for: Vec::new(),
             ceilings: AgentCeilings::default(),
             facts: BTreeMap::new(),
         }

@@ -87,6 +87,18 @@ impl Broker {
             state: TaskState::Open,
             beat_at: now,
         };
+        let charter = &task.charter;
+        if let Some(user) = &charter.on_behalf_of
+            && let Err(denial) = self.may_act_for(caller, user, now)
+        {
+            let decision = self.decision_id(now)?;
+            let record = Record {
+                decision: Some(decision),
+                task: None, // there is none
+                ..of_caller(Verb::Open, Outcome::Denied, now, caller, request).task(charter)
+            };
+            return Err(self.deny(record, decision, denial).await?);
+        }
         let most = agent.ceilings.open_tasks.or(settings.open_tasks_per_agent);
         let opened = self.parts.ledger.open(&task, most, order.key.as_ref()).await;
         let record = of_caller(Verb::Open, Outcome::Permitted, now, caller, request);

@@ -7,7 +7,7 @@ use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
 use crate::model::decision::Grounds;
 use crate::model::ids::{DecisionId, RequestId};
-use crate::model::name::{AgentName, Operation};
+use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::Charter;
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Bounded, Ttl};
@@ -24,6 +24,10 @@ use super::{Broker, measure};
 /// What an agent is told when nothing permits: the same words whether the tool is unknown, the action
 /// is unknown, or no policy fits.
 const NOTHING_PERMITS: &str = "no policy permits this";
+/// What an agent is told that names somebody for whom it may not act. Whether there is such a user, nobody
+/// here knows.
+const NOT_FOR_THEM: &str =
+    "the agent may not act on behalf of this user: its registry entry names whom it may in `may_act_for`";
 /// What an agent is told whose evidence ran out while it sent its request, or while it followed.
 const PROOF_IS_OVER: &str = "the evidence has expired: present a new one";
 
@@ -88,6 +92,17 @@ impl Broker {
         match ask(&self.parts.rules.current(), caller, &access, None, None, now) {
             Ok(permit) => Ok(record.grounds(permit.grounds())),
             Err(denial) => Err(self.deny(record, decision, denial).await?),
+        }
+    }
+
+    /// Asks the registry whether the caller may open a task on behalf of this user. Each credential of the
+    /// task asks again.
+    pub(super) fn may_act_for(&self, caller: &Caller, user: &UserId, at: Timestamp) -> Result<(), Denial> {
+        let rules = self.parts.rules.current();
+        match rules.registry.readmit(caller, at) {
+            Ok(caller) if caller.agent().may_act_for(user) => Ok(()),
+            Ok(_) => Err(denial(&rules, NOT_FOR_THEM)),
+            Err(refusal) => Err(denial(&rules, &refusal.to_string())),
         }
     }
 
@@ -172,6 +187,11 @@ fn ask(
         .registry
         .readmit(caller, at)
         .map_err(|refusal| denial(rules, &refusal.to_string()))?;
+    if let Some(user) = task.as_ref().and_then(|task| task.on_behalf_of.as_ref())
+        && !caller.agent().may_act_for(user)
+    {
+        return Err(denial(rules, NOT_FOR_THEM));
+    }
     let tool = rules
         .registry
         .tool(access.tool())

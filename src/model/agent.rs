@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::name::{AgentName, Environment, Owner, Role, Zone};
+use super::acting::UserPattern;
+use super::name::{AgentName, Environment, Owner, Role, UserId, Zone};
 use super::time::Timestamp;
 use super::ttl::Ttl;
 
@@ -81,6 +82,8 @@ pub struct Agent {
     pub status: AgentStatus,
     /// After this instant it gets nothing until somebody reviewed it.
     pub review_by: Timestamp,
+    /// On whose behalf it may open tasks; nobody's, unless somebody is named.
+    pub may_act_for: Vec<UserPattern>,
     /// Limits that hold whatever policy says.
     pub ceilings: AgentCeilings,
     /// Facts that its owner states about it; policies see them as tags.
@@ -106,6 +109,11 @@ pub enum Standing {
 }
 
 impl Agent {
+    /// Whether it may act on behalf of this user.
+    pub fn may_act_for(&self, user: &UserId) -> bool {
+        self.may_act_for.iter().any(|pattern| pattern.matches(user))
+    }
+
     /// Whether the agent may be given anything at all at this instant.
     pub fn standing(&self, now: Timestamp) -> Result<(), Standing> {
         match self.status {

@@ -27,6 +27,7 @@ pub(super) fn agent(name: &str, roles: &[&str], autonomy: u8) -> Agent {
         roles: roles.iter().map(|role| role.parse().unwrap()).collect(),
         status: AgentStatus::Active,
         review_by: Timestamp::MAX,
+        may_act_for: Vec::new(),
         ceilings: AgentCeilings::default(),
         facts: BTreeMap::new(),
     }

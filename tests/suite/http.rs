@@ -310,6 +310,10 @@ async fn the_registry_is_for_those_who_may_and_ones_own_entry_for_everybody() {
     let (status, own) = api.get("support-bot", "/v1/agents/support-bot").await;
     assert_eq!(status, 200);
     assert_eq!(own["review_by"], "2027-12-31", "the day that its file says");
+    assert_eq!(
+        own["may_act_for"],
+        serde_json::json!(["customer-service", "user:*"])
+    );
     assert_eq!(api.get("support-bot", "/v1/agents/report-bot").await.0, 404);
     assert_eq!(api.get("support-bot", "/v1/tools/crm").await.0, 404);
     let asked: Vec<_> = api.world.records(Verb::Inspect);

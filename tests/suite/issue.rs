@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dayfly::broker::Settings;
+use dayfly::broker::decide::DecideOrder;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::IssueOrder;
 use dayfly::broker::open::OpenOrder;
@@ -284,6 +285,94 @@ async fn an_agent_that_opens_tasks_in_a_loop_is_stopped_and_on_record_once() {
         .await
         .unwrap();
     world.open("report-bot", &["crm:read"]).await;
+}
+
+fn on_behalf_of(user: &str) -> OpenOrder {
+    OpenOrder {
+        on_behalf_of: Some(user.parse().unwrap()),
+        ..order(&["crm:read"])
+    }
+}
+
+#[tokio::test]
+async fn an_agent_acts_for_nobody_whom_its_entry_does_not_name() {
+    let world = World::new();
+    for (agent, user, may) in [
+        ("support-bot", "user:17", true),
+        ("support-bot", "customer-service", true),
+        ("support-bot", "the-chief", false),
+        ("report-bot", "user:17", false),
+    ] {
+        let caller = world.caller(agent).await;
+        let opened = world
+            .broker
+            .open(&caller, on_behalf_of(user), world.request())
+            .await;
+        let record = world.records(Verb::Open).pop().unwrap();
+        assert_eq!(record.on_behalf_of.unwrap().as_str(), user);
+        if may {
+            let task = opened.unwrap().charter.id;
+            let issued = world.issue(agent, task, "crm:read").await.unwrap();
+            assert_eq!(issued.lease.on_behalf_of.unwrap().as_str(), user);
+            continue;
+        }
+        let Err(BrokerError::Denied {
+            decision,
+            reason,
+            approval: None,
+        }) = opened
+        else {
+            panic!("{agent} for {user}: {opened:?}");
+        };
+        assert!(
+            reason.contains("`may_act_for`") && !reason.contains(user),
+            "{reason}"
+        );
+        assert_eq!(record.result, Outcome::Denied);
+        assert_eq!((record.decision, record.task), (Some(decision), None));
+        assert_eq!(record.reason, Some(reason));
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_for_somebody_else_is_denied() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    for (user, may) in [("user:17", true), ("the-chief", false)] {
+        let asked = on_behalf_of(user);
+        let asked = DecideOrder {
+            purpose: asked.purpose,
+            scope: asked.scope,
+            on_behalf_of: asked.on_behalf_of,
+            ttl: None,
+        };
+        let verdicts = world
+            .broker
+            .decide(&caller, asked, world.request())
+            .await
+            .unwrap();
+        assert_eq!(verdicts[0].outcome.is_ok(), may, "{verdicts:?}");
+        if let Err(refused) = &verdicts[0].outcome {
+            assert!(refused.reason.contains("`may_act_for`"), "{refused:?}");
+        }
+        let record = world.records(Verb::Decide).pop().unwrap();
+        assert_eq!(record.result == Outcome::Permitted, may);
+    }
+}
+
+#[tokio::test]
+async fn what_an_owner_takes_from_an_agent_is_gone_for_its_open_tasks_too() {
+    let world = World::new();
+    let caller = world.caller("support-bot").await;
+    let opened = world
+        .broker
+        .open(&caller, on_behalf_of("user:17"), world.request())
+        .await;
+    let task = opened.unwrap().charter.id;
+    world.issue("support-bot", task, "crm:read").await.unwrap();
+    world.rewrite("support-bot", |text| text.replace("\"user:*\"", "\"user:9\""));
+    let refused = world.issue("support-bot", task, "crm:read").await;
+    assert!(matches!(refused, Err(BrokerError::Denied { .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ impl Installation {
         };
         this.change("agents/support-bot.toml", |text| {
             text.replace("live_credentials = 200", "live_credentials = 1000000")
+                .replace("open_tasks = 200", "open_tasks = 1000000")
         });
         this.change("dayfly.toml", |text| {
             text + "\n[reaper]\nhold = \"2s\"\n\n[telemetry]\nlevel = \"dayfly=info\"\n"

@@ -149,14 +149,24 @@ impl World {
 
     /// New rules, in which these agents are suspended.
     pub(crate) fn suspend(&self, agents: &[&str]) {
+        self.reload(|agent, text| match agents.contains(&agent) {
+            true => format!("status = \"suspended\"\n{text}"),
+            false => text,
+        });
+    }
+
+    /// New rules, in which the entry of this agent reads otherwise.
+    pub(crate) fn rewrite(&self, agent: &str, change: impl Fn(String) -> String) {
+        self.reload(|name, text| if name == agent { change(text) } else { text });
+    }
+
+    fn reload(&self, change: impl Fn(&str, String) -> String) {
         let mut configuration = configuration();
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(&configuration.registry.agents).unwrap() {
             let path = entry.unwrap().path();
-            let mut text = std::fs::read_to_string(&path).unwrap();
-            if agents.iter().any(|agent| path.ends_with(format!("{agent}.toml"))) {
-                text.insert_str(0, "status = \"suspended\"\n");
-            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = change(path.file_stem().unwrap().to_str().unwrap(), text);
             std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
         }
         configuration.registry.agents = folder.path().to_owned();

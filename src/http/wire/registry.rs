@@ -42,6 +42,8 @@ pub struct AgentAnswer {
     /// After the end of this day (UTC) it gets nothing until somebody reviewed it.
     #[schema(format = Date)]
     pub review_by: String,
+    /// On whose behalf it may open tasks: user ids, and patterns of them with one `*`.
+    pub may_act_for: Vec<String>,
     /// The longest life of one of its credentials, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
@@ -72,6 +74,7 @@ impl AgentAnswer {
             roles: agent.roles.clone(),
             status: agent.status,
             review_by: last_day_before(agent.review_by),
+            may_act_for: agent.may_act_for.iter().map(ToString::to_string).collect(),
             max_ttl: agent.ceilings.ttl,
             live_credentials: agent.ceilings.live_credentials,
             open_tasks: agent.ceilings.open_tasks,
@@ -84,7 +87,8 @@ impl AgentAnswer {
 /// The day that the file names: the one that ends at this instant.
 fn last_day_before(end: Timestamp) -> String {
     let last = end.minus(Duration::from_millis(1)).to_string();
-    last.split_once('T').map_or(last.clone(), |(day, _)| day.to_owned())
+    last.split_once('T')
+        .map_or(last.clone(), |(day, _)| day.to_owned())
 }
 
 /// The registered agents, by name.
