@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::error::chain;
 use crate::broker::rules::Rules;
-use crate::broker::{Broker, Parts, Settings, reaper};
+use crate::broker::{Broker, Parts, Settings, reaper, reconciler};
 use crate::clock::{Clock, SystemClock};
 use crate::config::telemetry::TelemetryConfig;
 use crate::config::{self, Config};
@@ -247,6 +247,7 @@ fn spawn_background(
     entropy: &Arc<dyn Entropy>,
 ) {
     tracker.spawn(Arc::clone(broker).reap(stop.clone()));
+    tracker.spawn(Arc::clone(broker).reconcile_regularly(stop.clone()));
     for source in verifiers.key_sources() {
         tracker.spawn(Arc::clone(source).run(Arc::clone(entropy), stop.clone()));
     }
@@ -288,6 +289,10 @@ fn settings(config: &Config) -> Settings {
             first_retry: reaper.retry_least,
             last_retry: reaper.retry_most,
             stuck_after: reaper.stuck_after.get(),
+        },
+        reconciler: reconciler::Settings {
+            interval: config.reconciler.interval,
+            ..reconciler::Settings::default()
         },
         ..Settings::default()
     }

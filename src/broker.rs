@@ -3,7 +3,7 @@
 //! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
 //! siblings), [`decide`], [`inspect`]. Each starts from a [`Caller`], which only
 //! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
-//! The [`reaper`] ends what is due.
+//! The [`reaper`] ends what is due, and the [`reconciler`] compares providers with the ledger.
 
 pub mod attest;
 pub mod complete;
@@ -16,6 +16,7 @@ pub mod open;
 mod permission;
 pub mod ready;
 pub mod reaper;
+pub mod reconciler;
 mod records;
 pub mod renew;
 pub mod revoke;
@@ -36,7 +37,7 @@ use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::record::Record;
 use crate::ledger::Ledger;
-use crate::model::ids::{DecisionId, RequestId, TaskId};
+use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
 use crate::model::task::{Charter, Task};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -88,6 +89,8 @@ pub struct Settings {
     pub remembered_tasks: NonZeroUsize,
     /// How the reaper works.
     pub reaper: reaper::Settings,
+    /// How the reconciler works.
+    pub reconciler: reconciler::Settings,
 }
 
 impl Default for Settings {
@@ -103,6 +106,7 @@ impl Default for Settings {
             bind_to_attestation: false,
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
             reaper: reaper::Settings::default(),
+            reconciler: reconciler::Settings::default(),
         }
     }
 }
@@ -118,6 +122,10 @@ pub struct Broker {
     strangers: Sightings,
     /// What was recorded lately, and is not again for a while: looks, and agents whose tasks are too many.
     looks: Cache<String, ()>,
+    /// What the reconciler could not end and has told of lately.
+    mismatches: Cache<LeaseId, ()>,
+    /// Held by the pass of the reconciler that is under way.
+    comparing: tokio::sync::Mutex<()>,
     /// Wakes the reaper when something became due.
     due: Notify,
     /// Wakes those who wait for receipts.
@@ -136,12 +144,18 @@ impl Broker {
             .max_capacity(10_000)
             .time_to_live(Duration::from_secs(300))
             .build();
+        let mismatches = Cache::builder()
+            .max_capacity(10_000)
+            .time_to_live(Duration::from_secs(24 * 3600))
+            .build();
         Self {
             parts,
             charters,
             forgeries: Sightings::new(),
             strangers: Sightings::new(),
             looks,
+            mismatches,
+            comparing: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             settled: Notify::new(),
         }

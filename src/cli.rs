@@ -11,6 +11,7 @@ pub mod inventory;
 pub mod journal;
 pub mod lease;
 pub mod policy;
+pub mod reconcile;
 pub mod serve;
 pub mod task;
 pub mod terminal;
@@ -61,6 +62,8 @@ enum Command {
     /// Look at tools, and end all that is out for one.
     #[command(subcommand)]
     Tool(inventory::ToolCommand),
+    /// Compare what providers hold with the ledger, now.
+    Reconcile(reconcile::Reconcile),
     /// Verify and follow the journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
@@ -109,6 +112,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Lease(command) => Box::pin(command.run(&terminal)),
         Command::Agent(command) => Box::pin(command.run(&terminal)),
         Command::Tool(command) => Box::pin(command.run(&terminal)),
+        Command::Reconcile(command) => Box::pin(command.run(&terminal)),
         Command::Journal(command) => Box::pin(command.run(&terminal)),
         Command::Openapi => Box::pin(ready(openapi(&terminal))),
     };

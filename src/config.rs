@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod providers;
 mod read;
 pub mod reaper;
+pub mod reconciler;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;
@@ -31,6 +32,7 @@ use ledger::LedgerConfig;
 use providers::ProviderConfig;
 use read::Base;
 use reaper::ReaperConfig;
+use reconciler::ReconcilerConfig;
 use server::ServerConfig;
 use tasks::TasksConfig;
 use telemetry::TelemetryConfig;
@@ -60,6 +62,8 @@ pub struct Config {
     pub journal: JournalConfig,
     /// `[reaper]`
     pub reaper: ReaperConfig,
+    /// `[reconciler]`
+    pub reconciler: ReconcilerConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[[provider]]`, at least one, each name once.
@@ -107,6 +111,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let tokens = tokens::read(&mut root.section("tokens"), ledger.retention, base);
     let journal = journal::read(&mut root.section("journal"), &server.public_url, base);
     let reaper = reaper::read(&mut root.section("reaper"));
+    let reconciler = reconciler::read(&mut root.section("reconciler"));
     let telemetry = telemetry::read(&mut root.section("telemetry"));
     let providers = providers::read(root.sections("provider"), base);
     Some(Config {
@@ -119,6 +124,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
         ledger,
         journal,
         reaper,
+        reconciler,
         telemetry,
         providers,
     })

@@ -18,6 +18,7 @@ mod leases;
 pub mod problem;
 mod public;
 mod reader;
+mod reconciliations;
 mod registry;
 mod revocations;
 mod serve;
@@ -125,6 +126,7 @@ fn waiting() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(tasks::complete))
         .routes(routes!(tasks::revoke))
+        .routes(routes!(reconciliations::reconcile))
         .routes(routes!(revocations::revoke, revocations::follow))
 }
 
@@ -387,7 +389,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 26);
+        assert_eq!(paths.len(), 27);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {

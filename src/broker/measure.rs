@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::journal::record::{Result, Verb};
 use crate::model::lease::{Cause, Receipt};
+use crate::model::name::ProviderName;
+
+use super::reconciler::Mismatch;
 
 /// Decisions, by verb and result.
 pub const DECISIONS: &str = "dayfly_decisions_total";
@@ -15,6 +18,10 @@ pub const ENDED: &str = "dayfly_leases_ended_total";
 pub const END_FAILURES: &str = "dayfly_lease_end_failures_total";
 /// Leases that became stuck.
 pub const STUCK: &str = "dayfly_leases_stuck_total";
+/// What the reconciler found at odds, by provider, what it was, and what came of it.
+pub const RECONCILED: &str = "dayfly_reconciled_total";
+/// Passes of the reconciler that did not come to their end, by provider.
+pub const RECONCILE_FAILURES: &str = "dayfly_reconcile_failures_total";
 /// Seconds from the instant that a lease had to end to its proof.
 pub const REVOCATION_LAG: &str = "dayfly_revocation_lag_seconds";
 /// Seconds that an issue took inside the broker.
@@ -43,6 +50,16 @@ pub(super) fn end_failed(became_stuck: bool) {
     if became_stuck {
         metrics::counter!(STUCK).increment(1);
     }
+}
+
+pub(super) fn reconciled(provider: &ProviderName, found: Mismatch, done: bool) {
+    let result = if done { "ended" } else { "failed" };
+    metrics::counter!(RECONCILED, "provider" => provider.to_string(), "found" => found.as_str(), "result" => result)
+        .increment(1);
+}
+
+pub(super) fn not_reconciled(provider: &ProviderName) {
+    metrics::counter!(RECONCILE_FAILURES, "provider" => provider.to_string()).increment(1);
 }
 
 pub(super) fn issued(took: Duration) {

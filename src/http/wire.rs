@@ -6,6 +6,7 @@
 pub mod access;
 pub mod credentials;
 pub mod leases;
+pub mod reconciliations;
 pub mod registry;
 pub mod tasks;
 

@@ -41,6 +41,8 @@ pub enum Verb {
     Decide,
     /// Something was looked at.
     Inspect,
+    /// What providers hold was compared with the ledger.
+    Reconcile,
     /// Policies, agents and tools were loaded.
     Load,
     /// The broker started or stopped.
@@ -62,6 +64,7 @@ impl Verb {
             Self::End => "end",
             Self::Decide => "decide",
             Self::Inspect => "inspect",
+            Self::Reconcile => "reconcile",
             Self::Load => "load",
             Self::Serve => "serve",
         }

@@ -258,6 +258,7 @@ enum StoredCause {
     Superseded,
     Compensated,
     Recovered,
+    Vanished,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -65,13 +65,14 @@ pub fn fallen_due(lease: &Lease, now: Timestamp) -> (Cause, Timestamp) {
 /// Whether somebody ordered this end. It goes before what ends by itself.
 pub fn is_ordered(cause: Cause) -> bool {
     match cause {
-        Cause::Revoked | Cause::Cutoff | Cause::Recovered | Cause::TaskEnded(Outcome::Revoked) => true,
+        Cause::Revoked | Cause::Cutoff | Cause::TaskEnded(Outcome::Revoked) => true,
         Cause::Expired
         | Cause::TaskEnded(_)
         | Cause::TaskSuspended
         | Cause::Superseded
+        | Cause::Compensated
         | Cause::Recovered
-        | Cause::Compensated => false,
+        | Cause::Vanished => false,
     }
 }
 

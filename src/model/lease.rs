@@ -72,11 +72,13 @@ pub enum Cause {
     Compensated,
     /// It is from before the ledger was lost.
     Recovered,
+    /// Its credential was not there any more, though nobody here had ended it.
+    Vanished,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Expired,
         Self::TaskEnded(Outcome::Completed),
         Self::TaskEnded(Outcome::Failed),
@@ -90,6 +92,7 @@ impl Cause {
         Self::Superseded,
         Self::Compensated,
         Self::Recovered,
+        Self::Vanished,
     ];
 
     /// The word that the API, records and metrics use.
@@ -108,6 +111,7 @@ impl Cause {
             Self::Superseded => "superseded",
             Self::Compensated => "compensated",
             Self::Recovered => "recovered",
+            Self::Vanished => "vanished",
         }
     }
 }

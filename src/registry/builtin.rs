@@ -9,9 +9,10 @@ use crate::model::ttl::Ttl;
 use super::DAYFLY;
 
 /// What callers can do here beside their own tasks, and what each of it does to the world.
-const ACTIONS: [(&str, Effect); 4] = [
+const ACTIONS: [(&str, Effect); 5] = [
     ("inspect", Effect::Read),
     ("revoke", Effect::Write),
+    ("reconcile", Effect::Write),
     ("journal", Effect::Read),
     ("follow", Effect::Read),
 ];

@@ -33,6 +33,8 @@ mod outages;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod reconciling;
+#[cfg(test)]
 mod redis_servers;
 #[cfg(test)]
 mod reload;

@@ -168,6 +168,7 @@ pub(super) fn cause_code(cause: Cause) -> u8 {
         Cause::Superseded => 5,
         Cause::Compensated => 6,
         Cause::Recovered => 7,
+        Cause::Vanished => 8,
         Cause::TaskEnded(outcome) => 16 + outcome_code(outcome),
     }
 }
@@ -181,6 +182,7 @@ fn cause_of(code: u8) -> Result<Cause, LedgerError> {
         5 => Cause::Superseded,
         6 => Cause::Compensated,
         7 => Cause::Recovered,
+        8 => Cause::Vanished,
         16.. => Cause::TaskEnded(outcome_of(code - 16)?),
         _ => return Err(unreadable("the cause of an end")),
     })

@@ -40,6 +40,20 @@ impl Vending {
         self.slots.lock().unwrap().keys().cloned().collect()
     }
 
+    /// Something is there that nobody has minted.
+    pub(crate) fn smuggle(&self, lease: LeaseId) {
+        let slot = Slot {
+            coin: "found".into(),
+            until: Timestamp::MAX,
+        };
+        self.slots.lock().unwrap().insert(format!("v-{lease}"), slot);
+    }
+
+    /// Somebody takes it away behind our back.
+    pub(crate) fn lose(&self, lease: LeaseId) {
+        self.slots.lock().unwrap().remove(&format!("v-{lease}"));
+    }
+
     /// How often it was asked to end something.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
