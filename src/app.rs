@@ -4,7 +4,9 @@
 pub mod identity;
 pub mod journal;
 pub mod ledger;
+pub mod mark;
 pub mod providers;
+pub mod recover;
 pub mod rules;
 
 use std::net::SocketAddr;
@@ -30,11 +32,17 @@ use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::keys::key_ring::KeyRing;
+use crate::ledger::lineage::{Memory, Writer};
 use crate::provider::{ProviderError, Providers};
 use crate::telemetry;
 
+use self::mark::MarkFile;
+
 /// How often the keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(60);
+
+/// How many of the newest records are looked at when it starts.
+const NEWEST: u64 = 2000;
 
 /// A broker that serves.
 pub struct Running {
@@ -83,8 +91,13 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     }
     check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
-    let ledger = ledger::open(&config.ledger).await?;
     let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
+    let newest = newest(&journal).await?;
+    let marks = MarkFile::beside(&config.journal.dir);
+    let memory = marks.memory(&newest)?;
+    let known = memory != Memory::Nothing;
+    let writer = Writer::of_journal(&journal.verifier().to_string());
+    let ledger = ledger::open(&config.ledger, writer, memory).await?;
     let broker = Arc::new(Broker::new(Parts {
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
@@ -96,11 +109,19 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         settings: settings(&config),
     }));
     record_start(&broker, &journal, clock.now()).await?;
+    if known && broker.quarantine().is_none() {
+        broker
+            .compare_with_journal(&newest, config.ledger.retention)
+            .await?;
+    }
 
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     spawn_background(&tracker, &stop, &broker, &verifiers, &keys, &clock, &entropy);
     let metrics = telemetry::init_metrics()?;
+    // A ledger that was recovered meanwhile is taken into use before the first request.
+    broker.look_at_ledger().await?;
+    tracker.spawn(mark::keep(Arc::clone(&broker), marks, stop.clone()));
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     let state = HttpState {
         broker: Arc::clone(&broker),
@@ -139,6 +160,20 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         journal,
         clock,
     })
+}
+
+/// The newest records of the journal, oldest first.
+async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
+    let size = *journal.size().borrow();
+    let (mut from, mut newest) = (size.saturating_sub(NEWEST), Vec::new());
+    loop {
+        let page = journal.read(from, 1000).await?;
+        if page.is_empty() {
+            return Ok(newest);
+        }
+        from += u64::try_from(page.len())?;
+        newest.extend(page);
+    }
 }
 
 /// A provider that somebody has to change something for stops the start. One that cannot be reached

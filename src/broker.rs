@@ -3,7 +3,8 @@
 //! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
 //! siblings), [`decide`], [`inspect`]. Each starts from a [`Caller`], which only
 //! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
-//! The [`reaper`] ends what is due, and the [`reconciler`] compares providers with the ledger.
+//! The [`reaper`] ends what is due, and the [`reconciler`] compares providers with the ledger. When the
+//! ledger was lost, [`quarantine`] keeps to ending until [`recover`] has brought it back.
 
 pub mod attest;
 pub mod complete;
@@ -14,10 +15,12 @@ pub mod issue;
 pub mod measure;
 pub mod open;
 mod permission;
+pub mod quarantine;
 pub mod ready;
 pub mod reaper;
 pub mod reconciler;
 mod records;
+pub mod recover;
 pub mod renew;
 pub mod revoke;
 pub mod rules;
@@ -26,6 +29,7 @@ mod sightings;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -130,6 +134,8 @@ pub struct Broker {
     due: Notify,
     /// Wakes those who wait for receipts.
     settled: Notify,
+    /// Whether it was said that the ledger is lost.
+    quarantined: AtomicBool,
 }
 
 impl Broker {
@@ -158,6 +164,7 @@ impl Broker {
             comparing: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             settled: Notify::new(),
+            quarantined: AtomicBool::new(false),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod journal;
 pub mod lease;
 pub mod policy;
 pub mod reconcile;
+pub mod recover;
 pub mod serve;
 pub mod task;
 pub mod terminal;
@@ -67,6 +68,8 @@ enum Command {
     /// Verify and follow the journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Bring back a ledger that was lost or rolled back, from the journals.
+    Recover(recover::Recover),
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
 }
@@ -114,6 +117,7 @@ pub async fn run(cli: Cli) -> Exit {
         Command::Tool(command) => Box::pin(command.run(&terminal)),
         Command::Reconcile(command) => Box::pin(command.run(&terminal)),
         Command::Journal(command) => Box::pin(command.run(&terminal)),
+        Command::Recover(command) => Box::pin(async move { command.run(&terminal).await }),
         Command::Openapi => Box::pin(ready(openapi(&terminal))),
     };
     let ended = running.await;

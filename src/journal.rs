@@ -18,6 +18,7 @@ pub mod record;
 mod recovery;
 mod segment;
 mod storage;
+pub mod unfinished;
 pub mod verify;
 mod writer;
 

@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use crate::config::ledger::{LedgerConfig, LedgerKind, RedisConfig, RedisMode};
 use crate::ledger::Ledger;
 use crate::ledger::embedded::{self, Embedded};
+use crate::ledger::lineage::{Memory, Writer};
 use crate::ledger::redis::{self, Mode, RedisLedger};
 use crate::model::secret::Secret;
 
-/// Opens or reaches the ledger.
-pub async fn open(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
+/// Opens or reaches the ledger, for a writer that remembers so much of it.
+pub async fn open(config: &LedgerConfig, writer: Writer, memory: Memory) -> anyhow::Result<Arc<dyn Ledger>> {
     match &config.kind {
         LedgerKind::Embedded { path } => {
             if let Some(folder) = path.parent() {
@@ -21,6 +22,8 @@ pub async fn open(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
             }
             let settings = embedded::Config {
                 retention: config.retention,
+                writer,
+                memory,
                 ..embedded::Config::default()
             };
             let opened = Embedded::open(path, settings);
@@ -33,6 +36,8 @@ pub async fn open(config: &LedgerConfig) -> anyhow::Result<Arc<dyn Ledger>> {
                 prefix: redis.prefix.clone(),
                 shards: redis.shards,
                 retention: config.retention,
+                writer,
+                memory,
                 root_certificates: redis.ca_file.as_deref().map(read).transpose()?,
                 ..redis::RedisConfig::new(mode(redis)?)
             };

@@ -54,6 +54,7 @@ impl Broker {
 
     /// Open again.
     pub async fn resume(&self, caller: &Caller, id: TaskId, request: RequestId) -> Result<Task, BrokerError> {
+        self.outside_quarantine()?;
         self.own_charter(caller, id).await?;
         self.advance(caller, id, TaskChange::Resume, Verb::Resume, request)
             .await

@@ -55,6 +55,7 @@ impl Broker {
         order: IssueOrder,
         request: RequestId,
     ) -> Result<Issued, BrokerError> {
+        self.outside_quarantine()?;
         let started = Instant::now();
         let now = self.now();
         let charter = self.own_charter(&caller, order.task).await?;
@@ -100,6 +101,11 @@ impl Broker {
             lease: Some(id),
             granted: Some(granted.ttl),
             bounded_by: Some(granted.by),
+            // What it takes to end the credential when the ledger is lost.
+            environment: Some(lease.environment.clone()),
+            provider: Some(lease.provider.clone()),
+            handle: lease.handle.clone(),
+            ending: Some(lease.ending),
             ..record
         };
         let reserving = self.reserve(draft, &budgets, order.key);

@@ -24,6 +24,8 @@ pub const RECONCILED: &str = "dayfly_reconciled_total";
 pub const RECONCILE_FAILURES: &str = "dayfly_reconcile_failures_total";
 /// Seconds from the instant that a lease had to end to its proof.
 pub const REVOCATION_LAG: &str = "dayfly_revocation_lag_seconds";
+/// 1 while the ledger is lost: what exists is ended, and nothing is given out.
+pub const QUARANTINE: &str = "dayfly_quarantine";
 /// Seconds that an issue took inside the broker.
 pub const ISSUE_SECONDS: &str = "dayfly_issue_duration_seconds";
 
@@ -60,6 +62,10 @@ pub(super) fn reconciled(provider: &ProviderName, found: Mismatch, done: bool) {
 
 pub(super) fn not_reconciled(provider: &ProviderName) {
     metrics::counter!(RECONCILE_FAILURES, "provider" => provider.to_string()).increment(1);
+}
+
+pub(super) fn quarantine(on: bool) {
+    metrics::gauge!(QUARANTINE).set(if on { 1.0 } else { 0.0 });
 }
 
 pub(super) fn issued(took: Duration) {

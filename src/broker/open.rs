@@ -38,6 +38,7 @@ impl Broker {
         order: OpenOrder,
         request: RequestId,
     ) -> Result<Task, BrokerError> {
+        self.outside_quarantine()?;
         let now = self.now();
         let longest = self.parts.settings.longest_task_life;
         let life = order

@@ -1,4 +1,4 @@
-//! `ready`: whether anything could be issued now.
+//! `ready`: whether requests can be served now. In quarantine they can: somebody has to end things.
 
 use super::Broker;
 use super::error::BrokerError;

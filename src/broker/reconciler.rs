@@ -108,9 +108,12 @@ impl Broker {
     pub async fn reconcile_regularly(self: Arc<Self>, stop: CancellationToken) {
         let interval = self.parts.settings.reconciler.interval;
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = self.compare() => {}
+            // What a lost ledger does not know is not for that reason an orphan: a person looks first.
+            if self.quarantine().is_none() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = self.compare() => {}
+                }
             }
             let pause = interval.mul_f64(0.9) + self.jitter(interval / 5);
             tokio::select! {

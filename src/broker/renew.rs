@@ -23,6 +23,7 @@ impl Broker {
         ttl: Option<Ttl>,
         request: RequestId,
     ) -> Result<Issued, BrokerError> {
+        self.outside_quarantine()?;
         let now = self.now();
         let lease = self
             .parts

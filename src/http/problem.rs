@@ -261,8 +261,8 @@ impl From<BrokerError> for Problem {
                 LedgerError::Unavailable(_) => {
                     Self::unavailable(&error, "the ledger cannot be reached: try again", 1)
                 }
+                // Said in the log when it was found, and not for each request.
                 LedgerError::Lost(_) => {
-                    tracing::error!(error = %chain(&error), "a request was refused in quarantine");
                     let detail = "the ledger was lost or rolled back, and until somebody runs `dayfly recover` \
                                   credentials are ended and none are given out: tell the operators";
                     Self::new(Kind::QUARANTINE, detail).after(30)

@@ -73,7 +73,7 @@ pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResp
 /// How Dayfly is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
-    /// `live` or `ready`.
+    /// `live`, `ready` or `quarantine`.
     status: &'static str,
 }
 
@@ -83,9 +83,10 @@ pub(super) async fn healthz() -> axum::Json<Health> {
     axum::Json(Health { status: "live" })
 }
 
-/// Whether credentials can be issued
+/// Whether requests can be served
 ///
-/// The ledger answers and the journal can be written. While Dayfly shuts down it is not ready.
+/// The ledger answers and the journal can be written. While Dayfly shuts down it is not ready. In
+/// `quarantine` the ledger was lost: credentials are ended and none are given out.
 #[utoipa::path(get, path = "/readyz", tag = "public", security(()), responses((status = 200, body = Health)))]
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Json<Health>, Problem> {
     let stopping = shared.state.stop.is_cancelled();
@@ -93,7 +94,12 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Js
         let detail = "Dayfly cannot issue now: its log says why";
         return Err(Problem::new(Kind::UNAVAILABLE, detail).after(1));
     }
-    Ok(axum::Json(Health { status: "ready" }))
+    // Still to be reached: there is much to end, and the feed to be followed.
+    let status = match shared.state.broker.quarantine() {
+        None => "ready",
+        Some(_) => "quarantine",
+    };
+    Ok(axum::Json(Health { status }))
 }
 
 /// Looks at what issuing needs.

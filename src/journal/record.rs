@@ -11,7 +11,8 @@ use super::JournalError;
 use crate::model::access::ResourcePath;
 use crate::model::decision::{PolicyId, Revision};
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
-use crate::model::name::{AgentName, Operation, ToolName, UserId};
+use crate::model::lease::{Ending, Handle};
+use crate::model::name::{AgentName, Environment, Operation, ProviderName, ToolName, UserId};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
 
@@ -47,6 +48,8 @@ pub enum Verb {
     Load,
     /// The broker started or stopped.
     Serve,
+    /// The ledger was found lost, or was taken into use again after its recovery.
+    Recover,
 }
 
 impl Verb {
@@ -67,6 +70,7 @@ impl Verb {
             Self::Reconcile => "reconcile",
             Self::Load => "load",
             Self::Serve => "serve",
+            Self::Recover => "recover",
         }
     }
 }
@@ -107,12 +111,21 @@ pub struct Record {
     /// The decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionId>,
+    /// How the credential can end before its expiry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// The environment of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
     /// The policies that could not be evaluated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<PolicyId>,
     /// The life that was granted, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Ttl>,
+    /// The provider's name for the credential, where it was known before it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Handle>,
     /// The lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseId>,
@@ -125,6 +138,9 @@ pub struct Record {
     /// What proves the end, as `kind instant`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
+    /// Who makes the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderName>,
     /// Why, in the words of the agent that opened the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
@@ -180,12 +196,16 @@ impl Record {
             bounded_by: None,
             cause: None,
             decision: None,
+            ending: None,
+            environment: None,
             faults: Vec::new(),
             granted: None,
+            handle: None,
             lease: None,
             on_behalf_of: None,
             policies: Vec::new(),
             proof: None,
+            provider: None,
             purpose: None,
             reason: None,
             request: None,
@@ -246,12 +266,16 @@ mod tests {
             bounded_by: Some(Bound::Policy),
             cause: Some(awkward.into()),
             decision: Some(DecisionId::new(AT, ids(2))),
+            ending: Some(Ending::DenyListed),
+            environment: Some("production".parse().unwrap()),
             faults: vec![PolicyId("b".into()), PolicyId("a".into())],
             granted: Ttl::from_secs(300),
+            handle: Some(Handle(awkward.into())),
             lease: Some(LeaseId::new(task, AT, ids(3))),
             on_behalf_of: Some("user 42".parse().unwrap()),
             policies: vec![PolicyId(awkward.into())],
             proof: Some("verified_absent 2026-11-22T06:30:00Z".into()),
+            provider: Some("jwt".parse().unwrap()),
             purpose: Some(awkward.into()),
             reason: Some(awkward.into()),
             request: Some(RequestId::new(AT, ids(4))),

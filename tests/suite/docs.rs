@@ -194,6 +194,7 @@ fn the_reference_of_metrics_names_every_metric() {
         measure::RECONCILE_FAILURES,
         measure::REVOCATION_LAG,
         measure::ISSUE_SECONDS,
+        measure::QUARANTINE,
         guard::CALLS,
         guard::DOWN,
         telemetry::HTTP_REQUESTS,

@@ -35,6 +35,8 @@ mod process;
 #[cfg(test)]
 mod reconciling;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod redis_servers;
 #[cfg(test)]
 mod reload;

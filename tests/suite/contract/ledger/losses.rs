@@ -10,7 +10,9 @@ use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
 use dayfly::model::task::{Outcome, TaskChange, TaskState};
 
-use super::{Shorthand as _, active_at, at, cause_of, cutoff, ended, lease_at, secs, task_at, task_in, until};
+use super::{
+    Shorthand as _, active_at, at, cause_of, cutoff, ended, lease_at, secs, task_at, task_in, until,
+};
 
 type Subject = Arc<dyn Ledger>;
 
