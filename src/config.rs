@@ -198,9 +198,12 @@ mod tests {
             let mut at = Some(toml::Value::Table(written.clone()));
             for part in key.split('.') {
                 at = at.and_then(|value| value.get(part).cloned());
-                // Of sections that can stand there several times, the first will do.
+                // Sections that can stand there several times name every option between them.
                 at = at.map(|value| match value.as_array() {
-                    Some(items) if items[0].is_table() => items[0].clone(),
+                    Some(items) if items[0].is_table() => {
+                        let entries = items.iter().flat_map(|item| item.as_table().unwrap().clone());
+                        toml::Value::Table(entries.collect())
+                    }
                     _ => value,
                 });
             }

@@ -4,6 +4,8 @@
 pub mod aws_sts;
 pub mod guard;
 pub mod jwt;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod webhook;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,8 @@
 //! Providers and signing keys from their configuration.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +85,10 @@ fn one(config: &Config, kind: &ProviderKind, ambient: &Ambient) -> Result<Arc<dy
             config.tokens.max_ttl,
         )?),
         ProviderKind::AwsSts(settings) => aws_sts(config, settings, ambient)?,
+        #[cfg(feature = "postgres")]
+        ProviderKind::Postgres(settings) => Arc::new(postgres::build(settings, ambient)?),
+        #[cfg(not(feature = "postgres"))]
+        ProviderKind::Postgres(_) => return Err(left_out("postgres")),
         ProviderKind::Webhook(settings) => Arc::new(webhook(config, settings, ambient)?),
     })
 }
@@ -157,4 +164,10 @@ fn webhook(config: &Config, settings: &WebhookConfig, ambient: &Ambient) -> Resu
     };
     let (clock, entropy) = (Arc::clone(&ambient.clock), Arc::clone(&ambient.entropy));
     Webhook::new(&settings, Arc::clone(&ambient.keys), clock, entropy)
+}
+
+/// The configuration refused it already.
+#[cfg(not(feature = "postgres"))]
+fn left_out(kind: &str) -> ProviderError {
+    ProviderError::Refused(format!("this Dayfly was built without `{kind}`"))
 }

@@ -3,6 +3,7 @@
 //! The settings of a kind stand in a section of its name below the provider: `[provider.aws_sts]`.
 
 pub mod aws_sts;
+pub mod postgres;
 pub mod webhook;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use crate::model::name::ProviderName;
 
 use super::read::Base;
 use aws_sts::AwsStsConfig;
+use postgres::PostgresConfig;
 use webhook::WebhookConfig;
 
 /// A configured provider.
@@ -32,6 +34,8 @@ pub enum ProviderKind {
     Jwt,
     /// Sessions of AWS roles.
     AwsSts(Box<AwsStsConfig>),
+    /// Logins of a PostgreSQL server.
+    Postgres(Box<PostgresConfig>),
     /// Whatever a receiver makes that is asked over HTTPS.
     Webhook(Box<WebhookConfig>),
 }
@@ -42,6 +46,7 @@ pub enum ProviderKind {
 enum Kind {
     Jwt,
     AwsSts,
+    Postgres,
     Webhook,
 }
 
@@ -50,6 +55,7 @@ impl Kind {
         match self {
             Self::Jwt => "jwt",
             Self::AwsSts => "aws_sts",
+            Self::Postgres => "postgres",
             Self::Webhook => "webhook",
         }
     }
@@ -59,6 +65,7 @@ impl Kind {
         match self {
             Self::Jwt | Self::Webhook => true,
             Self::AwsSts => cfg!(feature = "aws"),
+            Self::Postgres => cfg!(feature = "postgres"),
         }
     }
 }
@@ -86,12 +93,15 @@ pub(super) fn read(sections: Vec<Section<'_>>, base: Base<'_>) -> Vec<ProviderCo
         }
         let aws_sts = settings(&mut section, kind, Kind::AwsSts)
             .and_then(|mut settings| aws_sts::read(&mut settings, base));
+        let postgres = settings(&mut section, kind, Kind::Postgres)
+            .and_then(|mut settings| postgres::read(&mut settings, base));
         let webhook = settings(&mut section, kind, Kind::Webhook)
             .and_then(|mut settings| webhook::read(&mut settings, base));
         let kind = kind.and_then(|kind| {
             Some(match kind {
                 Kind::Jwt => ProviderKind::Jwt,
                 Kind::AwsSts => ProviderKind::AwsSts(Box::new(aws_sts?)),
+                Kind::Postgres => ProviderKind::Postgres(Box::new(postgres?)),
                 Kind::Webhook => ProviderKind::Webhook(Box::new(webhook?)),
             })
         });

@@ -17,7 +17,7 @@ const SEAMS: [&str; 7] = [
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 14] = [
+const ADAPTERS: [&[&str]; 15] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
@@ -41,6 +41,7 @@ const ADAPTERS: [&[&str]; 14] = [
     &["provider::jwt"],
     &["provider::aws_sts"],
     &["provider::webhook"],
+    &["provider::postgres"],
     &[
         "journal::file",
         "journal::memory",
@@ -53,13 +54,14 @@ const ADAPTERS: [&[&str]; 14] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 15] = [
+const TECHNOLOGIES: [(&str, &[&str]); 18] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
     ("axum", &["http", "dev", "app"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
+    ("deadpool_postgres", &["provider::postgres"]),
     ("hyper_util", &["http::serve"]),
     ("josekit", &["keys::josekit"]),
     ("postcard", &["ledger::record"]),
@@ -75,6 +77,8 @@ const TECHNOLOGIES: [(&str, &[&str]); 15] = [
             "dev",
         ],
     ),
+    ("tokio_postgres", &["provider::postgres"]),
+    ("tokio_postgres_rustls", &["provider::postgres"]),
     ("toml", &["config", "registry", "model::document"]),
     ("tracing_subscriber", &["telemetry", "config::telemetry"]),
     ("utoipa", &["http"]),

@@ -31,6 +31,9 @@ mod killed;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+#[cfg(feature = "postgres")]
+mod postgres_server;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod reconciling;

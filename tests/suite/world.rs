@@ -82,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) provider: Option<Arc<dyn Provider>>,
     /// A second provider, `other`, that mints for the tool `payments`.
     pub(crate) other: Option<Arc<dyn Provider>>,
+    /// Mints for the tool `crm`, which has these parameters, as TOML.
+    pub(crate) crm: Option<(Arc<dyn Provider>, String)>,
 }
 
 impl Default for Plan {
@@ -93,6 +95,7 @@ impl Default for Plan {
             journal: Box::new(|journal| journal),
             provider: None,
             other: None,
+            crm: None,
         }
     }
 }
@@ -121,7 +124,7 @@ impl World {
             &trust_domain,
             &ledger,
             (plan.journal)(journal.clone()),
-            (provider, plan.other),
+            (provider, plan.other, plan.crm),
             plan.settings,
         );
         Self {
@@ -142,7 +145,7 @@ impl World {
             &self.trust_domain,
             &self.ledger,
             self.journal.clone(),
-            (provider, None),
+            (provider, None, None),
             settings,
         )
     }
@@ -238,32 +241,51 @@ impl World {
     }
 }
 
+/// Who mints for most tools, for `payments`, and for `crm` with these parameters.
+type Minting = (
+    Arc<dyn Provider>,
+    Option<Arc<dyn Provider>>,
+    Option<(Arc<dyn Provider>, String)>,
+);
+
 fn broker(
     clock: &Arc<ManualClock>,
     trust_domain: &DevTrustDomain,
     ledger: &Arc<dyn Ledger>,
     journal: Arc<dyn Journal>,
-    (provider, other): (Arc<dyn Provider>, Option<Arc<dyn Provider>>),
+    (provider, other, crm): Minting,
     settings: Settings,
 ) -> Arc<Broker> {
     let mut configuration = configuration();
     let folder = tempfile::tempdir().unwrap();
-    if other.is_some() {
+    let mut providers = vec![("jwt".parse().unwrap(), provider)];
+    if other.is_some() || crm.is_some() {
         for entry in std::fs::read_dir(&configuration.registry.tools).unwrap() {
             let path = entry.unwrap().path();
             let mut text = std::fs::read_to_string(&path).unwrap();
-            if path.ends_with("payments.toml") {
+            if path.ends_with("payments.toml") && other.is_some() {
                 text = text
                     .replace("provider = \"jwt\"", "provider = \"other\"")
                     .replace("live_credentials = 20\n", "");
+            }
+            if let (true, Some((_, parameters))) = (path.ends_with("crm.toml"), &crm) {
+                text = text.replace("provider = \"jwt\"", "provider = \"crm-db\"") + parameters;
             }
             std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
         }
         configuration.registry.tools = folder.path().to_owned();
     }
-    let named = |name: &str, provider| (name.parse().unwrap(), provider);
-    let others = other.map(|other| named("other", other));
-    let providers = Providers::new([named("jwt", provider)].into_iter().chain(others));
+    let crm = crm.map(|(provider, _)| provider);
+    for (name, provider) in [("other", other), ("crm-db", crm)] {
+        let Some(provider) = provider else { continue };
+        providers.push((name.parse().unwrap(), provider));
+        // Tools are checked against the providers that a configuration names, not against what they are.
+        configuration.providers.push(config::providers::ProviderConfig {
+            name: name.parse().unwrap(),
+            kind: config::providers::ProviderKind::Jwt,
+        });
+    }
+    let providers = Providers::new(providers);
     let (ruleset, _) = rules::load(&configuration, &providers).unwrap();
     Arc::new(Broker::new(Parts {
         clock: clock.clone(),

@@ -5,6 +5,7 @@
 
 mod ending;
 mod listing;
+mod lossy;
 mod minting;
 mod renewing;
 
@@ -300,4 +301,6 @@ macro_rules! provider_contract {
 }
 
 mod adapters;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod webhook;
