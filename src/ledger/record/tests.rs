@@ -139,10 +139,11 @@ fn the_numbers_of_variants_do_not_move() {
         Cause::Cutoff,
         Cause::Superseded,
         Cause::Compensated,
+        Cause::Recovered,
         Cause::Vanished,
     ];
     let causes = causes.map(|cause| number(Stored(cause)));
-    assert_eq!(causes.concat(), [0, 1, 0, 2, 3, 4, 5, 6]);
+    assert_eq!(causes.concat(), [0, 1, 0, 2, 3, 4, 5, 6, 7, 8]);
 }
 
 #[test]
