@@ -6,6 +6,8 @@ pub mod guard;
 pub mod jwt;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "vault")]
+pub mod vault;
 pub mod webhook;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +91,10 @@ fn one(config: &Config, kind: &ProviderKind, ambient: &Ambient) -> Result<Arc<dy
         ProviderKind::Postgres(settings) => Arc::new(postgres::build(settings, ambient)?),
         #[cfg(not(feature = "postgres"))]
         ProviderKind::Postgres(_) => return Err(left_out("postgres")),
+        #[cfg(feature = "vault")]
+        ProviderKind::Vault(settings) => Arc::new(vault::build(config, settings, ambient)?),
+        #[cfg(not(feature = "vault"))]
+        ProviderKind::Vault(_) => return Err(left_out("vault")),
         ProviderKind::Webhook(settings) => Arc::new(webhook(config, settings, ambient)?),
     })
 }
@@ -167,7 +173,7 @@ fn webhook(config: &Config, settings: &WebhookConfig, ambient: &Ambient) -> Resu
 }
 
 /// The configuration refused it already.
-#[cfg(not(feature = "postgres"))]
+#[cfg(not(all(feature = "postgres", feature = "vault")))]
 fn left_out(kind: &str) -> ProviderError {
     ProviderError::Refused(format!("this Dayfly was built without `{kind}`"))
 }

@@ -4,6 +4,7 @@
 
 pub mod aws_sts;
 pub mod postgres;
+pub mod vault;
 pub mod webhook;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use crate::model::name::ProviderName;
 use super::read::Base;
 use aws_sts::AwsStsConfig;
 use postgres::PostgresConfig;
+use vault::VaultConfig;
 use webhook::WebhookConfig;
 
 /// A configured provider.
@@ -36,6 +38,8 @@ pub enum ProviderKind {
     AwsSts(Box<AwsStsConfig>),
     /// Logins of a PostgreSQL server.
     Postgres(Box<PostgresConfig>),
+    /// Secrets of a Vault or OpenBao server.
+    Vault(Box<VaultConfig>),
     /// Whatever a receiver makes that is asked over HTTPS.
     Webhook(Box<WebhookConfig>),
 }
@@ -47,6 +51,7 @@ enum Kind {
     Jwt,
     AwsSts,
     Postgres,
+    Vault,
     Webhook,
 }
 
@@ -56,6 +61,7 @@ impl Kind {
             Self::Jwt => "jwt",
             Self::AwsSts => "aws_sts",
             Self::Postgres => "postgres",
+            Self::Vault => "vault",
             Self::Webhook => "webhook",
         }
     }
@@ -66,6 +72,7 @@ impl Kind {
             Self::Jwt | Self::Webhook => true,
             Self::AwsSts => cfg!(feature = "aws"),
             Self::Postgres => cfg!(feature = "postgres"),
+            Self::Vault => cfg!(feature = "vault"),
         }
     }
 }
@@ -95,6 +102,8 @@ pub(super) fn read(sections: Vec<Section<'_>>, base: Base<'_>) -> Vec<ProviderCo
             .and_then(|mut settings| aws_sts::read(&mut settings, base));
         let postgres = settings(&mut section, kind, Kind::Postgres)
             .and_then(|mut settings| postgres::read(&mut settings, base));
+        let vault = settings(&mut section, kind, Kind::Vault)
+            .and_then(|mut settings| vault::read(&mut settings, base));
         let webhook = settings(&mut section, kind, Kind::Webhook)
             .and_then(|mut settings| webhook::read(&mut settings, base));
         let kind = kind.and_then(|kind| {
@@ -102,6 +111,7 @@ pub(super) fn read(sections: Vec<Section<'_>>, base: Base<'_>) -> Vec<ProviderCo
                 Kind::Jwt => ProviderKind::Jwt,
                 Kind::AwsSts => ProviderKind::AwsSts(Box::new(aws_sts?)),
                 Kind::Postgres => ProviderKind::Postgres(Box::new(postgres?)),
+                Kind::Vault => ProviderKind::Vault(Box::new(vault?)),
                 Kind::Webhook => ProviderKind::Webhook(Box::new(webhook?)),
             })
         });

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Parts of the unit tests that are shared by several files.
-const TEST_ONLY: [&str; 3] = [
+const TEST_ONLY: [&str; 4] = [
     "identity::testing",
     "policy::samples",
     "provider::aws_sts::samples",
+    "provider::vault::testing",
 ];
 
 /// Floor 2 from left to right.
@@ -17,7 +18,7 @@ const SEAMS: [&str; 7] = [
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 15] = [
+const ADAPTERS: [&[&str]; 16] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
@@ -40,6 +41,7 @@ const ADAPTERS: [&[&str]; 15] = [
     &["ledger::redis"],
     &["provider::jwt"],
     &["provider::aws_sts"],
+    &["provider::vault"],
     &["provider::webhook"],
     &["provider::postgres"],
     &[
@@ -54,7 +56,7 @@ const ADAPTERS: [&[&str]; 15] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 18] = [
+const TECHNOLOGIES: [(&str, &[&str]); 20] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
@@ -71,17 +73,20 @@ const TECHNOLOGIES: [(&str, &[&str]); 18] = [
         "reqwest",
         &[
             "identity::fetch",
+            "provider::vault",
             "provider::webhook",
             "resource_server",
             "cli::client",
             "dev",
         ],
     ),
+    ("rustify", &["provider::vault"]),
     ("tokio_postgres", &["provider::postgres"]),
     ("tokio_postgres_rustls", &["provider::postgres"]),
     ("toml", &["config", "registry", "model::document"]),
     ("tracing_subscriber", &["telemetry", "config::telemetry"]),
     ("utoipa", &["http"]),
+    ("vaultrs", &["provider::vault"]),
 ];
 
 fn floor(module: &str) -> u8 {

@@ -6,6 +6,8 @@
 pub(crate) mod gated;
 pub(crate) mod receiver;
 pub(crate) mod tripwire;
+#[cfg(feature = "vault")]
+pub(crate) mod vault;
 pub(crate) mod vending;
 
 use std::path::Path;

@@ -303,4 +303,6 @@ macro_rules! provider_contract {
 mod adapters;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "vault")]
+mod vault;
 mod webhook;
