@@ -135,6 +135,7 @@ fn open() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(public::jwks))
         .routes(routes!(public::metadata))
+        .routes(routes!(public::discovery))
         .routes(routes!(public::healthz))
         .routes(routes!(public::metrics))
         .routes(routes!(public::openapi))

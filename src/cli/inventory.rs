@@ -1,13 +1,22 @@
 //! `dayfly agent` and `dayfly tool`: look at what is registered, and end all that is out for it.
 
+use std::path::PathBuf;
+
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
 use super::answer::{self, field};
 use super::exit::Exit;
+use super::task::access;
 use super::terminal::Terminal;
+use crate::app::providers::build_offline;
+use crate::config;
+use crate::entropy::OsEntropy;
+use crate::model::access::Access;
 use crate::model::name::{AgentName, ToolName};
+use crate::registry::files;
 
 /// `dayfly agent …`
 #[derive(Subcommand, Debug)]
@@ -48,6 +57,8 @@ pub enum ToolCommand {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Say what a credential would be allowed in its provider's own words, without a broker.
+    Explain(Explain),
     /// End every credential that is out for a tool now.
     Revoke {
         /// Its name.
@@ -59,6 +70,46 @@ pub enum ToolCommand {
         #[command(flatten)]
         remote: Remote,
     },
+}
+
+/// An access to look at.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The tool's name.
+    tool: ToolName,
+    /// What would be permitted: `tool:action[,action…][@resource[,resource…]]`.
+    #[arg(long, value_parser = access)]
+    access: Access,
+    /// The configuration file that names tools and providers.
+    #[arg(long, default_value = "dayfly.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Explain {
+    fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let name = self.access.tool();
+        ensure!(
+            *name == self.tool,
+            "the access is for `{name}`, not for `{}`",
+            self.tool
+        );
+        let config = config::load(&self.config)?;
+        let loaded = files::load(&config.registry.agents, &config.registry.tools)?;
+        let tool = loaded.registry.tool(name).context("no such tool is catalogued")?;
+        for action in self.access.actions() {
+            let known = tool.actions.contains_key(action);
+            ensure!(known, "the tool `{name}` has no action `{action}`");
+        }
+        let provider = build_offline(&config, &tool.binding.provider, &OsEntropy::new())?;
+        provider.accepts(tool)?;
+        match provider.explain(tool, &self.access)? {
+            Some(words) if terminal.is_json() => terminal.value(&words)?,
+            Some(words) => terminal.line(serde_json::to_string_pretty(&words)?)?,
+            None if terminal.is_json() => terminal.value(&Value::Null)?,
+            None => terminal.line("the credential says the access itself, and its provider adds nothing")?,
+        }
+        Ok(Exit::Done)
+    }
 }
 
 /// All of a kind.
@@ -131,6 +182,7 @@ impl ToolCommand {
                 terminal,
                 &remote.client()?.get(&format!("/v1/tools/{tool}")).await?,
             ),
+            Self::Explain(explain) => explain.run(terminal),
             Self::Revoke { tool, reason, remote } => {
                 let body = json!({ "tool": tool, "reason": reason });
                 revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)

@@ -1,5 +1,6 @@
 //! What needs no evidence: keys, metadata, health, metrics, and the description of the API.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -68,6 +69,55 @@ impl Metadata {
 pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let metadata = Metadata::new(&shared.state.issuer);
     ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(metadata))
+}
+
+/// What those need to know who trust tokens of Dayfly's own, such as an AWS account (OpenID Connect
+/// Discovery §3). Nobody can sign in here, so no endpoint is given.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Discovery {
+    /// The `iss` of tokens.
+    issuer: String,
+    /// Where the keys are.
+    jwks_uri: String,
+    /// Required.
+    response_types_supported: [&'static str; 1],
+    /// Required.
+    subject_types_supported: [&'static str; 1],
+    /// What the keys sign with.
+    id_token_signing_alg_values_supported: Vec<String>,
+}
+
+impl Discovery {
+    fn new(issuer: &str, jwks: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Keys {
+            keys: Vec<Key>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Key {
+            alg: Option<String>,
+        }
+        let keys = serde_json::from_str(jwks).map_or_else(|_| Vec::new(), |Keys { keys }| keys);
+        let algorithms: BTreeSet<String> = keys.into_iter().filter_map(|key| key.alg).collect();
+        let Metadata { issuer, jwks_uri, .. } = Metadata::new(issuer);
+        Self {
+            issuer,
+            jwks_uri,
+            response_types_supported: ["id_token"],
+            subject_types_supported: ["public"],
+            id_token_signing_alg_values_supported: algorithms.into_iter().collect(),
+        }
+    }
+}
+
+/// The token issuer's metadata, for OpenID Connect
+///
+/// Provider metadata (OpenID Connect Discovery 1.0), for those who trust Dayfly's own tokens.
+#[utoipa::path(get, path = "/.well-known/openid-configuration", tag = "public", security(()),
+    responses((status = 200, body = Discovery)))]
+pub(super) async fn discovery(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let discovery = Discovery::new(&shared.state.issuer, &(shared.state.jwks)());
+    ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(discovery))
 }
 
 /// How Dayfly is.
@@ -175,6 +225,22 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+
+    #[test]
+    fn discovery_says_what_the_keys_sign_with() {
+        let jwks = r#"{"keys": [{"alg": "ES256"}, {"alg": "ES256"}, {"alg": "EdDSA"}]}"#;
+        let json = serde_json::to_value(Discovery::new("https://dayfly.example", jwks)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "issuer": "https://dayfly.example",
+                "jwks_uri": "https://dayfly.example/.well-known/jwks.json",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256", "EdDSA"],
+            })
+        );
+    }
 
     #[test]
     fn metadata_names_only_what_exists() {

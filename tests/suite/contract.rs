@@ -2,4 +2,4 @@
 
 mod journal;
 mod ledger;
-mod provider;
+pub(crate) mod provider;

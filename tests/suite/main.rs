@@ -4,6 +4,9 @@
 
 #[cfg(test)]
 mod architecture;
+#[cfg(feature = "aws")]
+#[cfg(test)]
+mod aws;
 #[cfg(test)]
 mod config_files;
 #[cfg(test)]

@@ -54,6 +54,10 @@ pub(super) trait Subject: Send + Sync {
     async fn pass(&self, _: Duration) -> bool {
         false
     }
+    /// Whether the outside can be asked what is out.
+    fn lists(&self) -> bool {
+        true
+    }
     /// The next mint fails half-way, with something made. `false` where nothing can be left half made.
     async fn fail_half_way(&self) -> bool {
         false
@@ -61,7 +65,7 @@ pub(super) trait Subject: Send + Sync {
 }
 
 /// A tool for tests, to be filled with what the provider reads of it.
-pub(super) fn a_tool(provider: &str, parameters: serde_json::Value) -> Tool {
+pub(crate) fn a_tool(provider: &str, parameters: serde_json::Value) -> Tool {
     let parameters = serde_json::from_value(parameters).unwrap();
     Tool {
         name: "orders".parse().unwrap(),
@@ -301,6 +305,8 @@ macro_rules! provider_contract {
 }
 
 mod adapters;
+#[cfg(feature = "aws")]
+mod aws;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "vault")]

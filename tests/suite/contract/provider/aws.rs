@@ -1,0 +1,73 @@
+//! The AWS STS provider with a deny slot, against an account in this process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dayfly::model::access::Access;
+use dayfly::model::credential::Credential;
+use dayfly::model::tool::Tool;
+use dayfly::provider::Provider;
+use dayfly::provider::aws_sts::{AwsSts, DenySlot};
+
+use super::Subject;
+use crate::aws::account::Account;
+use crate::world::access;
+
+struct Sts(Arc<Account>, Arc<AwsSts>);
+
+impl Sts {
+    async fn new() -> Self {
+        let account = Account::open().await;
+        let provider = account.provider(Some(DenySlot {
+            role_wide_when_full: false,
+        }));
+        Self(account, provider)
+    }
+}
+
+#[async_trait]
+impl Subject for Sts {
+    fn provider(&self) -> Arc<dyn Provider> {
+        self.1.clone()
+    }
+
+    fn tool(&self) -> Tool {
+        crate::aws::tool()
+    }
+
+    fn access(&self) -> Access {
+        access("orders:read@customers/42")
+    }
+
+    fn unfit(&self) -> Option<Access> {
+        Some(access("orders:read"))
+    }
+
+    /// What was permitted, and not what was not.
+    async fn works(&self, credential: &Credential) -> bool {
+        self.0.latest(|session| {
+            assert!(session.name.starts_with("lse_"), "{}", session.name);
+            assert_eq!(session.source_identity, "support-bot");
+            assert_eq!(session.tags["dayfly:lease"], session.name);
+            assert_eq!(session.tags["dayfly:agent"], "support-bot");
+            assert!(session.tags["dayfly:task"].starts_with("tsk_"));
+        });
+        let lets = |action, resource| self.0.lets(credential, action, resource);
+        assert!(!lets("s3:PutObject", "arn:aws:s3:::acme/customers/42"));
+        assert!(!lets("s3:GetObject", "arn:aws:s3:::acme/customers/43"));
+        lets("s3:GetObject", "arn:aws:s3:::acme/customers/42")
+    }
+
+    async fn pass(&self, by: Duration) -> bool {
+        self.0.pass(by);
+        true
+    }
+
+    /// STS keeps no list of its sessions.
+    fn lists(&self) -> bool {
+        false
+    }
+}
+
+provider_contract!(aws_sts, Some(super::Sts::new()));
