@@ -13,7 +13,7 @@
 //! 4  edges      http, telemetry, resource_server
 //! 3  broker     broker                           the use-cases; knows traits, no technology
 //! 2  seams      keys → identity → registry → policy → ledger → provider → journal
-//! 1  ambient    clock, crowd, entropy
+//! 1  ambient    clock, entropy
 //! 0  words      model
 //! ```
 //!
@@ -39,7 +39,6 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod crowd;
 pub mod dev;
 pub mod entropy;
 pub mod http;

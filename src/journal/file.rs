@@ -21,7 +21,6 @@ use super::recovery;
 use super::storage::{OsStorage, Storage};
 use super::writer::{Entry, Message, Writer};
 use super::{Journal, JournalError};
-use crate::crowd::Crowd;
 
 /// How a journal on disk behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +88,6 @@ impl FileJournal {
             due: None,
             blocked: None,
             refusing: false,
-            crowd: Crowd::default(),
         };
         let writer = std::thread::Builder::new()
             .name("journal".to_owned())

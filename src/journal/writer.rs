@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use super::JournalError;
 use super::appender::Appender;
 use super::merkle::Hash;
-use crate::crowd::Crowd;
 
 /// What the thread is asked for.
 pub(super) enum Message {
@@ -47,8 +46,6 @@ pub(super) struct Writer {
     pub(super) blocked: Option<String>,
     /// Whether the last batch was refused; said once, not for each.
     pub(super) refusing: bool,
-    /// Whether to let more come before a batch is closed.
-    pub(super) crowd: Crowd,
 }
 
 #[derive(Default)]
@@ -89,9 +86,7 @@ impl Writer {
             };
             match message {
                 Ok(first) => {
-                    self.crowd.wait();
                     let batch = Batch::gather(first, inbox);
-                    self.crowd.came(batch.entries.len());
                     closing = batch.closing;
                     self.append(batch.entries);
                     for answer in batch.checkpoints {

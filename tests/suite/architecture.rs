@@ -92,7 +92,7 @@ const TECHNOLOGIES: [(&str, &[&str]); 20] = [
 fn floor(module: &str) -> u8 {
     match module.split("::").next().unwrap_or_default() {
         "model" => 0,
-        "clock" | "crowd" | "entropy" => 1,
+        "clock" | "entropy" => 1,
         seam if SEAMS.contains(&seam) => 2,
         "broker" => 3,
         "http" | "telemetry" | "resource_server" => 4,

@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::layout::{PROGRESS, PUBLISHED};
 use super::store::{Store, mark};
 use super::tables::Tables;
-use crate::crowd::Crowd;
 use crate::ledger::LedgerError;
 
 /// The most steps in one commit.
@@ -181,16 +180,13 @@ struct Committer {
 
 impl Committer {
     fn run(self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
-        let mut crowd = Crowd::default();
         while let Some(first) = waiting.blocking_recv() {
-            crowd.wait();
             let mut group = vec![first];
             while group.len() < MOST_STEPS
                 && let Ok(next) = waiting.try_recv()
             {
                 group.push(next);
             }
-            crowd.came(group.len());
             self.settle(group);
         }
     }
