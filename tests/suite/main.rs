@@ -14,6 +14,8 @@ mod contract;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod deaths;
+#[cfg(test)]
 mod deprived;
 #[cfg(test)]
 mod docs;

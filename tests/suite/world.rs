@@ -4,6 +4,7 @@
 //! permit from the policies in `config/`, a token from a key ring.
 
 pub(crate) mod gated;
+pub(crate) mod mortal;
 pub(crate) mod receiver;
 pub(crate) mod tripwire;
 #[cfg(feature = "vault")]
@@ -17,7 +18,7 @@ use dayfly::app::rules;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::{IssueOrder, Issued};
 use dayfly::broker::open::OpenOrder;
-use dayfly::broker::rules::Rules;
+use dayfly::broker::rules::{Rules, Ruleset};
 use dayfly::broker::{Broker, Parts, Settings};
 use dayfly::clock::{Clock, ManualClock};
 use dayfly::config;
@@ -38,14 +39,19 @@ use dayfly::keys::ring_keys::RingSigner;
 use dayfly::ledger::Ledger;
 use dayfly::ledger::embedded::{self, Embedded};
 use dayfly::model::access::Access;
+use dayfly::model::agent::Agent;
 use dayfly::model::credential::Credential;
+use dayfly::model::decision::Revision;
 use dayfly::model::ids::{RequestId, TaskId};
 use dayfly::model::task::Task;
 use dayfly::model::time::Timestamp;
+use dayfly::model::tool::Tool;
 use dayfly::model::ttl::Ttl;
+use dayfly::policy::PolicyEngine;
 use dayfly::provider::jwt::JwtProvider;
 use dayfly::provider::{Provider, Providers};
-use dayfly::registry::Caller;
+use dayfly::registry::files;
+use dayfly::registry::{Caller, Registry};
 
 pub(crate) const ISSUER: &str = "https://dayfly.example.org";
 /// A Sunday morning, within the hours of the example policies.
@@ -150,6 +156,38 @@ impl World {
             (provider, None, None),
             settings,
         )
+    }
+
+    /// Another process of this installation, on that ledger, with rules and providers of its own.
+    pub(crate) fn process(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        rules: &Arc<Rules>,
+        providers: Providers,
+    ) -> Arc<Broker> {
+        Arc::new(Broker::new(Parts {
+            clock: self.clock.clone(),
+            entropy: Arc::new(OsEntropy::new()),
+            verifiers: Arc::new(verifiers(&self.trust_domain)),
+            rules: rules.clone(),
+            ledger,
+            providers,
+            journal: self.journal.clone(),
+            settings: Settings::default(),
+        }))
+    }
+
+    /// Rules with the agents of the examples, these tools alone, and this engine.
+    pub(crate) fn rules(tools: impl IntoIterator<Item = Tool>, engine: impl PolicyEngine) -> Arc<Rules> {
+        let registry = &configuration().registry;
+        let loaded = files::load(&registry.agents, &registry.tools).unwrap().registry;
+        let agents = loaded.agents().map(|agent| Agent::clone(agent));
+        let rules = loaded.rules().cloned();
+        Arc::new(Rules::new(Ruleset {
+            registry: Registry::new(agents, rules, tools).unwrap(),
+            engine: Box::new(engine),
+            revision: Revision("of a test".into()),
+        }))
     }
 
     /// New rules, in which these agents are suspended.

@@ -33,9 +33,17 @@ use crate::world::{MORNING, Plan, World};
 
 /// A provider under test, with its outside.
 #[async_trait]
-pub(super) trait Subject: Send + Sync {
+pub(crate) trait Subject: Send + Sync {
     /// The provider. It accepts [`Subject::tool`].
     fn provider(&self) -> Arc<dyn Provider>;
+    /// The provider as another process would make it: it knows nothing that was not written down.
+    fn reborn(&self) -> Arc<dyn Provider> {
+        self.provider()
+    }
+    /// Whether the outside has a clock that is moved rather than waited for.
+    fn is_timed(&self) -> bool {
+        false
+    }
     /// The tool that credentials are for. [`a_tool`] is a beginning.
     fn tool(&self) -> Tool;
     /// An access of the tool that can be served.
@@ -103,7 +111,7 @@ pub(super) struct Lab {
 }
 
 /// Permits whatever is asked: what a provider does with a permit is not a matter of policy.
-struct Permissive;
+pub(crate) struct Permissive;
 
 impl PolicyEngine for Permissive {
     fn decide(&self, _: &AccessRequest) -> Decision {
@@ -304,11 +312,11 @@ macro_rules! provider_contract {
     };
 }
 
-mod adapters;
+pub(crate) mod adapters;
 #[cfg(feature = "aws")]
-mod aws;
+pub(crate) mod aws;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub(crate) mod postgres;
 #[cfg(feature = "vault")]
-mod vault;
+pub(crate) mod vault;
 mod webhook;

@@ -21,9 +21,18 @@ pub(crate) struct Tripwire {
     passed: AtomicUsize,
     fatal: AtomicUsize,
     dead: tokio::sync::Notify,
+    yields: bool,
 }
 
 impl Tripwire {
+    /// Never kills; each passage is a point to wait at.
+    pub(crate) fn yielding() -> Self {
+        Self {
+            yields: true,
+            ..Self::default()
+        }
+    }
+
     /// From now on the `step`-th passage is the last.
     pub(crate) fn arm(&self, step: usize) {
         self.passed.store(0, Ordering::Relaxed);
@@ -36,6 +45,9 @@ impl Tripwire {
     }
 
     async fn pass(&self) {
+        if self.yields {
+            tokio::task::yield_now().await;
+        }
         let passed = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
         let fatal = self.fatal.load(Ordering::Relaxed);
         if fatal != 0 && passed >= fatal {

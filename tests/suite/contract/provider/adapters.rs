@@ -62,10 +62,10 @@ provider_contract!(
     Some(async { std::sync::Arc::new(crate::world::vending::Vending::default()) })
 );
 
-struct Jwt(Arc<KeyRing>);
+pub(crate) struct Jwt(Arc<KeyRing>);
 
 impl Jwt {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let signer = RingSigner::generate(Algorithm::Es256, &OsEntropy::new()).unwrap();
         Self(Arc::new(KeyRing::of(Arc::new(signer))))
     }

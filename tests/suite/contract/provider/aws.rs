@@ -14,10 +14,10 @@ use super::Subject;
 use crate::aws::account::Account;
 use crate::world::access;
 
-struct Sts(Arc<Account>, Arc<AwsSts>);
+pub(crate) struct Sts(Arc<Account>, Arc<AwsSts>);
 
 impl Sts {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let account = Account::open().await;
         let provider = account.provider(Some(DenySlot {
             role_wide_when_full: false,
@@ -30,6 +30,16 @@ impl Sts {
 impl Subject for Sts {
     fn provider(&self) -> Arc<dyn Provider> {
         self.1.clone()
+    }
+
+    fn reborn(&self) -> Arc<dyn Provider> {
+        self.0.provider(Some(DenySlot {
+            role_wide_when_full: false,
+        }))
+    }
+
+    fn is_timed(&self) -> bool {
+        true
     }
 
     fn tool(&self) -> Tool {

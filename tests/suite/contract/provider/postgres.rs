@@ -22,7 +22,7 @@ use crate::postgres_server::{Estate, log_in, now};
 use crate::world::access;
 
 /// An estate, and a provider that works there.
-struct Served {
+pub(crate) struct Served {
     estate: Arc<Estate>,
     provider: Arc<Lossy>,
     tool: Tool,
@@ -32,7 +32,7 @@ struct Served {
 
 impl Served {
     /// With an estate and a provider as they come.
-    fn new() -> Option<impl Future<Output = Self>> {
+    pub(crate) fn new() -> Option<impl Future<Output = Self>> {
         let estate = Estate::new()?;
         Some(async {
             let estate = Arc::new(estate.await);
@@ -56,6 +56,10 @@ impl Served {
 impl Subject for Served {
     fn provider(&self) -> Arc<dyn Provider> {
         self.provider.clone()
+    }
+
+    fn reborn(&self) -> Arc<dyn Provider> {
+        self.estate.provider()
     }
 
     fn tool(&self) -> Tool {

@@ -27,7 +27,9 @@ use crate::world::vault::{ROOT, VaultTwin};
 use crate::world::{ISSUER, MORNING, access};
 
 /// A server, the provider before it, and a tool.
-pub(super) struct Vault {
+pub(crate) struct Vault {
+    /// Where its token is.
+    file: std::path::PathBuf,
     address: String,
     clock: Arc<dyn Clock>,
     moved: Option<Arc<ManualClock>>,
@@ -144,10 +146,11 @@ impl Vault {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, furnish(&address, root).await).unwrap();
-        let settings = settings(&address, Login::Token { file });
+        let settings = settings(&address, Login::Token { file: file.clone() });
         let provider = Arc::new(VaultProvider::new(settings, Arc::clone(&clock)).unwrap());
         Self {
             address,
+            file,
             clock,
             moved,
             twin,
@@ -171,13 +174,13 @@ impl Vault {
     }
 
     /// Logins of a database.
-    async fn database() -> Self {
+    pub(crate) async fn database() -> Self {
         let secret = json!({ "kind": "leased", "path": "database/creds/orders-{resource}" });
         Self::twin(parameters(&secret), "orders:read@eu").await
     }
 
     /// Tokens of the server.
-    async fn token() -> Self {
+    pub(crate) async fn token() -> Self {
         Self::twin(parameters(&json!({ "kind": "token" })), "orders:read").await
     }
 
@@ -211,6 +214,16 @@ fn server() -> Option<impl Future<Output = Vault>> {
 impl Subject for Vault {
     fn provider(&self) -> Arc<dyn Provider> {
         self.provider.clone()
+    }
+
+    fn reborn(&self) -> Arc<dyn Provider> {
+        let file = self.file.clone();
+        let settings = settings(&self.address, Login::Token { file });
+        Arc::new(VaultProvider::new(settings, Arc::clone(&self.clock)).unwrap())
+    }
+
+    fn is_timed(&self) -> bool {
+        self.moved.is_some()
     }
 
     fn tool(&self) -> Tool {
