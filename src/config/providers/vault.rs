@@ -119,7 +119,9 @@ fn server(section: &mut Section<'_>) -> Option<String> {
 fn auth(section: &mut Section<'_>, base: Base<'_>) -> Option<VaultAuth> {
     let help =
         "write how Dayfly shows who it is: `auth = \"jwt\"`, `\"kubernetes\"`, `\"approle\"` or `\"token\"`";
-    match section.required("auth", help)? {
+    let way: Auth = section.required("auth", help)?;
+    leave_out(section, way);
+    match way {
         Auth::Jwt => {
             let mount = path(section, "mount", Some("jwt"));
             let role = role(section);
@@ -155,6 +157,21 @@ fn auth(section: &mut Section<'_>, base: Base<'_>) -> Option<VaultAuth> {
         Auth::Token => Some(VaultAuth::Token {
             file: file(section, base, "token_file")?,
         }),
+    }
+}
+
+/// A setting of another way in would be there for nothing.
+fn leave_out(section: &mut Section<'_>, way: Auth) {
+    let useless: &[&'static str] = match way {
+        Auth::Jwt => &["token_file", "role_id_file", "secret_id_file"],
+        Auth::Kubernetes => &["audience", "role_id_file", "secret_id_file"],
+        Auth::AppRole => &["role", "audience", "token_file"],
+        Auth::Token => &["mount", "role", "audience", "role_id_file", "secret_id_file"],
+    };
+    for key in useless.iter().copied() {
+        if section.optional::<String>(key).is_some() {
+            section.blame(key, "this `auth` has no use for it", "leave it out");
+        }
     }
 }
 
@@ -256,6 +273,10 @@ mod tests {
                 "it has a path",
             ),
             ("address = 'https://v'\nauth = 'token'", "token_file"),
+            (
+                "address = 'https://v'\nauth = 'token'\ntoken_file = 't'\nrole_id_file = 'r'",
+                "`provider.vault.role_id_file`: this `auth` has no use for it",
+            ),
             ("address = 'https://v'\nauth = 'ldap'", "auth"),
             ("address = 'https://v'\nauth = 'jwt'\nrole = 'a'", "audience"),
             (

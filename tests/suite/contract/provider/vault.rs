@@ -89,7 +89,7 @@ async fn furnish(address: &str, root: &str) -> String {
         let (status, answer) = ask(address, root, "POST", path, body).await;
         assert!(status < 300, "{path}: {status} {answer}");
     }
-    let wanted = json!({ "policies": ["dayfly"], "ttl": "1h" });
+    let wanted = json!({ "policies": ["dayfly"], "ttl": "768h" });
     let (status, answer) = ask(address, root, "POST", "auth/token/create-orphan", wanted).await;
     assert_eq!(status, 200, "{answer}");
     answer["auth"]["client_token"].as_str().unwrap().to_owned()
