@@ -4,7 +4,7 @@
 //! It takes no input, is idempotent, and is safe beside other replicas: each due thing is claimed for
 //! a while, and a claim that is not settled returns by itself. Retries live in the lease.
 //!
-//! What is claimed is worked on lane by lane, one for each provider ([`lanes`]), while the next is
+//! What is claimed is worked on lane by lane, one for each provider (`reaper/lanes.rs`), while the next is
 //! claimed already: nothing waits for a provider that hangs but what has to end there.
 
 mod lanes;
