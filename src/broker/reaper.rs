@@ -312,7 +312,9 @@ impl Broker {
             return Ok(Done::Left);
         };
         match self.end_at_provider(lease, effort).await {
-            Ok(receipt) => {
+            // It works until its time is up, so until then its lease is not over.
+            Ok(None) => Ok(self.put_off(claim, lease.expires_at.since(self.now())).await),
+            Ok(Some(receipt)) => {
                 let now = self.now();
                 self.record(of_end(lease, effort.cause, receipt, now)).await?;
                 self.parts
@@ -326,28 +328,37 @@ impl Broker {
         }
     }
 
-    async fn end_at_provider(&self, lease: &Lease, effort: &Effort) -> Result<Receipt, ProviderError> {
+    /// The proof that it ended; `None` while nothing can end it but its expiry.
+    async fn end_at_provider(
+        &self,
+        lease: &Lease,
+        effort: &Effort,
+    ) -> Result<Option<Receipt>, ProviderError> {
         let provider = self.parts.providers.get(&lease.provider)?;
         let held = lease.held();
         provider.revoke(&held).await?;
         let now = self.now();
-        let expired = Receipt::ExpiresAt { at: lease.expires_at };
-        match provider.probe(&held).await? {
-            Presence::Absent => Ok(Receipt::VerifiedAbsent { at: now }),
-            Presence::Present => Err(ProviderError::Unavailable(
-                "it is still there after it was revoked".into(),
-            )),
-            // Neither an order nor time ends it.
-            Presence::Unknown if lease.ending == Ending::Never => Ok(Receipt::Outlived { at: now }),
-            Presence::Unknown if lease.expires_at <= now => Ok(expired),
+        let receipt = match provider.probe(&held).await? {
+            Presence::Absent => Receipt::VerifiedAbsent { at: now },
+            Presence::Present => {
+                return Err(ProviderError::Unavailable(
+                    "it is still there after it was revoked".into(),
+                ));
+            }
             Presence::Unknown => match lease.ending {
-                Ending::DenyListed => Ok(Receipt::DeniedAt { at: effort.since }),
-                Ending::AtExpiry => Ok(expired),
-                Ending::Immediate | Ending::Never => Err(ProviderError::Unavailable(
-                    "nobody can say whether it is gone".into(),
-                )),
+                // Neither an order nor time ends it.
+                Ending::Never => Receipt::Outlived { at: now },
+                _ if lease.expires_at <= now => Receipt::ExpiresAt { at: lease.expires_at },
+                Ending::DenyListed => Receipt::DeniedAt { at: effort.since },
+                Ending::AtExpiry => return Ok(None),
+                Ending::Immediate => {
+                    return Err(ProviderError::Unavailable(
+                        "nobody can say whether it is gone".into(),
+                    ));
+                }
             },
-        }
+        };
+        Ok(Some(receipt))
     }
 
     async fn retry(

@@ -207,13 +207,8 @@ impl Broker {
                 state: LeaseState::Ended { receipt, .. },
                 ..
             }) => {
-                // Nobody said that it is gone already.
-                let lives_on = match *receipt {
-                    Receipt::ExpiresAt { at } => at > self.now(),
-                    Receipt::Outlived { .. } => true,
-                    Receipt::VerifiedAbsent { .. } | Receipt::DeniedAt { .. } => false,
-                };
-                if lives_on {
+                // Nobody said that it is gone.
+                if matches!(receipt, Receipt::Outlived { .. }) {
                     return Looked::AsItShould;
                 }
                 match provider.probe(&held).await {

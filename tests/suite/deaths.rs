@@ -149,6 +149,8 @@ deaths! {
     postgres: Served::new();
     #[cfg(feature = "aws")]
     aws: Some(Sts::new());
+    #[cfg(feature = "aws")]
+    aws_without_slot: Some(Sts::without_slot());
     #[cfg(feature = "vault")]
     vault: Some(Vault::database());
     #[cfg(feature = "vault")]

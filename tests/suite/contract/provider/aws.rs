@@ -14,15 +14,25 @@ use super::Subject;
 use crate::aws::account::Account;
 use crate::world::access;
 
-pub(crate) struct Sts(Arc<Account>, Arc<AwsSts>);
+pub(crate) struct Sts(Arc<Account>, Arc<AwsSts>, Option<DenySlot>);
 
 impl Sts {
     pub(crate) async fn new() -> Self {
-        let account = Account::open().await;
-        let provider = account.provider(Some(DenySlot {
+        Self::with(Some(DenySlot {
             role_wide_when_full: false,
-        }));
-        Self(account, provider)
+        }))
+        .await
+    }
+
+    /// Nothing recalls its sessions.
+    pub(crate) async fn without_slot() -> Self {
+        Self::with(None).await
+    }
+
+    async fn with(slot: Option<DenySlot>) -> Self {
+        let account = Account::open().await;
+        let provider = account.provider(slot);
+        Self(account, provider, slot)
     }
 }
 
@@ -33,9 +43,7 @@ impl Subject for Sts {
     }
 
     fn reborn(&self) -> Arc<dyn Provider> {
-        self.0.provider(Some(DenySlot {
-            role_wide_when_full: false,
-        }))
+        self.0.provider(self.2)
     }
 
     fn is_timed(&self) -> bool {
