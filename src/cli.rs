@@ -101,8 +101,13 @@ fn openapi(terminal: &Terminal) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Runs the command and says how it ended.
-pub async fn run(cli: Cli) -> Exit {
+/// Runs the command and says how it ended. Boxed on this side of the crate: the types of all commands,
+/// nested in one another, overflow the compiler's depth limit when the binary is optimised.
+pub fn run(cli: Cli) -> LocalBoxFuture<'static, Exit> {
+    Box::pin(conclude(cli))
+}
+
+async fn conclude(cli: Cli) -> Exit {
     let terminal = Terminal::new(cli.json);
     // Boxed, or the type of this future would hold those of all commands.
     let running: LocalBoxFuture<'_, anyhow::Result<Exit>> = match cli.command {

@@ -12,6 +12,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     // One crypto stack for everything that speaks TLS. It fails only when one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Boxed: the types of all commands nested in one another overflow the compiler's depth limit.
-    Box::pin(dayfly::cli::run(dayfly::cli::Cli::parse())).await.into()
+    dayfly::cli::run(dayfly::cli::Cli::parse()).await.into()
 }
