@@ -55,7 +55,7 @@ pub(super) fn load(
         loading.source(source, names);
     }
     loading.unique_ids();
-    loading.validate(schema);
+    loading.validate(schema, names);
     if loading.problems.is_empty() {
         return Ok((loading.policies, loading.warnings));
     }
@@ -189,7 +189,7 @@ impl Loading {
         self.problems.append(&mut twice);
     }
 
-    fn validate(&mut self, schema: &Schema) {
+    fn validate(&mut self, schema: &Schema, names: &Names) {
         let set = match PolicySet::from_policies(self.policies.iter().map(|loaded| loaded.policy.clone())) {
             Ok(set) => set,
             Err(error) => {
@@ -212,11 +212,25 @@ impl Loading {
             let located = self.located(warning.policy_id(), warning);
             if matches!(warning, ValidationWarning::MixedScriptString(_)) {
                 self.warnings.push(located); // how people write
-            } else if wrong.insert(warning.policy_id()) {
+            } else if !wrong.insert(warning.policy_id()) {
+                // one is enough
+            } else if self.waits_for_a_tool(warning.policy_id(), names) {
+                self.warnings.push(Problem {
+                    message: "no tool has an action of these effects yet: this policy waits for one".into(),
+                    help: None,
+                    ..located
+                });
+            } else {
                 problems.push(located); // the rest hides what a policy does, or that it does nothing
             }
         }
         self.problems.append(&mut problems);
+    }
+
+    /// A pack of policies may speak of more than a small catalogue has.
+    fn waits_for_a_tool(&self, id: &cedar_policy::PolicyId, names: &Names) -> bool {
+        let policy = index_of(id).and_then(|index| self.policies.get(index));
+        policy.is_some_and(|loaded| names.waits_for_a_tool(&loaded.policy.action_constraint()))
     }
 
     fn located(&self, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic) -> Problem {
@@ -305,6 +319,8 @@ mod tests {
     use super::super::samples;
     use super::super::schema::schema;
     use super::*;
+    use crate::model::tool::{Effect, Risk, Sensitivity};
+    use crate::registry::Registry;
 
     fn check(text: &str) -> Result<(Vec<Loaded>, Vec<Problem>), PolicyProblems> {
         let registry = samples::registry();
@@ -412,6 +428,35 @@ mod tests {
         );
         assert!(refusal("permit(principal == Tool::\"crm\", action, resource);").contains("a.cedar:1:1"));
         assert!(refusal("permit(principal, action, resource) when { false };").contains("a.cedar:1:1"));
+    }
+
+    #[test]
+    fn policies_about_effects_that_no_tool_has_wait_for_one() {
+        let read = [("read", Effect::Read)];
+        let crm = samples::tool("crm", &read, Risk::Low, Sensitivity::Public);
+        let small = Registry::new([samples::agent("bot", &[], 3)], [], [crm]).unwrap();
+        let check = |text: &str| {
+            let source = PolicySource {
+                name: "a.cedar".into(),
+                text: text.into(),
+            };
+            load(&[source], &schema(&small), &Names::of(&small))
+        };
+        let pack = r#"forbid(principal, action in [Action::"delete", Action::"payment"], resource) unless { context.has_task };"#;
+        let (policies, warnings) = check(pack).unwrap();
+        assert_eq!(policies.len(), 1);
+        let told: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        let expected = "a.cedar:1:1: no tool has an action of these effects yet: this policy waits for one";
+        assert_eq!(told, [expected]);
+        // What can never apply is still a mistake.
+        let never = [
+            r#"permit(principal, action in [Action::"read", Action::"payment"], resource) when { false };"#,
+            r#"permit(principal, action == Action::"payment", resource);"#,
+            r#"permit(principal, action in [], resource);"#,
+        ];
+        for text in never {
+            assert!(check(text).is_err(), "{text}");
+        }
     }
 
     #[test]

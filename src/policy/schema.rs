@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use cedar_policy::{EntityUid, Schema};
+use cedar_policy::{ActionConstraint, EntityUid, Schema};
 
 use crate::model::name::{Operation, Role, ToolName};
 use crate::model::tool::Effect;
@@ -112,6 +112,8 @@ pub(super) struct Names {
     roles: BTreeSet<String>,
     tools: BTreeSet<String>,
     actions: BTreeSet<String>,
+    /// Effects that no action of any tool has.
+    unused: BTreeSet<&'static str>,
 }
 
 impl Names {
@@ -124,12 +126,31 @@ impl Names {
             names.map(|operation| action_name(&tool.name, operation))
         });
         let effects = Effect::ALL.map(|effect| effect.as_str().to_owned());
+        let used = |effect: &Effect| {
+            registry
+                .tools()
+                .any(|tool| tool.actions.values().any(|has| has == effect))
+        };
         Self {
+            unused: Effect::ALL
+                .iter()
+                .filter(|effect| !used(effect))
+                .map(|effect| effect.as_str())
+                .collect(),
             actions: actions.chain(effects).collect(),
             agents: registry.agents().map(|agent| agent.name.to_string()).collect(),
             roles: held.chain(BUILT_IN_ROLES.map(str::to_owned)).collect(),
             tools: registry.tools().map(|tool| tool.name.to_string()).collect(),
         }
+    }
+
+    /// Whether a policy is about effects that no tool has yet.
+    pub(super) fn waits_for_a_tool(&self, constraint: &ActionConstraint) -> bool {
+        let ActionConstraint::In(groups) = constraint else {
+            return false;
+        };
+        let unused = |group: &EntityUid| self.unused.contains::<str>(group.id().as_ref());
+        !groups.is_empty() && groups.iter().all(unused)
     }
 
     /// What is wrong with a name in a policy: the message and a suggestion.
