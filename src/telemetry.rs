@@ -10,8 +10,13 @@ use std::time::Duration;
 use metrics::{Unit, describe_counter, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{FilterExt as _, FilterFn, ParseError, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::broker::measure;
 
@@ -60,17 +65,41 @@ pub enum TelemetryError {
 
 /// Sends logs to standard error. Once in a process.
 pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    // Colour codes in a file or a pipe are noise.
+    logs(format, filter, std::io::stderr, std::io::stderr().is_terminal())?
+        .try_init()
+        .map_err(|error| TelemetryError::Logging(error.into()))
+}
+
+fn logs<W>(
+    format: LogFormat,
+    filter: &str,
+    writer: W,
+    colours: bool,
+) -> Result<impl Subscriber + Send + Sync, TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Colour codes in a file or a pipe are noise.
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
-    }
-    .map_err(TelemetryError::Logging)
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(colours)
+        .with_writer(writer);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    Ok(tracing_subscriber::registry().with(lines.with_filter(filter.and(discreet()))))
+}
+
+/// Below `info` only what Dayfly says itself: clients of databases and clouds write whole statements and
+/// headers there, secrets among them.
+fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
+    let told: fn(&Metadata<'_>) -> bool = |event| {
+        let ours = event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+        ours || *event.level() <= LevelFilter::INFO
+    };
+    // Without the hint every call site of every crate would be asked, at every level.
+    filter_fn(told).with_max_level_hint(LevelFilter::TRACE)
 }
 
 /// Collects the metrics of the process. Whoever asks again gets the same.
@@ -157,6 +186,31 @@ mod tests {
         assert!(text.contains(bucket), "{text}");
         let counter = r#"dayfly_http_requests_total{route="/v1/tasks",method="POST",status="2xx"} 1"#;
         assert!(text.contains(counter), "{text}");
+    }
+
+    #[test]
+    fn below_info_only_dayfly_speaks() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let heard = tempfile::NamedTempFile::new().unwrap();
+            let logs = logs(format, "trace", heard.reopen().unwrap(), false).unwrap();
+            tracing::subscriber::with_default(logs, || {
+                tracing::trace!(target: "dayfly::broker", "said within");
+                tracing::debug!(target: "dayfly", "said by the whole");
+                tracing::info!(target: "tokio_postgres", "connected");
+                tracing::debug!(target: "tokio_postgres::simple_query", "CREATE ROLE … PASSWORD 'verifier'");
+                tracing::trace!(target: "dayflyer", "a name that begins alike");
+            });
+            let heard = std::fs::read_to_string(heard.path()).unwrap();
+            for (word, told) in [
+                ("said within", true),
+                ("said by the whole", true),
+                ("connected", true),
+                ("verifier", false),
+                ("a name that begins alike", false),
+            ] {
+                assert_eq!(heard.contains(word), told, "{word}: {heard}");
+            }
+        }
     }
 
     #[test]

@@ -34,6 +34,9 @@ mod journal;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+#[cfg(feature = "postgres")]
+mod login;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
