@@ -36,7 +36,7 @@ pub trait Ledger: Lineage {
     /// Writes down a new task. With a key that was used before for the same content, answers the
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
     /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
-    /// one has not. In a ledger of several shards that holds approximately ([`rules::task_share`]).
+    /// one has not. See [`reserve`](Self::reserve) for how exact that is.
     async fn open(
         &self,
         task: &Task,
@@ -60,6 +60,10 @@ pub trait Ledger: Lineage {
     /// ends the lease, every budget has room, and the key, if any, is new.
     /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`], before
     /// anything else is looked at. What refuses leaves no trace: the key stays new.
+    ///
+    /// The budget of a task is exact. Those of agents and tools are exact in a ledger of one shard. Where
+    /// many shards share them, steps in different shards at the same instant may pass them by one each,
+    /// and they may be found used up once half of them is used, if that half is crowded in few shards.
     async fn reserve(
         &self,
         lease: &Lease,

@@ -37,6 +37,7 @@ mod lineage;
 mod link;
 mod packed;
 mod script;
+mod shares;
 mod tasks;
 
 use std::num::{NonZeroU16, NonZeroUsize};

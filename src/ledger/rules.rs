@@ -19,18 +19,21 @@ pub const MOST_CHANGES: usize = 1000;
 /// The longest `last_error` that is kept, in bytes.
 const LONGEST_ERROR: usize = 256;
 
-/// How many open tasks of an agent one of so many shards may hold, when there may be `limit` in all.
-///
-/// Tasks fall into shards by chance, so each takes its equal share, rounded up, and room for twice the
-/// standard deviation: an agent is seldom refused before it has nearly `limit`, and always soon after.
-/// One shard alone is exact.
-pub fn task_share(limit: u32, shards: NonZeroU16) -> u32 {
-    let shards = u32::from(shards.get());
-    let chance = match shards {
-        1 => 0,
-        shards => (limit.saturating_mul(4) / shards).isqrt(),
-    };
-    limit.div_ceil(shards).saturating_add(chance)
+/// How much of a budget one of so many shards gives out without a look at the others: half of its equal
+/// part, so that the other half of the budget is there for whoever needs it, in one shard or in many.
+pub fn unasked(limit: u32, shards: NonZeroU16) -> u32 {
+    match u32::from(shards.get()) {
+        1 => limit,
+        shards => limit / (2 * shards),
+    }
+}
+
+/// How much of a budget one of so many shards may use, given what each of the others uses: what they
+/// leave, and they may yet use what nobody asks them about. So all together never have more than `limit`.
+pub fn room(limit: u32, shards: NonZeroU16, others: impl IntoIterator<Item = u32>) -> u32 {
+    let unasked = unasked(limit, shards);
+    let taken = others.into_iter().map(|used| used.max(unasked));
+    taken.fold(limit, u32::saturating_sub)
 }
 
 /// When a lease falls due by itself: a reservation after [`MINT_TIME`], an active lease at its expiry.
@@ -209,14 +212,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shard_takes_its_share_of_the_open_tasks_and_room_for_chance() {
-        let share = |limit, shards| task_share(limit, NonZeroU16::new(shards).unwrap());
-        assert_eq!([share(0, 64), share(1, 64), share(1, 8)], [0, 1, 1]);
+    fn all_shards_together_never_have_more_than_the_budget() {
+        for (limit, shards) in [
+            (0, 8),
+            (1, 8),
+            (15, 8),
+            (16, 8),
+            (200, 64),
+            (6400, 64),
+            (u32::MAX, 4096),
+        ] {
+            let count = NonZeroU16::new(shards).unwrap();
+            let mut used = vec![unasked(limit, count); usize::from(shards)];
+            for shard in 0..used.len() {
+                let others = (0..used.len())
+                    .filter(|other| *other != shard)
+                    .map(|other| used[other]);
+                let room = room(limit, count, others.collect::<Vec<_>>());
+                used[shard] = used[shard].max(room);
+                assert!(used.iter().map(|used| u64::from(*used)).sum::<u64>() <= u64::from(limit));
+            }
+            assert_eq!(
+                used.iter().map(|used| u64::from(*used)).sum::<u64>(),
+                u64::from(limit)
+            );
+        }
+    }
+
+    #[test]
+    fn one_task_alone_may_have_half_of_a_budget_and_all_of_a_small_one() {
+        let alone = |limit, shards: u16| {
+            let idle = vec![0; usize::from(shards) - 1];
+            room(limit, NonZeroU16::new(shards).unwrap(), idle)
+        };
         assert_eq!(
-            [share(1, 1), share(100, 1), share(u32::MAX, 1)],
-            [1, 100, u32::MAX]
+            [alone(100, 1), alone(100, 64), alone(200, 64), alone(6400, 64)],
+            [100, 100, 137, 3250]
         );
-        assert_eq!([share(100, 64), share(100, 8), share(6400, 64)], [4, 20, 120]);
-        assert!(share(u32::MAX, 4096) >= u32::MAX / 4096);
     }
 }

@@ -6,6 +6,7 @@ use super::packed::{
     cause_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease, unpack_task,
 };
 use super::script::Step;
+use super::shares::Counted;
 use super::{RedisLedger, instant, script};
 use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules};
 use crate::model::cutoff::Selector;
@@ -50,8 +51,8 @@ impl RedisLedger {
             lease.agent.as_str().into(),
             lease.tool.as_str().into(),
             limit(budgets.task),
-            limit(self.share(budgets.agent)),
-            limit(self.share(budgets.tool)),
+            limit(self.unasked(budgets.agent)),
+            limit(self.unasked(budgets.tool)),
             if lease.on_behalf_of.is_some() {
                 b"1".to_vec()
             } else {
@@ -63,21 +64,41 @@ impl RedisLedger {
             args.push(record::encode_selector(selector)?);
         }
         let mut reply = self.run_guarded(&script::RESERVE, shard, &keys, &args).await?;
+        let mut looked = Vec::new();
+        while reply.word == "budget" {
+            let place = reply.number()?;
+            let full = used_up(place, budgets).ok_or_else(|| reply.unexpected())?;
+            let shared = match place {
+                2 => budgets
+                    .agent
+                    .map(|most| (Counted::LeasesOfAgent(&lease.agent), most)),
+                3 => budgets
+                    .tool
+                    .map(|most| (Counted::LeasesOfTool(&lease.tool), most)),
+                _ => None,
+            };
+            // One look at the others for each: whoever comes between took what was left.
+            let room = match shared {
+                Some((counted, most)) if !looked.contains(&place) => self.room(counted, most, shard).await?,
+                _ => None,
+            };
+            let argument = usize::try_from(place)
+                .ok()
+                .and_then(|place| args.get_mut(8 + place));
+            let (Some(room), Some(argument)) = (room, argument) else {
+                return Err(full.into());
+            };
+            *argument = limit(Some(room));
+            looked.push(place);
+            reply = self.run_guarded(&script::RESERVE, shard, &keys, &args).await?;
+        }
         match reply.word.as_str() {
             "ok" => Ok(()),
             "key_reused" => Err(Refusal::KeyReused.into()),
             "repeated" => Err(Refusal::Repeated(lease_id(&reply.bytes()?)?).into()),
             "exists" => Err(Refusal::Exists.into()),
-            "budget" => Err(used_up(reply.number()?, budgets)
-                .ok_or_else(|| reply.unexpected())?
-                .into()),
             _ => Err(refused(&mut reply, &selectors, lease.issued_at)),
         }
-    }
-
-    /// The part of a budget that one shard may use, rounded up.
-    fn share(&self, budget: Option<u32>) -> Option<u32> {
-        budget.map(|limit| limit.div_ceil(u32::from(self.shards.count().get())))
     }
 
     pub(super) async fn name_lease(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {

@@ -58,6 +58,7 @@ scripts! {
     RESERVE = "reserve.lua" by "guard.lua",
     REVOKE = "revoke.lua" by "count.lua",
     SETTLE = "settle.lua",
+    USED = "used.lua",
 }
 
 /// One script.

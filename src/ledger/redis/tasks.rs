@@ -2,6 +2,7 @@
 
 use super::leases::limit;
 use super::packed::{cause_code, outcome_code, pack_task, task_bytes, unpack_task};
+use super::shares::Counted;
 use super::{RedisLedger, instant, number, script};
 use crate::ledger::{Budget, IdempotencyKey, LedgerError, Opened, Refusal, record, rules};
 use crate::model::cutoff::{Cutoff, Selector};
@@ -21,17 +22,29 @@ impl RedisLedger {
         let shard = self.shards.of_task(id);
         let mut keys = vec![shard.tasks(), shard.due(), shard.forget(), shard.counts()];
         keys.extend(key.map(|key| shard.idempotency(&key.key)));
-        let args = [
-            task_bytes(id),
-            pack_task(task)?,
-            task.due().map(|(at, _)| instant(at)).unwrap_or_default(),
-            instant(task.charter.opened_at),
-            key.map(|key| key.key.to_vec()).unwrap_or_default(),
-            key.map(|key| key.content.to_vec()).unwrap_or_default(),
-            task.charter.agent.as_str().into(),
-            limit(most.map(|limit| rules::task_share(limit, self.shards.count()))),
-        ];
-        let mut reply = self.run_guarded(&script::OPEN, shard, &keys, &args).await?;
+        let value = pack_task(task)?;
+        let args = |share| {
+            [
+                task_bytes(id),
+                value.clone(),
+                task.due().map(|(at, _)| instant(at)).unwrap_or_default(),
+                instant(task.charter.opened_at),
+                key.map(|key| key.key.to_vec()).unwrap_or_default(),
+                key.map(|key| key.content.to_vec()).unwrap_or_default(),
+                task.charter.agent.as_str().into(),
+                limit(share),
+            ]
+        };
+        let share = args(self.unasked(most));
+        let mut reply = self.run_guarded(&script::OPEN, shard, &keys, &share).await?;
+        if reply.word == "budget"
+            && let Some(most) = most
+            && let counted = Counted::OpenTasksOfAgent(&task.charter.agent)
+            && let Some(room) = self.room(counted, most, shard).await?
+        {
+            let share = args(Some(room));
+            reply = self.run_guarded(&script::OPEN, shard, &keys, &share).await?;
+        }
         match reply.word.as_str() {
             "ok" => Ok(Opened::New),
             "repeated" => Ok(Opened::Repeated(unpack_task(&reply.bytes()?)?)),

@@ -309,6 +309,7 @@ macro_rules! ledger_contract {
             leases: a_lease_is_kept_as_it_was_reserved, nothing_is_reserved_without_an_open_task,
                 nothing_is_reserved_past_the_due_instant, a_lease_id_is_taken_once,
                 the_task_budget_is_exact, the_agent_budget_holds, the_tool_budget_holds,
+                one_task_may_use_a_small_budget_alone, a_budget_holds_however_tasks_are_spread,
                 a_repeated_reservation_is_known, a_refused_reservation_leaves_no_trace,
                 activating_gives_handle_and_expiry, activating_happens_once,
                 a_reserved_lease_is_named_once_its_name_is_known, nothing_is_activated_after_the_task, renewing_moves_the_expiry,

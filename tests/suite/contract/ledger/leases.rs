@@ -112,7 +112,7 @@ pub(super) async fn the_task_budget_is_exact(ledger: Subject) {
     assert_eq!(refusal(reserve(lease_at(&task, at(5))).await), full);
 }
 
-/// With a limit of one, the share of a shard is one however many shards there are.
+/// One here is one less everywhere.
 async fn a_budget_of_one(ledger: Subject, budgets: Budgets, budget: Budget, other: impl Fn(&mut Lease)) {
     let slot = Slot::new(11);
     let (here, there) = (task_in(slot, START), task_in(slot, START));
@@ -146,6 +146,54 @@ pub(super) async fn the_tool_budget_holds(ledger: Subject) {
     };
     let other = |lease: &mut Lease| lease.tool = "mail".parse().unwrap();
     a_budget_of_one(ledger, budgets, Budget::Tool, other).await;
+}
+
+pub(super) async fn one_task_may_use_a_small_budget_alone(ledger: Subject) {
+    let budgets = Budgets {
+        agent: Some(5),
+        tool: Some(6),
+        ..UNLIMITED
+    };
+    let task = ledger.open_task().await;
+    let reserve = async || ledger.reserve(&active_at(&task, at(1)), &budgets, None).await;
+    for _ in 0..5 {
+        reserve().await.unwrap();
+    }
+    let full = |budget, limit| Refusal::Budget { budget, limit };
+    assert_eq!(refusal(reserve().await), full(Budget::Agent, 5));
+    let mut other = active_at(&task, at(1));
+    other.agent = "billing-bot".parse().unwrap();
+    ledger.reserve(&other, &budgets, None).await.unwrap();
+    let mut more = active_at(&task, at(1));
+    more.agent = "billing-bot".parse().unwrap();
+    assert_eq!(
+        refusal(ledger.reserve(&more, &budgets, None).await),
+        full(Budget::Tool, 6)
+    );
+}
+
+pub(super) async fn a_budget_holds_however_tasks_are_spread(ledger: Subject) {
+    let limit = 40;
+    let budgets = Budgets {
+        agent: Some(limit),
+        ..UNLIMITED
+    };
+    let mut held = 0;
+    for slot in 0..80 {
+        let task = task_in(Slot::new(51 * slot), START);
+        let task = ledger.opened(task).await;
+        match ledger.reserve(&active_at(&task, at(1)), &budgets, None).await {
+            Ok(()) => held += 1,
+            full => assert_eq!(
+                refusal(full),
+                Refusal::Budget {
+                    budget: Budget::Agent,
+                    limit
+                }
+            ),
+        }
+    }
+    assert_eq!(held, limit);
 }
 
 pub(super) async fn a_repeated_reservation_is_known(ledger: Subject) {

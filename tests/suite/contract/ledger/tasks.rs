@@ -70,7 +70,7 @@ pub(super) async fn a_key_lives_as_long_as_the_retention(ledger: Subject) {
     );
 }
 
-/// With a limit of one, the share of a shard is one however many shards there are.
+/// One here is one less everywhere.
 pub(super) async fn an_agent_opens_as_many_tasks_as_it_may(ledger: Subject) {
     let open = async |task: &Task| ledger.open(task, Some(1), None).await;
     let full = Refusal::Budget {
