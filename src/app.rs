@@ -41,6 +41,12 @@ use self::mark::MarkFile;
 /// How often the keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(60);
 
+/// How long those have who are still fetching keys when they are not needed for the start any more.
+const LAST_KEYS: Duration = Duration::from_secs(1);
+
+/// The public keys, called for each request for them.
+type Jwks = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
+
 /// How many of the newest records are looked at when it starts.
 const NEWEST: u64 = 2000;
 
@@ -89,7 +95,19 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    check_providers(&providers).await?;
+    let limits = Limits {
+        body: config.server.body_limit,
+        concurrency: config.server.max_concurrent_requests,
+        request: config.server.request_timeout,
+        drain: config.server.drain_timeout,
+    };
+    let issuer = config.server.public_url.clone();
+    let jwks: Jwks = Arc::new({
+        let keys = Arc::clone(&keys);
+        move || keys.jwks()
+    });
+    let early = http::early(issuer.clone(), Arc::clone(&jwks));
+    let listener = while_serving(listener, early, &limits, check_providers(&providers)).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
     let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
     let newest = newest(&journal).await?;
@@ -125,17 +143,11 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     let state = HttpState {
         broker: Arc::clone(&broker),
-        jwks: Arc::new(move || keys.jwks()),
-        issuer: config.server.public_url.clone(),
+        jwks,
+        issuer,
         metrics,
         tracker: tracker.clone(),
         stop: stop.clone(),
-    };
-    let limits = Limits {
-        body: config.server.body_limit,
-        concurrency: config.server.max_concurrent_requests,
-        request: config.server.request_timeout,
-        drain: config.server.drain_timeout,
     };
     let serving = http::serve(
         listener,
@@ -174,6 +186,35 @@ async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
         from += u64::try_from(page.len())?;
         newest.extend(page);
     }
+}
+
+/// Waits for something while these routes are served, and gives the socket back. Who connects meanwhile
+/// and is not served yet will be, by whoever serves next.
+async fn while_serving(
+    listener: TcpListener,
+    routes: axum::Router,
+    limits: &Limits,
+    done: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<TcpListener> {
+    let socket = listener.into_std()?;
+    let listener = TcpListener::from_std(socket.try_clone()?)?;
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let limits = Limits {
+        drain: LAST_KEYS,
+        ..limits.clone()
+    };
+    let serving = tracker.spawn(http::serve(
+        listener,
+        routes,
+        limits,
+        stop.clone(),
+        tracker.clone(),
+    ));
+    let done = done.await;
+    stop.cancel();
+    serving.await??;
+    done?;
+    Ok(TcpListener::from_std(socket)?)
 }
 
 /// A provider that somebody has to change something for stops the start. One that cannot be reached

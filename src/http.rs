@@ -53,6 +53,7 @@ use public::Readiness;
 
 pub use envelope::REQUEST_ID;
 pub use extract::IDEMPOTENCY_KEY;
+pub use public::early;
 pub use serve::serve;
 
 /// Requests without evidence at a time, of each of the two kinds.

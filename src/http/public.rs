@@ -1,13 +1,15 @@
 //! What needs no evidence: keys, metadata, health, metrics, and the description of the API.
 
 use std::collections::BTreeSet;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
+use axum::routing::get;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -32,8 +34,12 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = "public", security(()),
     responses((status = 200, content_type = "application/json", body = Object)))]
 pub(super) async fn jwks(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    keys(&(shared.state.jwks)())
+}
+
+fn keys(jwks: &str) -> impl IntoResponse + use<> {
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, KEYS_FRESH)];
-    (headers, (shared.state.jwks)().to_string())
+    (headers, jwks.to_owned())
 }
 
 /// What there is to know about the token issuer (RFC 8414 §2). Only what exists is named: Dayfly has
@@ -116,8 +122,26 @@ impl Discovery {
 #[utoipa::path(get, path = "/.well-known/openid-configuration", tag = "public", security(()),
     responses((status = 200, body = Discovery)))]
 pub(super) async fn discovery(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let discovery = Discovery::new(&shared.state.issuer, &(shared.state.jwks)());
+    discovered(&shared.state.issuer, &(shared.state.jwks)())
+}
+
+fn discovered(issuer: &str, jwks: &str) -> impl IntoResponse + use<> {
+    let discovery = Discovery::new(issuer, jwks);
     ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(discovery))
+}
+
+/// What others need to verify Dayfly's own tokens, for the time in which it starts: those whom it has to
+/// prove itself to then may have to fetch its keys. Whoever wants anything else comes again.
+pub fn early(issuer: String, jwks: Arc<dyn Fn() -> Arc<str> + Send + Sync>) -> Router {
+    let set = Arc::clone(&jwks);
+    let starting = Problem::new(Kind::UNAVAILABLE, "Dayfly is about to start").after(1);
+    Router::new()
+        .route("/.well-known/jwks.json", get(move || ready(keys(&set()))))
+        .route(
+            "/.well-known/openid-configuration",
+            get(move || ready(discovered(&issuer, &jwks()))),
+        )
+        .fallback(move || ready(starting.clone()))
 }
 
 /// How Dayfly is.

@@ -113,6 +113,7 @@ impl Installation {
             configuration: self.configuration(),
             address: self.address,
             journal: self.path("data/journal"),
+            environment: None,
         }
     }
 
@@ -132,6 +133,7 @@ impl Installation {
             configuration,
             address,
             journal: self.path("data/journal-of-the-replica"),
+            environment: None,
         }
     }
 
@@ -151,6 +153,8 @@ pub(crate) struct Site {
     pub(crate) configuration: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) journal: PathBuf,
+    /// All that is in its environment, where that is not ours.
+    pub(crate) environment: Option<Vec<(String, String)>>,
 }
 
 impl Site {
@@ -160,7 +164,11 @@ impl Site {
         let client = client();
         let url = format!("http://{}/healthz", self.address);
         let deadline = Instant::now() + PATIENCE;
-        while client.get(&url).send().await.is_err() {
+        let answers = async || {
+            let answer = client.get(&url).send().await;
+            answer.is_ok_and(|answer| answer.status().is_success())
+        };
+        while !answers().await {
             let ended = process.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended with {ended:?}: {}", process.log());
             assert!(Instant::now() < deadline, "it does not answer: {}", process.log());
@@ -174,7 +182,11 @@ impl Site {
         static LAUNCHED: AtomicUsize = AtomicUsize::new(0);
         let number = LAUNCHED.fetch_add(1, Ordering::Relaxed);
         let log = self.configuration.with_extension(format!("{number}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_dayfly"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dayfly"));
+        if let Some(environment) = &self.environment {
+            command.env_clear().envs(environment.iter().cloned());
+        }
+        let child = command
             .arg("serve")
             .arg("--config")
             .arg(&self.configuration)

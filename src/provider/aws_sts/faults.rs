@@ -88,6 +88,12 @@ impl Call<'_> {
                 "{action}: STS is not active in this region: activate it in the account's settings, or set \
                  another `region`"
             )),
+            // It has the code of a bad token, and is what AWS says while `public_url` leads nowhere.
+            "InvalidIdentityToken" | "InvalidIdentityTokenException"
+                if answer.message.contains("retrieve verification key") =>
+            {
+                self.keys_out_of_reach()
+            }
             "InvalidIdentityToken" | "InvalidIdentityTokenException" | "IDPRejectedClaim" => {
                 ProviderError::Refused(format!(
                     "{action} on {on}: AWS does not take Dayfly's own token ({code}): make `public_url` an \
@@ -112,20 +118,32 @@ impl Call<'_> {
                 "{action}: AWS does not take our signature ({code}): check Dayfly's own credentials, and the \
                  clock of this machine"
             )),
-            "ExpiredToken" | "ExpiredTokenException" => {
-                ProviderError::Unavailable(format!("{action}: Dayfly's own session with AWS ended"))
-            }
-            "IDPCommunicationError" | "IDPCommunicationErrorException" => {
-                ProviderError::Unavailable(format!("{action}: AWS cannot fetch our keys from `public_url`"))
-            }
+            "ExpiredToken" | "ExpiredTokenException" => ProviderError::Unavailable(format!(
+                "{action}: what Dayfly came in with has expired for AWS: check the clock of this machine if \
+                     that stays so"
+            )),
+            "IDPCommunicationError" | "IDPCommunicationErrorException" => self.keys_out_of_reach(),
             "ConcurrentModification" | "ConcurrentModificationException" => {
                 ProviderError::Unavailable(format!("{action} on {on}: somebody else changed it"))
             }
             _ if answer.status >= 500 => {
                 ProviderError::Unavailable(format!("{action}: AWS failed ({})", answer.status))
             }
+            // Not in the words of AWS: a proxy or an endpoint of somebody's own.
+            _ if answer.status == 403 => ProviderError::Refused(format!(
+                "{action} on {on} is not allowed ({}): {}, and check Dayfly's own credentials",
+                passed_on(code),
+                self.grant
+            )),
             _ => ProviderError::Refused(format!("{action} on {on}: {}", passed_on(code))),
         }
+    }
+
+    fn keys_out_of_reach(&self) -> ProviderError {
+        ProviderError::Unavailable(format!(
+            "{}: AWS cannot fetch our keys from `public_url`: it has to lead here from the internet",
+            self.action
+        ))
     }
 }
 
@@ -261,6 +279,16 @@ mod tests {
             );
         }
         assert!(matches!(told("Anything", "", 503), ProviderError::Unavailable(_)));
+        let no_key = "Couldn't retrieve verification key from your identity provider,  please reference …";
+        assert!(matches!(
+            told("InvalidIdentityToken", no_key, 400),
+            ProviderError::Unavailable(_)
+        ));
+        let unreadable = told("unknown", "", 403).to_string();
+        assert!(
+            unreadable.contains("grant it, and check Dayfly's own credentials"),
+            "{unreadable}"
+        );
         for (code, expected) in [
             ("AccessDenied", "grant it (because)"),
             ("MalformedPolicyDocument", "because"),
