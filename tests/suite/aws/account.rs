@@ -1,6 +1,8 @@
 //! An AWS account in this process: STS and IAM as far as Dayfly calls them, over HTTP with the query
 //! protocol, strict about what the API reference says of each parameter. It has a clock of its own and
-//! decides by [`super::iam`]. It does not check signatures: moto does.
+//! decides by [`super::iam`]. It does not check signatures: moto does ([`super::enforced`]).
+//!
+//! It can trust an OpenID Connect provider, and hand out keys as a container's agent does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +11,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get as get_route;
 use dayfly::clock::{Clock as _, ManualClock};
 use dayfly::entropy::OsEntropy;
 use dayfly::keys::Algorithm;
@@ -25,10 +28,15 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::iam::{self, Request};
+use super::oidc::{self, Trust};
 use crate::world::MORNING;
 
 pub(crate) const ROLE: &str = "arn:aws:iam::123456789012:role/agents/data-reader";
 pub(crate) const EXTERNAL_ID: &str = "acme-4711";
+/// Dayfly's own key.
+pub(crate) const OWN_KEY: &str = "AKIAOWNOWNOWNOWNOWN1";
+/// What a container shows to the agent beside it.
+pub(crate) const CONTAINER_TOKEN: &str = "Bearer of the container";
 /// The secret half of Dayfly's own key.
 pub(crate) const OWN_SECRET: &str = "own/secret+own/secret+own/secret+own/sec";
 
@@ -48,6 +56,10 @@ struct Inside {
     fault: Option<(u16, &'static str, String)>,
     /// Runs once, between a read of the slot and what comes after.
     meddle: Option<String>,
+    /// Who else may come in as Dayfly's role.
+    trust: Option<Trust>,
+    /// Keys of Dayfly's own, and the token that goes with each.
+    own: BTreeMap<String, String>,
 }
 
 pub(crate) struct Session {
@@ -64,23 +76,31 @@ pub(crate) struct Session {
 
 impl Account {
     pub(crate) async fn open() -> Arc<Self> {
+        Self::at(MORNING).await
+    }
+
+    pub(crate) async fn at(now: Timestamp) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("id"), "AKIAOWNOWNOWNOWNOWN1\n").unwrap();
+        fs::write(folder.path().join("id"), format!("{OWN_KEY}\n")).unwrap();
         fs::write(folder.path().join("secret"), format!("{OWN_SECRET}\n")).unwrap();
         let account = Arc::new(Self {
-            clock: Arc::new(ManualClock::at(MORNING)),
+            clock: Arc::new(ManualClock::at(now)),
             state: Mutex::default(),
             url: format!("http://{}", listener.local_addr().unwrap()),
             folder,
         });
+        account.inside().own.insert(OWN_KEY.into(), String::new());
         account.inside().inline.insert(
             "what-the-role-may".into(),
             json!({"Version": "2012-10-17", "Statement": [
                 {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]})
             .to_string(),
         );
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&account));
+        let router = Router::new()
+            .route("/container", get_route(container))
+            .fallback(answer)
+            .with_state(Arc::clone(&account));
         #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
         tokio::spawn(async move { axum::serve(listener, router).await });
         account
@@ -88,6 +108,16 @@ impl Account {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Lets the tokens of a provider in as Dayfly's own role.
+    pub(crate) fn trust(&self, trust: Trust) {
+        self.inside().trust = Some(trust);
     }
 
     pub(crate) fn settings(&self, deny_slot: Option<DenySlot>) -> Settings {
@@ -178,32 +208,73 @@ impl Account {
     }
 }
 
-type Fault = (u16, &'static str, String);
+pub(super) type Fault = (u16, &'static str, String);
 
-fn invalid(what: &str) -> Fault {
+impl Inside {
+    /// Whether a request is made with a key of Dayfly's own, and with the token that goes with it.
+    fn knows(&self, headers: &HeaderMap) -> bool {
+        let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap());
+        let signature = text("authorization");
+        let key = signature
+            .split_once("Credential=")
+            .and_then(|(_, rest)| rest.split('/').next());
+        let token = key.and_then(|key| self.own.get(key));
+        token.is_some_and(|token| token == text("x-amz-security-token"))
+    }
+
+    /// A session of Dayfly's own role, as STS tells it.
+    fn own_session(&mut self, now: Timestamp) -> String {
+        let number = self.own.len();
+        let (key, token) = (format!("ASIAOWN{number:013}"), format!("own{number:0100}"));
+        self.own.insert(key.clone(), token.clone());
+        let ends = now.plus(Duration::from_secs(3600));
+        format!(
+            "<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{OWN_SECRET}</SecretAccessKey>\
+             <SessionToken>{token}</SessionToken><Expiration>{ends}</Expiration></Credentials>"
+        )
+    }
+}
+
+/// What the agent beside a container answers that has a role.
+async fn container(State(account): State<Arc<Account>>, headers: HeaderMap) -> Response {
+    if headers
+        .get("authorization")
+        .is_none_or(|token| token != CONTAINER_TOKEN)
+    {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut inside = account.inside();
+    let (key, token) = ("ASIACONTAINER0000000", "of the container");
+    inside.own.insert(key.into(), token.into());
+    let ends = account.clock.now().plus(Duration::from_secs(3600));
+    let answer =
+        json!({"AccessKeyId": key, "SecretAccessKey": OWN_SECRET, "Token": token, "Expiration": ends});
+    axum::Json(answer).into_response()
+}
+
+pub(super) fn invalid(what: &str) -> Fault {
     (400, "ValidationError", format!("{what} is not valid"))
 }
 
-async fn answer(
-    State(account): State<Arc<Account>>,
-    headers: axum::http::HeaderMap,
-    body: String,
-) -> Response {
+async fn answer(State(account): State<Arc<Account>>, headers: HeaderMap, body: String) -> Response {
     let url = reqwest::Url::parse(&format!("http://x/?{body}")).unwrap();
     let parameters: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
-    let signed = headers.get("authorization").is_some_and(|value| {
-        value
-            .to_str()
-            .unwrap()
-            .contains("Credential=AKIAOWNOWNOWNOWNOWN1/")
-    });
     let action = parameters.get("Action").cloned().unwrap_or_default();
+    let trust = account.inside().trust.clone();
+    let visitor = match action.as_str() {
+        "AssumeRoleWithWebIdentity" => {
+            assert!(!headers.contains_key("authorization"), "nobody has a key yet");
+            Some(oidc::visitor(trust.as_ref(), &parameters, account.clock.now()).await)
+        }
+        _ => None,
+    };
     let mut inside = account.inside();
     inside.calls.push(action.clone());
-    let result = match (&inside.fault, signed) {
-        (Some(fault), _) => Err(fault.clone()),
-        (None, false) => Err((403, "InvalidClientTokenId", "unsigned".into())),
-        (None, true) => match action.as_str() {
+    let result = match (&inside.fault, visitor, inside.knows(&headers)) {
+        (Some(fault), ..) => Err(fault.clone()),
+        (None, Some(visitor), _) => visitor.map(|()| inside.own_session(account.clock.now())),
+        (None, None, false) => Err((403, "InvalidClientTokenId", "unsigned".into())),
+        (None, None, true) => match action.as_str() {
             "GetCallerIdentity" => Ok("<Arn>arn:aws:iam::123456789012:role/dayfly</Arn>\
                 <UserId>AROA</UserId><Account>123456789012</Account>"
                 .into()),
@@ -230,7 +301,7 @@ async fn answer(
 }
 
 /// Letters, digits and these.
-fn only(text: &str, least: usize, most: usize, more: &str) -> bool {
+pub(super) fn only(text: &str, least: usize, most: usize, more: &str) -> bool {
     (least..=most).contains(&text.len())
         && text
             .chars()

@@ -66,6 +66,10 @@ pub(crate) trait Subject: Send + Sync {
     fn lists(&self) -> bool {
         true
     }
+    /// Whether the outside can be seen to end one credential and spare another.
+    fn ends_one_by_one(&self) -> bool {
+        true
+    }
     /// The next mint fails half-way, with something made. `false` where nothing can be left half made.
     async fn fail_half_way(&self) -> bool {
         false

@@ -44,7 +44,9 @@ pub(super) async fn what_never_was_is_ended(lab: Lab) {
 pub(super) async fn one_end_spares_the_others(lab: Lab) {
     let (one, other) = (lab.mint().await, lab.mint().await);
     lab.provider.revoke(&one.held()).await.unwrap();
-    assert!(lab.works(&other).await);
+    if lab.subject.ends_one_by_one() {
+        assert!(lab.works(&other).await);
+    }
     assert_ne!(lab.probe(&other.held()).await, Presence::Absent);
 }
 
