@@ -6,6 +6,7 @@
 mod answer;
 pub mod check;
 pub mod client;
+mod credential;
 pub mod exit;
 pub mod inventory;
 pub mod journal;

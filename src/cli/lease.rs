@@ -4,9 +4,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
-use super::answer::{self, field, text, without_nulls};
+use super::answer::{self, field, without_nulls};
+use super::credential;
 use super::exit::Exit;
-use super::terminal::{Terminal, Tone};
+use super::terminal::Terminal;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::ttl::Ttl;
 
@@ -104,7 +105,7 @@ impl LeaseCommand {
                 let body = without_nulls(json!({ "ttl": renew.ttl }));
                 let path = format!("/v1/leases/{}/renew", renew.lease);
                 let issued = renew.remote.client()?.post(&path, body).await?;
-                print_credential(terminal, &issued, renew.token_only)
+                credential::print(terminal, &issued, renew.token_only)
             }
             Self::Revoke(revoke) => {
                 let path = format!("/v1/leases/{}/revoke", revoke.lease);
@@ -168,31 +169,5 @@ pub(super) fn print_leases(terminal: &Terminal, leases: &[Value]) -> anyhow::Res
         ],
         &rows,
     )?;
-    Ok(Exit::Done)
-}
-
-pub(super) fn print_credential(
-    terminal: &Terminal,
-    issued: &Value,
-    token_only: bool,
-) -> anyhow::Result<Exit> {
-    let token = issued.pointer("/credential/token").map(text).unwrap_or_default();
-    if token_only {
-        terminal.line(token)?;
-    } else if terminal.is_json() {
-        terminal.value(issued)?;
-    } else {
-        terminal.line(&token)?;
-        let lease = issued.pointer("/lease/id").map(text).unwrap_or_default();
-        terminal.note(format!(
-            "{} until {}, granted {}s of {}s, bounded by {}, ends {}",
-            terminal.paint(Tone::Strong, &lease),
-            field(issued, "expires_at"),
-            field(issued, "granted"),
-            field(issued, "requested"),
-            field(issued, "bounded_by"),
-            field(issued, "revocation"),
-        ))?;
-    }
     Ok(Exit::Done)
 }

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::Remote;
 use super::answer::{self, field, text, without_nulls};
+use super::credential;
 use super::exit::Exit;
-use super::lease::{print_credential, print_leases};
+use super::lease::print_leases;
 use super::terminal::{Terminal, Tone};
 use crate::model::access::{Access, Scope};
 use crate::model::ids::TaskId;
@@ -234,7 +235,7 @@ impl Issue {
         }));
         let path = format!("/v1/tasks/{}/credentials", self.task);
         let issued = self.remote.client()?.post(&path, body).await?;
-        print_credential(terminal, &issued, self.token_only)
+        credential::print(terminal, &issued, self.token_only)
     }
 }
 
