@@ -91,7 +91,7 @@ impl RedisLedger {
     ) -> Result<(usize, usize), LedgerError> {
         let keys = [shard.due(), shard.forget(), shard.feed(), shard.cutoffs()];
         let args = [instant(now), instant(until), instant(void)];
-        let mut reply = self.reaping.run(&script::LOOK, &keys, &args).await?;
+        let mut reply = self.reaping.run(&script::LOOK, &[&keys], &[&args]).await?;
         let mut count = || {
             reply
                 .number()
@@ -122,7 +122,7 @@ impl RedisLedger {
             number(cause_code(Cause::Expired).into()),
             number(cause_code(Cause::Compensated).into()),
         ];
-        let mut reply = self.reaping.run(&script::CLAIM, &keys, &args).await?;
+        let mut reply = self.reaping.run(&script::CLAIM, &[&keys], &[&args]).await?;
         let mut claims = Vec::new();
         while let Some(mut part) = reply.part()? {
             claims.push(match read_kind(&mut part)? {
@@ -178,7 +178,7 @@ impl RedisLedger {
             first,
             second,
         ];
-        let reply = self.reaping.run(&script::SETTLE, &keys, &args).await?;
+        let reply = self.reaping.run(&script::SETTLE, &[&keys], &[&args]).await?;
         match reply.word.as_str() {
             "ok" => Ok(()),
             "no_lease" => Err(Refusal::NoLease.into()),
@@ -191,7 +191,7 @@ impl RedisLedger {
     async fn forget_in(&self, shard: Shard<'_>, until: Timestamp, now: Timestamp) -> Result<(), LedgerError> {
         let keys = [shard.tasks(), shard.leases(), shard.forget()];
         let args = [instant(until), number(FORGOTTEN_AT_ONCE)];
-        let mut reply = self.reaping.run(&script::OLD, &keys, &args).await?;
+        let mut reply = self.reaping.run(&script::OLD, &[&keys], &[&args]).await?;
         let (mut keys, mut tasks, mut leases) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(mut part) = reply.part()? {
             match read_kind(&mut part)? {
@@ -203,7 +203,7 @@ impl RedisLedger {
         let keys = keys.iter().map(|key| async move {
             let keys = [shard.idempotency(key), shard.forget()];
             let args = [b"k".to_vec(), key.to_vec()];
-            self.reaping.run(&script::FORGET, &keys, &args).await
+            self.reaping.run(&script::FORGET, &[&keys], &[&args]).await
         });
         join_all(keys)
             .await
@@ -214,7 +214,7 @@ impl RedisLedger {
             keys.extend(shard.indexes(lease));
             let id = lease.id.to_bytes().to_vec();
             let args = [b"l".to_vec(), id, instant(now), lease.tool.as_str().into()];
-            self.reaping.run(&script::FORGET, &keys, &args).await
+            self.reaping.run(&script::FORGET, &[&keys], &[&args]).await
         });
         join_all(leases)
             .await
@@ -223,7 +223,7 @@ impl RedisLedger {
         let tasks = tasks.iter().map(|id| async move {
             let keys = [shard.tasks(), shard.forget(), shard.by_task(*id)];
             let args = [b"t".to_vec(), task_bytes(*id), instant(now)];
-            self.reaping.run(&script::FORGET, &keys, &args).await
+            self.reaping.run(&script::FORGET, &[&keys], &[&args]).await
         });
         join_all(tasks)
             .await

@@ -195,7 +195,7 @@ impl RedisLedger {
     ) -> Result<(Vec<Cutoff>, u64, bool), LedgerError> {
         let keys = [shard.feed(), shard.seq()];
         let args = [number(since), most.to_string().into_bytes()];
-        let mut reply = self.reaping.run(&script::FEED, &keys, &args).await?;
+        let mut reply = self.reaping.run(&script::FEED, &[&keys], &[&args]).await?;
         let end = reply.number()?;
         let (mut cutoffs, mut last) = (Vec::new(), end);
         while let Some(mut entry) = reply.part()? {

@@ -111,7 +111,7 @@ impl RedisLedger {
             filter.state.map(|state| vec![letter(state)]).unwrap_or_default(),
         ];
         args.extend(classes.iter().cloned());
-        let mut reply = self.reaping.run(&script::FIND, &keys, &args).await?;
+        let mut reply = self.reaping.run(&script::FIND, &[&keys], &[&args]).await?;
         let up_to = reply.bytes()?;
         while let Some(mut part) = reply.part()? {
             let _id = part.bytes()?;

@@ -118,9 +118,9 @@ impl RedisLedger {
         }
         // Taken before the step is sent: what was answered by now was done before it.
         let seen = self.past.seen(shard.number);
-        let keys = [keys, &[shard.lineage()]].concat();
-        let args = [args, &[field(self.past.writer), number(seen)]].concat();
-        let mut reply = self.requests.run(step, &keys, &args).await?;
+        let lineage = [shard.lineage()];
+        let past = [field(self.past.writer), number(seen)];
+        let mut reply = self.requests.run(step, &[keys, &lineage], &[args, &past]).await?;
         if reply.word == "lost" {
             return Err(LedgerError::Lost(self.find_loss().await));
         }
@@ -138,9 +138,9 @@ impl RedisLedger {
         args: &[Vec<u8>],
     ) -> Result<Reply, LedgerError> {
         let seen = self.past.seen(shard.number);
-        let keys = [keys, &[shard.lineage()]].concat();
-        let args = [args, &[field(self.past.writer)]].concat();
-        let mut reply = link.run(step, &keys, &args).await?;
+        let lineage = [shard.lineage()];
+        let past = [field(self.past.writer)];
+        let mut reply = link.run(step, &[keys, &lineage], &[args, &past]).await?;
         let progress = reply.number()?;
         if progress > seen {
             self.past.saw(shard.number, progress);
@@ -262,7 +262,7 @@ impl RedisLedger {
         let args = [epoch.to_string().into_bytes(), field(self.past.writer)];
         let joins = self.shards.all().map(|shard| {
             let (keys, args) = ([shard.lineage()], &args);
-            async move { self.requests.run(&script::JOIN, &keys, args).await }
+            async move { self.requests.run(&script::JOIN, &[&keys], &[args]).await }
         });
         let mut progress = Vec::new();
         for mut reply in try_join_all(joins).await? {
@@ -330,7 +330,7 @@ impl RedisLedger {
         let args = [epoch.to_string().into_bytes()];
         let writes = self.shards.all().map(|shard| {
             let (keys, args) = ([shard.lineage()], &args);
-            async move { self.reaping.run(&script::LOSE, &keys, args).await }
+            async move { self.reaping.run(&script::LOSE, &[&keys], &[args]).await }
         });
         // All are waited for: who can be told is told, also when one shard is down.
         join_all(writes)
@@ -404,7 +404,7 @@ impl Lineage for RedisLedger {
             lease.agent.as_str().into(),
             lease.tool.as_str().into(),
         ];
-        let reply = self.reaping.run(&script::ADOPT, &keys, &args).await?;
+        let reply = self.reaping.run(&script::ADOPT, &[&keys], &[&args]).await?;
         match reply.word.as_str() {
             "ok" => Ok(true),
             "exists" => Ok(false),
@@ -452,7 +452,7 @@ impl Lineage for RedisLedger {
         args.extend(writers.iter().copied().map(field));
         let begins = self.shards.all().map(|shard| {
             let (keys, args) = ([shard.lineage()], &args);
-            async move { self.reaping.run(&script::BEGIN, &keys, args).await }
+            async move { self.reaping.run(&script::BEGIN, &[&keys], &[args]).await }
         });
         try_join_all(begins).await?;
         self.all_made(epoch).await

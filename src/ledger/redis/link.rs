@@ -24,6 +24,15 @@ use super::{Mode, RedisConfig};
 use crate::ledger::LedgerError;
 use crate::model::secret::Secret;
 
+/// Keys or arguments of a script, in parts that follow one another.
+pub(super) type Parts<'a> = &'a [&'a [Vec<u8>]];
+
+/// How many there are, and their bytes.
+fn size(parts: Parts<'_>) -> (usize, usize) {
+    let all = || parts.iter().copied().flatten();
+    (all().count(), all().map(Vec::len).sum())
+}
+
 /// One multiplexed connection to wherever the ledger lives. Calls at the same time share it.
 pub(super) struct Link {
     route: Route,
@@ -67,12 +76,18 @@ impl Link {
     pub(super) async fn run(
         &self,
         step: &Step,
-        keys: &[Vec<u8>],
-        args: &[Vec<u8>],
+        keys: Parts<'_>,
+        args: Parts<'_>,
     ) -> Result<Reply, LedgerError> {
+        let (count, bytes) = size(keys);
+        let (more, more_bytes) = size(args);
         let call = |verb: &str, what: &str| {
-            let mut cmd = redis::cmd(verb);
-            cmd.arg(what).arg(keys.len()).arg(keys).arg(args);
+            // Room for all of it at once, with the verb, the script and the number of keys.
+            let mut cmd = Cmd::with_capacity(count + more + 3, bytes + more_bytes + what.len() + 32);
+            cmd.arg(verb).arg(what).arg(count);
+            for part in keys.iter().chain(args) {
+                cmd.arg(*part);
+            }
             cmd
         };
         let answer: RedisResult<Value> = match self.send(&call("EVALSHA", &step.hash)).await {

@@ -56,7 +56,10 @@ impl RedisLedger {
             1
         };
         let looks = keys.chunks(reach).map(|keys| async move {
-            let mut reply = self.requests.run(&script::USED, keys, &[field.to_vec()]).await?;
+            let mut reply = self
+                .requests
+                .run(&script::USED, &[keys], &[&[field.to_vec()]])
+                .await?;
             let numbers = keys.iter().map(|_| reply.number());
             numbers
                 .map(|number| Ok(u32::try_from(number?).unwrap_or(u32::MAX)))
