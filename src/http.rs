@@ -8,6 +8,7 @@
 //! [`problem`] alone turns errors into statuses, [`wire`] alone knows the shapes of bodies, and the
 //! OpenAPI description comes from the routes themselves.
 
+mod answer;
 mod decisions;
 mod envelope;
 mod extract;
@@ -46,7 +47,7 @@ use utoipa_axum::routes;
 use crate::broker::Broker;
 use crate::broker::complete::LONGEST_WAIT;
 
-use envelope::{RequestIds, envelope};
+use envelope::{Envelope, RequestIds, envelope};
 use gate::{Gate, gate, panicked};
 use problem::{Kind, MEDIA_TYPE, Problem};
 use public::Readiness;
@@ -163,7 +164,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
         .merge(gated(probing(), public, limits.request))
         .split_for_parts();
     let broker = Arc::clone(&state.broker);
-    let ids: RequestIds = Arc::new(move || broker.request_id());
+    let ids: RequestIds = Box::new(move || broker.request_id());
     let shared = Arc::new(Shared {
         followers: Arc::new(Semaphore::new(places)),
         readiness: Readiness::default(),
@@ -178,9 +179,12 @@ fn layered(router: Router, ids: RequestIds, body_bytes: usize) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(ids, envelope))
+        // In one step, the outermost first: each step would be copied to the heap for each request.
+        .layer((
+            from_fn_with_state(Envelope::new(ids), envelope),
+            CatchPanicLayer::custom(panicked),
+            DefaultBodyLimit::max(body_bytes),
+        ))
 }
 
 async fn not_found() -> Problem {
@@ -276,7 +280,7 @@ mod tests {
     use crate::model::time::Timestamp;
 
     fn ids() -> RequestIds {
-        Arc::new(|| Ok(RequestId::new(Timestamp::from_secs(1_795_329_000), [7; 10])))
+        Box::new(|| Ok(RequestId::new(Timestamp::from_secs(1_795_329_000), [7; 10])))
     }
 
     async fn ask(router: &Router, method: &str, path: &str) -> (Response, serde_json::Value) {
@@ -343,7 +347,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_randomness_nothing_is_served() {
-        let ids: RequestIds = Arc::new(|| Err(BrokerError::Entropy(NoEntropy)));
+        let ids: RequestIds = Box::new(|| Err(BrokerError::Entropy(NoEntropy)));
         let router = layered(Router::new().route("/", get(async || "ok")), ids, 100);
         let (response, json) = ask(&router, "GET", "/").await;
         assert_eq!(

@@ -3,11 +3,12 @@
 //! Logs go to standard error, one event a line. Metrics are held until they are scraped; labels come
 //! from closed sets, so nobody outside can make them grow.
 
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use metrics::{Unit, describe_counter, describe_histogram};
+use metrics::{Counter, Histogram, Unit, describe_counter, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -159,10 +160,46 @@ fn describe() {
     );
 }
 
-/// Counts one answer. The route is its pattern, never the path.
-pub(crate) fn answered(route: String, method: &'static str, class: &'static str, took: Duration) {
-    metrics::histogram!(HTTP_SECONDS, "route" => route.clone()).record(took.as_secs_f64());
-    metrics::counter!(HTTP_REQUESTS, "route" => route, "method" => method, "status" => class).increment(1);
+/// Counts answers. What a route counts with is looked up once and kept: a look-up takes as long as a
+/// policy. Bounded, as routes, methods and classes are closed sets.
+#[derive(Default)]
+pub(crate) struct Answers {
+    routes: RwLock<HashMap<String, Route>>,
+}
+
+/// What one route counts with.
+struct Route {
+    seconds: Histogram,
+    answers: Vec<(&'static str, &'static str, Counter)>,
+}
+
+impl Answers {
+    /// Counts one. The route is its pattern, never the path.
+    pub(crate) fn count(&self, route: &str, method: &'static str, class: &'static str, took: Duration) {
+        let count = |known: &Route| {
+            let mut answers = known.answers.iter();
+            let kept = answers.find(|kept| (kept.0, kept.1) == (method, class));
+            kept.map(|(_, _, counter)| {
+                known.seconds.record(took.as_secs_f64());
+                counter.increment(1);
+            })
+        };
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if routes.get(route).and_then(count).is_some() {
+            return;
+        }
+        drop(routes);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let known = routes.entry(route.to_owned()).or_insert_with(|| Route {
+            seconds: metrics::histogram!(HTTP_SECONDS, "route" => route.to_owned()),
+            answers: Vec::new(),
+        });
+        if count(known).is_none() {
+            let counter = metrics::counter!(HTTP_REQUESTS, "route" => route.to_owned(), "method" => method, "status" => class);
+            known.answers.push((method, class, counter));
+            count(known);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,16 +212,19 @@ mod tests {
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
-            answered("/v1/tasks".into(), "POST", "2xx", Duration::from_millis(3));
+            let answers = Answers::default();
+            for (method, class) in [("POST", "2xx"), ("POST", "4xx"), ("POST", "2xx")] {
+                answers.count("/v1/tasks", method, class, Duration::from_millis(3));
+            }
         });
         let text = handle.render();
         assert!(
             text.contains(&format!("# HELP {HTTP_REQUESTS} requests answered")),
             "{text}"
         );
-        let bucket = r#"dayfly_http_request_duration_seconds_bucket{route="/v1/tasks",le="0.005"} 1"#;
+        let bucket = r#"dayfly_http_request_duration_seconds_bucket{route="/v1/tasks",le="0.005"} 3"#;
         assert!(text.contains(bucket), "{text}");
-        let counter = r#"dayfly_http_requests_total{route="/v1/tasks",method="POST",status="2xx"} 1"#;
+        let counter = r#"dayfly_http_requests_total{route="/v1/tasks",method="POST",status="2xx"} 2"#;
         assert!(text.contains(counter), "{text}");
     }
 

@@ -1,5 +1,6 @@
 //! Decisions without effect.
 
+use super::answer::Answer;
 use super::extract::{Authenticated, Json};
 use super::problem::Problem;
 use super::wire::access::{AskDecisions, Verdicts};
@@ -13,9 +14,9 @@ use super::wire::access::{AskDecisions, Verdicts};
 pub(super) async fn decide(
     call: Authenticated,
     Json(body): Json<AskDecisions>,
-) -> Result<axum::Json<Verdicts>, Problem> {
+) -> Result<Answer<Verdicts>, Problem> {
     let verdicts = call
         .run(|broker, caller, request| async move { broker.decide(&caller, body.into(), request).await })
         .await?;
-    Ok(axum::Json(verdicts.into()))
+    Ok(Answer(verdicts.into()))
 }

@@ -14,7 +14,7 @@ use tracing::{Instrument, field};
 
 use crate::broker::error::BrokerError;
 use crate::model::ids::RequestId;
-use crate::telemetry;
+use crate::telemetry::Answers;
 
 use super::problem::Problem;
 
@@ -22,17 +22,32 @@ use super::problem::Problem;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Makes request ids.
-pub(super) type RequestIds = Arc<dyn Fn() -> Result<RequestId, BrokerError> + Send + Sync>;
+pub(super) type RequestIds = Box<dyn Fn() -> Result<RequestId, BrokerError> + Send + Sync>;
+
+/// What every request is given, and where its answer is counted.
+pub(super) struct Envelope {
+    ids: RequestIds,
+    answers: Answers,
+}
+
+impl Envelope {
+    pub(super) fn new(ids: RequestIds) -> Arc<Self> {
+        let answers = Answers::default();
+        Arc::new(Self { ids, answers })
+    }
+}
 
 /// The outermost layer. Ids are ours: one that came with the request is not looked at.
-pub(super) async fn envelope(State(ids): State<RequestIds>, mut request: Request, next: Next) -> Response {
+pub(super) async fn envelope(
+    State(given): State<Arc<Envelope>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let method = method_label(request.method());
-    let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) => path.as_str().to_owned(),
-        None => "unmatched".to_owned(),
-    };
-    let id = ids();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let id = (given.ids)();
     let known = id.as_ref().ok().map(field::display);
     let span = tracing::info_span!("request", id = known, method, route);
     let (id, answer) = match id {
@@ -57,7 +72,7 @@ pub(super) async fn envelope(State(ids): State<RequestIds>, mut request: Request
         .or_insert(HeaderValue::from_static("no-store"));
     let took = started.elapsed();
     span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = took.as_micros(), "answered"));
-    telemetry::answered(route, method, class(status), took);
+    given.answers.count(route, method, class(status), took);
     response
 }
 

@@ -3,6 +3,7 @@
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 
+use super::answer::Answer;
 use super::extract::{Authenticated, Query};
 use super::problem::Problem;
 use super::wire::registry::{MOST_RECORDS, Records, WhichRecords};
@@ -15,14 +16,14 @@ use super::wire::registry::{MOST_RECORDS, Records, WhichRecords};
 pub(super) async fn read(
     call: Authenticated,
     Query(which): Query<WhichRecords>,
-) -> Result<axum::Json<Records>, Problem> {
+) -> Result<Answer<Records>, Problem> {
     let limit = which.limit.clamp(1, MOST_RECORDS);
     let (lines, checkpoint) = call
         .broker()
         .inspect_journal(&call.caller, which.from, limit, call.request)
         .await?;
     let records = Records::new(which.from, lines, checkpoint);
-    Ok(axum::Json(records.map_err(|error| Problem::internal(&error))?))
+    Ok(Answer(records.map_err(|error| Problem::internal(&error))?))
 }
 
 /// Read the newest checkpoint

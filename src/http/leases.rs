@@ -5,6 +5,7 @@ use axum::response::IntoResponse;
 
 use crate::model::ids::{LeaseId, TaskId};
 
+use super::answer::Answer;
 use super::extract::{Authenticated, ChosenKey, Id, Json, OptionalJson, Query};
 use super::problem::Problem;
 use super::wire::credentials::{AskCredential, IssuedAnswer, RenewLease};
@@ -31,7 +32,7 @@ pub(super) async fn issue(
     let issued = call
         .run(|broker, caller, request| async move { broker.issue(caller, order, request).await })
         .await?;
-    Ok((StatusCode::CREATED, axum::Json(IssuedAnswer::from(issued))))
+    Ok((StatusCode::CREATED, Answer(IssuedAnswer::from(issued))))
 }
 
 /// Ask for a longer life
@@ -44,11 +45,11 @@ pub(super) async fn renew(
     call: Authenticated,
     Id(id): Id<LeaseId>,
     OptionalJson(body): OptionalJson<RenewLease>,
-) -> Result<axum::Json<IssuedAnswer>, Problem> {
+) -> Result<Answer<IssuedAnswer>, Problem> {
     let issued = call
         .run(move |broker, caller, request| async move { broker.renew(caller, id, body.ttl, request).await })
         .await?;
-    Ok(axum::Json(issued.into()))
+    Ok(Answer(issued.into()))
 }
 
 /// End a credential
@@ -60,7 +61,7 @@ pub(super) async fn revoke(
     call: Authenticated,
     Id(id): Id<LeaseId>,
     OptionalJson(body): OptionalJson<RevokeLease>,
-) -> Result<axum::Json<LeaseAnswer>, Problem> {
+) -> Result<Answer<LeaseAnswer>, Problem> {
     let lease = call
         .run(move |broker, caller, request| async move {
             let reason = body
@@ -70,7 +71,7 @@ pub(super) async fn revoke(
             broker.revoke(&caller, id, reason, request).await
         })
         .await?;
-    Ok(axum::Json(lease.into()))
+    Ok(Answer(lease.into()))
 }
 
 /// Look at a lease
@@ -79,12 +80,12 @@ pub(super) async fn revoke(
 pub(super) async fn inspect(
     call: Authenticated,
     Id(id): Id<LeaseId>,
-) -> Result<axum::Json<LeaseAnswer>, Problem> {
+) -> Result<Answer<LeaseAnswer>, Problem> {
     let lease = call
         .broker()
         .inspect_lease(&call.caller, id, call.request)
         .await?;
-    Ok(axum::Json(lease.into()))
+    Ok(Answer(lease.into()))
 }
 
 /// List leases
@@ -96,11 +97,11 @@ pub(super) async fn inspect(
 pub(super) async fn list(
     call: Authenticated,
     Query(which): Query<WhichLeases>,
-) -> Result<axum::Json<Leases>, Problem> {
+) -> Result<Answer<Leases>, Problem> {
     let (filter, page) = which.filter(&call.caller.agent().name);
     let leases = call
         .broker()
         .inspect_leases(&call.caller, filter, page, call.request)
         .await?;
-    Ok(axum::Json(Leases::new(leases, page.limit)))
+    Ok(Answer(Leases::new(leases, page.limit)))
 }

@@ -19,6 +19,7 @@ use crate::broker::Broker;
 use crate::broker::error::chain;
 
 use super::Shared;
+use super::answer::Answer;
 use super::problem::{Kind, Problem};
 
 /// Keys change rarely, and a retiring one stays long enough for this.
@@ -74,7 +75,7 @@ impl Metadata {
     responses((status = 200, body = Metadata)))]
 pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let metadata = Metadata::new(&shared.state.issuer);
-    ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(metadata))
+    ([(CACHE_CONTROL, KEYS_FRESH)], Answer(metadata))
 }
 
 /// What those need to know who trust tokens of Dayfly's own, such as an AWS account (OpenID Connect
@@ -127,7 +128,7 @@ pub(super) async fn discovery(State(shared): State<Arc<Shared>>) -> impl IntoRes
 
 fn discovered(issuer: &str, jwks: &str) -> impl IntoResponse + use<> {
     let discovery = Discovery::new(issuer, jwks);
-    ([(CACHE_CONTROL, KEYS_FRESH)], axum::Json(discovery))
+    ([(CACHE_CONTROL, KEYS_FRESH)], Answer(discovery))
 }
 
 /// What others need to verify Dayfly's own tokens, for the time in which it starts: those whom it has to
@@ -153,8 +154,8 @@ pub(super) struct Health {
 
 /// Whether the process lives
 #[utoipa::path(get, path = "/healthz", tag = "public", security(()), responses((status = 200, body = Health)))]
-pub(super) async fn healthz() -> axum::Json<Health> {
-    axum::Json(Health { status: "live" })
+pub(super) async fn healthz() -> Answer<Health> {
+    Answer(Health { status: "live" })
 }
 
 /// Whether requests can be served
@@ -162,7 +163,7 @@ pub(super) async fn healthz() -> axum::Json<Health> {
 /// The ledger answers and the journal can be written. While Dayfly shuts down it is not ready. In
 /// `quarantine` the ledger was lost: credentials are ended and none are given out.
 #[utoipa::path(get, path = "/readyz", tag = "public", security(()), responses((status = 200, body = Health)))]
-pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Json<Health>, Problem> {
+pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Answer<Health>, Problem> {
     let stopping = shared.state.stop.is_cancelled();
     if stopping || !shared.readiness.of(probe(&shared.state.broker)).await {
         let detail = "Dayfly cannot issue now: its log says why";
@@ -173,7 +174,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Result<axum::Js
         None => "ready",
         Some(_) => "quarantine",
     };
-    Ok(axum::Json(Health { status }))
+    Ok(Answer(Health { status }))
 }
 
 /// Looks at what issuing needs.

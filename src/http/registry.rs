@@ -2,6 +2,7 @@
 
 use crate::model::name::{AgentName, ToolName};
 
+use super::answer::Answer;
 use super::extract::{Authenticated, Id};
 use super::problem::Problem;
 use super::wire::registry::{AgentAnswer, Agents, ToolAnswer, Tools};
@@ -10,10 +11,10 @@ use super::wire::registry::{AgentAnswer, Agents, ToolAnswer, Tools};
 ///
 /// Takes a permit for `dayfly:inspect`.
 #[utoipa::path(get, path = "/v1/agents", tag = "registry", operation_id = "inspect_agents", responses((status = 200, body = Agents)))]
-pub(super) async fn agents(call: Authenticated) -> Result<axum::Json<Agents>, Problem> {
+pub(super) async fn agents(call: Authenticated) -> Result<Answer<Agents>, Problem> {
     let agents = call.broker().inspect_agents(&call.caller, call.request).await?;
     let now = call.broker().now();
-    Ok(axum::Json(Agents {
+    Ok(Answer(Agents {
         agents: agents.iter().map(|agent| AgentAnswer::of(agent, now)).collect(),
     }))
 }
@@ -26,21 +27,21 @@ pub(super) async fn agents(call: Authenticated) -> Result<axum::Json<Agents>, Pr
 pub(super) async fn agent(
     call: Authenticated,
     Id(name): Id<AgentName>,
-) -> Result<axum::Json<AgentAnswer>, Problem> {
+) -> Result<Answer<AgentAnswer>, Problem> {
     let agent = call
         .broker()
         .inspect_agent(&call.caller, &name, call.request)
         .await?;
-    Ok(axum::Json(AgentAnswer::of(&agent, call.broker().now())))
+    Ok(Answer(AgentAnswer::of(&agent, call.broker().now())))
 }
 
 /// List tools
 ///
 /// Takes a permit for `dayfly:inspect`.
 #[utoipa::path(get, path = "/v1/tools", tag = "registry", operation_id = "inspect_tools", responses((status = 200, body = Tools)))]
-pub(super) async fn tools(call: Authenticated) -> Result<axum::Json<Tools>, Problem> {
+pub(super) async fn tools(call: Authenticated) -> Result<Answer<Tools>, Problem> {
     let tools = call.broker().inspect_tools(&call.caller, call.request).await?;
-    Ok(axum::Json(Tools {
+    Ok(Answer(Tools {
         tools: tools.iter().map(|tool| ToolAnswer::from(&**tool)).collect(),
     }))
 }
@@ -50,13 +51,10 @@ pub(super) async fn tools(call: Authenticated) -> Result<axum::Json<Tools>, Prob
 /// Takes a permit for `dayfly:inspect`; without it no tool exists.
 #[utoipa::path(get, path = "/v1/tools/{name}", tag = "registry", operation_id = "inspect_tool", params(("name" = String, Path)),
     responses((status = 200, body = ToolAnswer)))]
-pub(super) async fn tool(
-    call: Authenticated,
-    Id(name): Id<ToolName>,
-) -> Result<axum::Json<ToolAnswer>, Problem> {
+pub(super) async fn tool(call: Authenticated, Id(name): Id<ToolName>) -> Result<Answer<ToolAnswer>, Problem> {
     let tool = call
         .broker()
         .inspect_tool(&call.caller, &name, call.request)
         .await?;
-    Ok(axum::Json(ToolAnswer::from(&*tool)))
+    Ok(Answer(ToolAnswer::from(&*tool)))
 }

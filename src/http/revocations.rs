@@ -17,6 +17,7 @@ use crate::broker::complete::LONGEST_WAIT;
 use crate::broker::error::{BrokerError, chain};
 use crate::ledger::{Changes, Cursor};
 
+use super::answer::Answer;
 use super::extract::{Authenticated, Json, Query};
 use super::problem::{Kind, Problem};
 use super::wire::leases::{Feed, Following, Revoke, RevokedAnswer};
@@ -35,7 +36,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub(super) async fn revoke(
     call: Authenticated,
     Json(body): Json<Revoke>,
-) -> Result<axum::Json<RevokedAnswer>, Problem> {
+) -> Result<Answer<RevokedAnswer>, Problem> {
     let reason = body.reason;
     let revoked = match (body.agent, body.tool) {
         (Some(agent), None) => {
@@ -54,7 +55,7 @@ pub(super) async fn revoke(
         }
         _ => return Err(Problem::field("", "name an `agent` or a `tool`, one of the two")),
     };
-    Ok(axum::Json(revoked.into()))
+    Ok(Answer(revoked.into()))
 }
 
 /// Follow revocations
@@ -94,7 +95,7 @@ pub(super) async fn follow(
         return Ok(([(HeaderName::from_static("x-accel-buffering"), "no")], events).into_response());
     }
     let changes = follower.poll(following.wait.duration()).await?;
-    Ok(axum::Json(Feed::from(changes)).into_response())
+    Ok(Answer(Feed::from(changes)).into_response())
 }
 
 fn accepts_stream(headers: &HeaderMap) -> bool {

@@ -107,8 +107,9 @@ async fn within(
                 }
             },
         };
-        let connection = connection(stream, router.clone(), limits.clone(), stop.clone());
-        let cut = cut.clone();
+        // Tokens of its own: a connection looks at them each time it wakes, and all would look at one.
+        let connection = connection(stream, router.clone(), limits.clone(), stop.child_token());
+        let cut = cut.child_token();
         tracker.spawn(async move {
             tokio::select! {
                 () = connection => {}

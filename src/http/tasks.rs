@@ -5,6 +5,7 @@ use axum::response::IntoResponse;
 
 use crate::model::ids::TaskId;
 
+use super::answer::Answer;
 use super::extract::{Authenticated, ChosenKey, Id, Json, Query};
 use super::problem::Problem;
 use super::wire::tasks::{CompleteTask, CompletedAnswer, OpenTask, RevokeTask, TaskAnswer, Waiting};
@@ -26,18 +27,15 @@ pub(super) async fn open(
     let task = call
         .run(|broker, caller, request| async move { broker.open(&caller, order, request).await })
         .await?;
-    Ok((StatusCode::CREATED, axum::Json(TaskAnswer::from(task))))
+    Ok((StatusCode::CREATED, Answer(TaskAnswer::from(task))))
 }
 
 /// Look at a task
 #[utoipa::path(get, path = "/v1/tasks/{id}", tag = "tasks", operation_id = "inspect_task", params(("id" = String, Path)),
     responses((status = 200, body = TaskAnswer)))]
-pub(super) async fn inspect(
-    call: Authenticated,
-    Id(id): Id<TaskId>,
-) -> Result<axum::Json<TaskAnswer>, Problem> {
+pub(super) async fn inspect(call: Authenticated, Id(id): Id<TaskId>) -> Result<Answer<TaskAnswer>, Problem> {
     let task = call.broker().inspect_task(&call.caller, id, call.request).await?;
-    Ok(axum::Json(task.into()))
+    Ok(Answer(task.into()))
 }
 
 /// Say that the work goes on
@@ -46,11 +44,11 @@ pub(super) async fn inspect(
 pub(super) async fn heartbeat(
     call: Authenticated,
     Id(id): Id<TaskId>,
-) -> Result<axum::Json<TaskAnswer>, Problem> {
+) -> Result<Answer<TaskAnswer>, Problem> {
     let task = call
         .run(move |broker, caller, _| async move { broker.beat(&caller, id).await })
         .await?;
-    Ok(axum::Json(task.into()))
+    Ok(Answer(task.into()))
 }
 
 /// Suspend a task
@@ -58,27 +56,21 @@ pub(super) async fn heartbeat(
 /// Ends what is live, and nothing is issued until the task resumes.
 #[utoipa::path(post, path = "/v1/tasks/{id}/suspend", tag = "tasks", operation_id = "suspend_task", params(("id" = String, Path)),
     responses((status = 200, body = TaskAnswer)))]
-pub(super) async fn suspend(
-    call: Authenticated,
-    Id(id): Id<TaskId>,
-) -> Result<axum::Json<TaskAnswer>, Problem> {
+pub(super) async fn suspend(call: Authenticated, Id(id): Id<TaskId>) -> Result<Answer<TaskAnswer>, Problem> {
     let task = call
         .run(move |broker, caller, request| async move { broker.suspend(&caller, id, request).await })
         .await?;
-    Ok(axum::Json(task.into()))
+    Ok(Answer(task.into()))
 }
 
 /// Resume a task
 #[utoipa::path(post, path = "/v1/tasks/{id}/resume", tag = "tasks", operation_id = "resume_task", params(("id" = String, Path)),
     responses((status = 200, body = TaskAnswer)))]
-pub(super) async fn resume(
-    call: Authenticated,
-    Id(id): Id<TaskId>,
-) -> Result<axum::Json<TaskAnswer>, Problem> {
+pub(super) async fn resume(call: Authenticated, Id(id): Id<TaskId>) -> Result<Answer<TaskAnswer>, Problem> {
     let task = call
         .run(move |broker, caller, request| async move { broker.resume(&caller, id, request).await })
         .await?;
-    Ok(axum::Json(task.into()))
+    Ok(Answer(task.into()))
 }
 
 /// End a task
@@ -92,14 +84,14 @@ pub(super) async fn complete(
     Id(id): Id<TaskId>,
     Query(waiting): Query<Waiting>,
     Json(body): Json<CompleteTask>,
-) -> Result<axum::Json<CompletedAnswer>, Problem> {
+) -> Result<Answer<CompletedAnswer>, Problem> {
     let (outcome, wait) = (body.outcome.into(), waiting.wait.duration());
     let completed = call
         .run(move |broker, caller, request| async move {
             broker.complete(&caller, id, outcome, wait, request).await
         })
         .await?;
-    Ok(axum::Json(completed.into()))
+    Ok(Answer(completed.into()))
 }
 
 /// End a task that may be another agent's
@@ -112,7 +104,7 @@ pub(super) async fn revoke(
     Id(id): Id<TaskId>,
     Query(waiting): Query<Waiting>,
     Json(body): Json<RevokeTask>,
-) -> Result<axum::Json<CompletedAnswer>, Problem> {
+) -> Result<Answer<CompletedAnswer>, Problem> {
     let wait = waiting.wait.duration();
     let completed = call
         .run(move |broker, caller, request| async move {
@@ -121,5 +113,5 @@ pub(super) async fn revoke(
                 .await
         })
         .await?;
-    Ok(axum::Json(completed.into()))
+    Ok(Answer(completed.into()))
 }
