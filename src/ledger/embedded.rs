@@ -7,6 +7,7 @@
 //!
 //! Start-up reads the head of the file and nothing else: what is due is found as it falls due.
 
+mod counts;
 mod layout;
 mod lineage;
 mod reads;

@@ -49,7 +49,7 @@ impl Past {
             Standing::Lost(loss) => past.latch(loss),
             Standing::New => past.latch(Loss::Emptied), // it has an epoch from its making on
         }
-        drop(tables);
+        tables.finish()?;
         transaction.commit()?;
         Ok(past)
     }

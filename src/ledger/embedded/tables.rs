@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, WriteTransaction};
 
+use super::counts::Counts;
 use super::layout::{
     COUNTS, CUTOFFS, DUE, EPOCH, Entry, FEED, FORGET, INDEX, Id, KEYS, Kind, LEASES, LOST, META, NEVER,
     PUBLISHED, Property, TASKS, TOUCHED, Use, WRITER, at, damaged, fallen,
@@ -38,7 +39,7 @@ pub(super) struct Tables<'t> {
     due: Table<'t, &'static [u8], ()>,
     forget: Table<'t, &'static [u8], ()>,
     index: Table<'t, &'static [u8], ()>,
-    counts: Table<'t, &'static [u8], u32>,
+    counts: Counts<'t>,
     keys: Table<'t, &'static [u8], (&'static [u8; 32], &'static Id)>,
     cutoffs: Table<'t, &'static [u8], &'static [u8]>,
     feed: Table<'t, u64, &'static [u8]>,
@@ -55,12 +56,17 @@ impl<'t> Tables<'t> {
             due: transaction.open_table(DUE)?,
             forget: transaction.open_table(FORGET)?,
             index: transaction.open_table(INDEX)?,
-            counts: transaction.open_table(COUNTS)?,
+            counts: Counts::of(transaction.open_table(COUNTS)?),
             keys: transaction.open_table(KEYS)?,
             cutoffs: transaction.open_table(CUTOFFS)?,
             feed: transaction.open_table(FEED)?,
             meta: transaction.open_table(META)?,
         })
+    }
+
+    /// The end of the transaction's steps: nothing is written after it.
+    pub(super) fn finish(self) -> Result<(), LedgerError> {
+        self.counts.write()
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, LedgerError> {
@@ -116,7 +122,7 @@ impl<'t> Tables<'t> {
 
     /// How many tasks of the agent have not ended.
     pub(super) fn open_tasks(&self, agent: &AgentName) -> Result<u32, LedgerError> {
-        self.count(&Property::open_tasks(agent.as_str()))
+        self.counts.get(&Property::open_tasks(agent.as_str()))
     }
 
     /// Writes a task, new or changed, next due at `due`: at no time once it has ended.
@@ -130,8 +136,8 @@ impl<'t> Tables<'t> {
         let open = Property::open_tasks(task.charter.agent.as_str());
         match (before, due) {
             (NEVER, NEVER) => {}
-            (NEVER, _) => self.count_up(&open)?,
-            (_, NEVER) => self.count_down(&open)?,
+            (NEVER, _) => self.counts.up(open)?,
+            (_, NEVER) => self.counts.down(open)?,
             _ => {}
         }
         self.schedule(before, due, Kind::Task, &id)
@@ -194,7 +200,7 @@ impl<'t> Tables<'t> {
             self.index.insert(property.of(id).as_slice(), ())?;
         }
         for property in Property::counted(lease) {
-            self.count_up(&property)?;
+            self.counts.up(property)?;
         }
         Ok(())
     }
@@ -221,39 +227,21 @@ impl<'t> Tables<'t> {
         if let LeaseState::Ended { at, .. } = lease.state {
             self.index.remove(Property::live(lease.task).of(id).as_slice())?;
             for property in Property::counted(lease) {
-                self.count_down(&property)?;
+                self.counts.down(property)?;
             }
             self.forget_at(at.plus(self.retention), Kind::Lease, &id)?;
         }
         Ok(())
     }
 
-    fn count_up(&mut self, property: &Property) -> Result<(), LedgerError> {
-        let count = self.count(property)?.saturating_add(1);
-        self.counts.insert(property.0.as_slice(), count)?;
-        Ok(())
-    }
-
-    fn count_down(&mut self, property: &Property) -> Result<(), LedgerError> {
-        match self.count(property)? {
-            0 | 1 => self.counts.remove(property.0.as_slice())?.is_some(),
-            count => self.counts.insert(property.0.as_slice(), count - 1)?.is_some(),
-        };
-        Ok(())
-    }
-
-    /// How many live leases, or open tasks, have the property.
-    fn count(&self, property: &Property) -> Result<u32, LedgerError> {
-        Ok(self
-            .counts
-            .get(property.0.as_slice())?
-            .map_or(0, |count| count.value()))
-    }
-
     /// How many live leases share the task, the agent and the tool of this one.
     pub(super) fn counts(&self, lease: &Lease) -> Result<[u32; 3], LedgerError> {
         let [task, agent, tool] = Property::counted(lease);
-        Ok([self.count(&task)?, self.count(&agent)?, self.count(&tool)?])
+        Ok([
+            self.counts.get(&task)?,
+            self.counts.get(&agent)?,
+            self.counts.get(&tool)?,
+        ])
     }
 
     /// The leases of a task that have not ended, oldest first.

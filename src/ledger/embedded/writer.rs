@@ -232,7 +232,7 @@ impl Committer {
             let progress = tables.number(PROGRESS)?.unwrap_or_default();
             tables.set_number(PROGRESS, progress + 1)?;
         }
-        drop(tables);
+        tables.finish()?;
         if dirty {
             transaction.commit()?;
         } else {
