@@ -26,6 +26,9 @@ use crate::model::ttl::{Bound, Ttl};
 /// The format that is written.
 const FORMAT: u8 = 1;
 
+/// Room that most records fit into, in bytes; they are seldom kept for longer than it takes to send them.
+const ROOM: usize = 512;
+
 /// The bytes of a task.
 pub fn encode_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
     encode("task", &StoredTask::of(task))
@@ -84,7 +87,9 @@ pub fn encode_selector(selector: &Selector) -> Result<Vec<u8>, LedgerError> {
 }
 
 fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, LedgerError> {
-    postcard::to_extend(value, vec![FORMAT])
+    let mut bytes = Vec::with_capacity(ROOM);
+    bytes.push(FORMAT);
+    postcard::to_extend(value, bytes)
         .map_err(|error| LedgerError::Corrupt(format!("a {what} that cannot be written: {error}")))
 }
 

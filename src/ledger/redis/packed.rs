@@ -11,6 +11,9 @@ use crate::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
 use crate::model::task::{Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 
+/// The bytes of a lease's head, but for an error.
+const HEAD: usize = 50;
+
 /// A task as it is stored.
 pub(super) fn pack_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
     let (state, outcome, ended_at) = match task.state {
@@ -88,7 +91,9 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
         _ => (0, Timestamp::EPOCH),
     };
     let error = optional(error);
-    let mut out = lease.task.to_bytes().to_vec();
+    let record = record::encode_lease(lease)?;
+    let mut out = Vec::with_capacity(HEAD + error.len() + record.len());
+    out.extend(lease.task.to_bytes());
     out.extend([state_letter(&lease.state), cause]);
     put_at(&mut out, lease.expires_at);
     put_at(&mut out, since);
@@ -100,7 +105,7 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     out.extend(u16::try_from(error.len()).unwrap_or_default().to_be_bytes());
     out.extend(error);
     out.push(0); // not renewed yet
-    out.extend(record::encode_lease(lease)?);
+    out.extend(record);
     Ok(out)
 }
 
