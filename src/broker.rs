@@ -36,7 +36,7 @@ use moka::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::entropy::{Entropy, draw};
+use crate::entropy::{Entropy, Stock};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::record::Record;
@@ -118,6 +118,8 @@ impl Default for Settings {
 /// The use-cases over the seams.
 pub struct Broker {
     parts: Parts,
+    /// What ids are made of.
+    names: Stock,
     /// Charters never change, so remembering them needs no invalidation.
     charters: Cache<TaskId, Arc<Charter>>,
     /// Evidence that proves nothing: anybody can send it.
@@ -156,6 +158,7 @@ impl Broker {
             .build();
         Self {
             parts,
+            names: Stock::default(),
             charters,
             forgeries: Sightings::new(),
             strangers: Sightings::new(),
@@ -184,7 +187,7 @@ impl Broker {
     }
 
     fn draw(&self) -> Result<[u8; 10], BrokerError> {
-        Ok(draw(&*self.parts.entropy)?)
+        Ok(self.names.draw(&*self.parts.entropy)?)
     }
 
     fn decision_id(&self, now: Timestamp) -> Result<DecisionId, BrokerError> {
