@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::telemetry::TelemetryConfig;
 use crate::config::{self, Config};
 use crate::entropy::{Entropy, OsEntropy};
-use crate::http::{self, HttpState, Limits};
+use crate::http::{self, HttpState, Jwks, Limits};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
@@ -40,12 +42,6 @@ use self::mark::MarkFile;
 
 /// How often the keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(60);
-
-/// How long those have who are still fetching keys when they are not needed for the start any more.
-const LAST_KEYS: Duration = Duration::from_secs(1);
-
-/// The public keys, called for each request for them.
-type Jwks = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
 
 /// How many of the newest records are looked at when it starts.
 const NEWEST: u64 = 2000;
@@ -106,8 +102,16 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         let keys = Arc::clone(&keys);
         move || keys.jwks()
     });
-    let early = http::early(issuer.clone(), Arc::clone(&jwks));
-    let listener = while_serving(listener, early, &limits, check_providers(&providers)).await?;
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    // The keys are served from here on; on the same socket, so that whoever connects is served.
+    let socket = listener.into_std()?;
+    let listener = TcpListener::from_std(socket.try_clone()?)?;
+    let (open, opened) = watch::channel(None);
+    let until_open = stop.child_token();
+    let early = http::early(issuer.clone(), Arc::clone(&jwks), &limits, opened);
+    spawn_server(&tracker, listener, early, &limits, until_open.clone());
+    let until_open = until_open.drop_guard();
+    check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
     let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
     let newest = newest(&journal).await?;
@@ -133,8 +137,6 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
             .await?;
     }
 
-    let stop = CancellationToken::new();
-    let tracker = TaskTracker::new();
     spawn_background(&tracker, &stop, &broker, &verifiers, &keys, &clock, &entropy);
     let metrics = telemetry::init_metrics()?;
     // A ledger that was recovered meanwhile is taken into use before the first request.
@@ -149,18 +151,11 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         tracker: tracker.clone(),
         stop: stop.clone(),
     };
-    let serving = http::serve(
-        listener,
-        http::router(state, &limits),
-        limits,
-        stop.clone(),
-        tracker.clone(),
-    );
-    tracker.spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the server stopped");
-        }
-    });
+    let routes = http::router(state, &limits);
+    let listener = TcpListener::from_std(socket)?;
+    spawn_server(&tracker, listener, routes.clone(), &limits, stop.clone());
+    open.send_replace(Some(routes));
+    drop(until_open);
     Ok(Running {
         drain: config.server.drain_timeout,
         config: Arc::new(config),
@@ -188,33 +183,20 @@ async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
     }
 }
 
-/// Waits for something while these routes are served, and gives the socket back. Who connects meanwhile
-/// and is not served yet will be, by whoever serves next.
-async fn while_serving(
+/// Serves until `stop`. Connections run on the tracker.
+fn spawn_server(
+    tracker: &TaskTracker,
     listener: TcpListener,
-    routes: axum::Router,
+    routes: Router,
     limits: &Limits,
-    done: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<TcpListener> {
-    let socket = listener.into_std()?;
-    let listener = TcpListener::from_std(socket.try_clone()?)?;
-    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    let limits = Limits {
-        drain: LAST_KEYS,
-        ..limits.clone()
-    };
-    let serving = tracker.spawn(http::serve(
-        listener,
-        routes,
-        limits,
-        stop.clone(),
-        tracker.clone(),
-    ));
-    let done = done.await;
-    stop.cancel();
-    serving.await??;
-    done?;
-    Ok(TcpListener::from_std(socket)?)
+    stop: CancellationToken,
+) {
+    let serving = http::serve(listener, routes, limits.clone(), stop, tracker.clone());
+    tracker.spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the server stopped");
+        }
+    });
 }
 
 /// A provider that somebody has to change something for stops the start. One that cannot be reached

@@ -10,6 +10,7 @@
 
 mod answer;
 mod decisions;
+mod early;
 mod envelope;
 mod extract;
 mod finish;
@@ -52,21 +53,24 @@ use gate::{Gate, gate, panicked};
 use problem::{Kind, MEDIA_TYPE, Problem};
 use public::Readiness;
 
+pub use early::early;
 pub use envelope::REQUEST_ID;
 pub use extract::IDEMPOTENCY_KEY;
-pub use public::early;
 pub use serve::serve;
 
 /// Requests without evidence at a time, of each of the two kinds.
 const PUBLIC_PLACES: usize = 64;
+
+/// The public keys of the token issuer, as a JSON Web Key Set. Called for each request for it.
+pub type Jwks = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
 
 /// What the routes need.
 #[derive(Clone)]
 pub struct HttpState {
     /// The use-cases.
     pub broker: Arc<Broker>,
-    /// The public keys of the token issuer, as a JSON Web Key Set. Called for each request for it.
-    pub jwks: Arc<dyn Fn() -> Arc<str> + Send + Sync>,
+    /// The public keys of the token issuer.
+    pub jwks: Jwks,
     /// The `iss` of tokens: an https URL, under which this server is reached.
     pub issuer: String,
     /// What `/metrics` answers.

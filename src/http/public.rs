@@ -1,15 +1,13 @@
 //! What needs no evidence: keys, metadata, health, metrics, and the description of the API.
 
 use std::collections::BTreeSet;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
-use axum::routing::get;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -38,7 +36,7 @@ pub(super) async fn jwks(State(shared): State<Arc<Shared>>) -> impl IntoResponse
     keys(&(shared.state.jwks)())
 }
 
-fn keys(jwks: &str) -> impl IntoResponse + use<> {
+pub(super) fn keys(jwks: &str) -> impl IntoResponse + use<> {
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, KEYS_FRESH)];
     (headers, jwks.to_owned())
 }
@@ -126,23 +124,9 @@ pub(super) async fn discovery(State(shared): State<Arc<Shared>>) -> impl IntoRes
     discovered(&shared.state.issuer, &(shared.state.jwks)())
 }
 
-fn discovered(issuer: &str, jwks: &str) -> impl IntoResponse + use<> {
+pub(super) fn discovered(issuer: &str, jwks: &str) -> impl IntoResponse + use<> {
     let discovery = Discovery::new(issuer, jwks);
     ([(CACHE_CONTROL, KEYS_FRESH)], Answer(discovery))
-}
-
-/// What others need to verify Dayfly's own tokens, for the time in which it starts: those whom it has to
-/// prove itself to then may have to fetch its keys. Whoever wants anything else comes again.
-pub fn early(issuer: String, jwks: Arc<dyn Fn() -> Arc<str> + Send + Sync>) -> Router {
-    let set = Arc::clone(&jwks);
-    let starting = Problem::new(Kind::UNAVAILABLE, "Dayfly is about to start").after(1);
-    Router::new()
-        .route("/.well-known/jwks.json", get(move || ready(keys(&set()))))
-        .route(
-            "/.well-known/openid-configuration",
-            get(move || ready(discovered(&issuer, &jwks()))),
-        )
-        .fallback(move || ready(starting.clone()))
 }
 
 /// How Dayfly is.

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 mod boto3;
 mod enforced;
+mod guide;
 pub(crate) mod iam;
 pub(crate) mod moto;
 pub(crate) mod oidc;
