@@ -123,6 +123,16 @@ pub trait Ledger: Lineage {
         now: Timestamp,
     ) -> Result<(), LedgerError>;
 
+    /// Makes a lease that has to end due at `now`, where it was to wait longer. One that somebody is at is
+    /// left to them: it stays theirs until the hold runs out. Refuses with [`Refusal::LeaseNotEnding`] when
+    /// it has not to end, or has ended. Answers the lease as it then stands.
+    async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError>;
+
+    /// Ends a stuck lease, as it was read, with [`Receipt::Abandoned`], whoever is at it: their claim is lost.
+    /// Refuses with [`Refusal::LeaseNotStuck`] when it is not stuck by now. An end frees the budgets.
+    /// Answers the lease as it then stands.
+    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError>;
+
     /// Records a cutoff in every shard: from the answer on, nothing that it matches is reserved or
     /// renewed, and it is in the feed. Leases are turned to `revoking` by [`Ledger::find`] and
     /// [`Ledger::revoke`] afterwards. Recording the same cutoff again is no error. Of two cutoffs on
@@ -413,6 +423,12 @@ pub enum Refusal {
     /// The lease is not in the state that the step needs.
     #[error("the lease is {0}")]
     LeaseNotOpen(&'static str),
+    /// Nobody has to end the lease, or it has ended.
+    #[error("the lease is {0}: only one that is revoking or stuck is tried again")]
+    LeaseNotEnding(&'static str),
+    /// Ending the lease does not keep failing.
+    #[error("the lease is {0}: only one that is stuck can be abandoned")]
+    LeaseNotStuck(&'static str),
     /// A cutoff ends it.
     #[error("a cutoff is in force")]
     Cut(Selector),

@@ -73,6 +73,8 @@ kinds! {
     TASK_NOT_OPEN = CONFLICT, "task-not-open", "The task is not open";
     /// The lease is not in the state that the step needs.
     LEASE_NOT_OPEN = CONFLICT, "lease-not-open", "The lease is not active";
+    /// Ending the lease does not keep failing.
+    LEASE_NOT_STUCK = CONFLICT, "lease-not-stuck", "The lease is not stuck";
     /// Two requests got in each other's way.
     CONFLICT = CONFLICT, "conflict", "Another request came first";
     /// The body is too large.
@@ -360,6 +362,9 @@ fn refused(refusal: Refusal) -> Problem {
             Kind::LEASE_NOT_OPEN,
             format!("the lease is {state}: ask for a new credential"),
         ),
+        Refusal::LeaseNotEnding(_) | Refusal::LeaseNotStuck(_) => {
+            Problem::new(Kind::LEASE_NOT_STUCK, refusal.to_string())
+        }
         Refusal::Cut(_) => Problem::new(
             Kind::REVOKED,
             "somebody ended everything of this kind: ask the owner of the agent or of the tool",

@@ -89,6 +89,7 @@ impl Unfinished {
                 since: now,
                 attempts: 0,
                 last_error: None,
+                next_at: now,
             });
         }
         leases.sort_by_key(|lease| lease.id);

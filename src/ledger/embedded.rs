@@ -193,6 +193,15 @@ impl Ledger for Embedded {
             .await
     }
 
+    async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.step(move |tables| steps::retry(tables, id, now)).await
+    }
+
+    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
+        let id = lease.id;
+        self.step(move |tables| steps::abandon(tables, id, now)).await
+    }
+
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {
         let cutoff = cutoff.clone();
         self.step(move |tables| steps::cut(tables, &cutoff)).await

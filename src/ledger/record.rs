@@ -44,7 +44,8 @@ pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     encode("lease", &StoredLease::of(lease))
 }
 
-/// The lease of these bytes.
+/// The lease of these bytes. When its next attempt is, adapters keep beside it ([`super::rules::next_due`]):
+/// it changes with each claim.
 pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
     decode::<StoredLease<'_>>("lease", bytes).map(StoredLease::into_lease)
 }
@@ -281,6 +282,7 @@ enum StoredReceipt {
     DeniedAt(Timestamp),
     ExpiresAt(Timestamp),
     Outlived(Timestamp),
+    Abandoned(Timestamp),
 }
 
 impl<'a> StoredLease<'a> {
@@ -358,6 +360,7 @@ impl StoredLeaseState {
                     Receipt::DeniedAt { at } => StoredReceipt::DeniedAt(at),
                     Receipt::ExpiresAt { at } => StoredReceipt::ExpiresAt(at),
                     Receipt::Outlived { at } => StoredReceipt::Outlived(at),
+                    Receipt::Abandoned { at } => StoredReceipt::Abandoned(at),
                 },
             },
         }
@@ -369,6 +372,7 @@ impl StoredLeaseState {
             since: effort.since,
             attempts: effort.attempts,
             last_error: effort.last_error,
+            next_at: effort.since,
         };
         match self {
             Self::Reserved => LeaseState::Reserved,
@@ -383,6 +387,7 @@ impl StoredLeaseState {
                     StoredReceipt::DeniedAt(at) => Receipt::DeniedAt { at },
                     StoredReceipt::ExpiresAt(at) => Receipt::ExpiresAt { at },
                     StoredReceipt::Outlived(at) => Receipt::Outlived { at },
+                    StoredReceipt::Abandoned(at) => Receipt::Abandoned { at },
                 },
             },
         }

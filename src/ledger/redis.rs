@@ -358,6 +358,14 @@ impl Ledger for RedisLedger {
         self.settle_claim(claim, settlement, now).await
     }
 
+    async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.retry_lease(id, now).await
+    }
+
+    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.abandon_lease(lease, now).await
+    }
+
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {
         self.record_cutoff(cutoff).await
     }

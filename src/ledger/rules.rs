@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use crate::model::cutoff::{Cutoff, Selector};
-use crate::model::lease::{Cause, Effort, Lease, LeaseState};
+use crate::model::lease::{Cause, Effort, Lease, LeaseState, Receipt};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -53,7 +53,17 @@ pub fn revoking(cause: Cause, since: Timestamp) -> LeaseState {
         since,
         attempts: 0,
         last_error: None,
+        next_at: since,
     })
+}
+
+/// The lease as it stands when it is next due at `due`. What was ordered stands among what is due as if it
+/// had been due before ([`due_from`]), which is nobody's next attempt.
+pub fn next_due(mut lease: Lease, due: Timestamp) -> Lease {
+    if let LeaseState::Revoking(effort) | LeaseState::Stuck(effort) = &mut lease.state {
+        effort.next_at = due.max(effort.since);
+    }
+    lease
 }
 
 /// Why a lease that fell due has to end, and since when. An active lease ended at its expiry,
@@ -99,8 +109,8 @@ pub fn effort(state: &LeaseState) -> Option<&Effort> {
     }
 }
 
-/// The effort after one more failure. What went wrong is cut to 256 bytes.
-pub fn failed_again(effort: &Effort, error: &str) -> Effort {
+/// The effort after one more failure, tried again at `next`. What went wrong is cut to 256 bytes.
+pub fn failed_again(effort: &Effort, error: &str, next: Timestamp) -> Effort {
     let mut end = error.len().min(LONGEST_ERROR);
     while !error.is_char_boundary(end) {
         end -= 1;
@@ -110,6 +120,19 @@ pub fn failed_again(effort: &Effort, error: &str) -> Effort {
         since: effort.since,
         attempts: effort.attempts.saturating_add(1),
         last_error: error.get(..end).map(str::to_owned),
+        next_at: next.max(effort.since),
+    }
+}
+
+/// The state of a stuck lease that somebody gives up.
+pub fn abandoned(state: &LeaseState, now: Timestamp) -> Result<LeaseState, Refusal> {
+    match state {
+        LeaseState::Stuck(effort) => Ok(LeaseState::Ended {
+            cause: effort.cause,
+            at: now,
+            receipt: Receipt::Abandoned { at: now },
+        }),
+        other => Err(Refusal::LeaseNotStuck(other.as_str())),
     }
 }
 

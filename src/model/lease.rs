@@ -162,6 +162,11 @@ pub enum Receipt {
         /// When the lease was over.
         at: Timestamp,
     },
+    /// Nobody says that it is gone: somebody who may gave up ending it. Who and why is on record.
+    Abandoned {
+        /// When they did.
+        at: Timestamp,
+    },
 }
 
 impl Receipt {
@@ -172,6 +177,7 @@ impl Receipt {
             Self::DeniedAt { .. } => "denied_at",
             Self::ExpiresAt { .. } => "expires_at",
             Self::Outlived { .. } => "outlived",
+            Self::Abandoned { .. } => "abandoned",
         }
     }
 
@@ -181,7 +187,8 @@ impl Receipt {
             Self::VerifiedAbsent { at }
             | Self::DeniedAt { at }
             | Self::ExpiresAt { at }
-            | Self::Outlived { at } => at,
+            | Self::Outlived { at }
+            | Self::Abandoned { at } => at,
         }
     }
 }
@@ -219,6 +226,9 @@ pub struct Effort {
     pub attempts: u32,
     /// What went wrong last, without secrets, at most 256 bytes.
     pub last_error: Option<String>,
+    /// When it is due next, and never before `since`: tried as soon as the reaper comes to it. While
+    /// somebody is at it, when another may try.
+    pub next_at: Timestamp,
 }
 
 impl LeaseState {

@@ -192,9 +192,15 @@ pub struct LeaseAnswer {
     /// What went wrong the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// When it is tried next: from then on, as soon as Dayfly comes to it. While it is being tried, when
+    /// another replica may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_attempt_at: Option<Timestamp>,
     /// The proof of its end. `verified_absent`: the provider was asked afterwards and has it no more.
     /// `denied_at`: resource servers are told to refuse it. `expires_at`: nothing can recall it; it
-    /// ends by itself.
+    /// ends by itself. `outlived`: nothing ended it; only the lease is over. `abandoned`: nobody says
+    /// that it is gone; somebody gave up ending it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = proof, required = false)]
     pub proof: Option<&'static str>,
@@ -226,6 +232,7 @@ fn proof() -> utoipa::openapi::schema::Object {
         Receipt::DeniedAt { at },
         Receipt::ExpiresAt { at },
         Receipt::Outlived { at },
+        Receipt::Abandoned { at },
     ];
     super::one_of(all.map(Receipt::as_str))
 }
@@ -259,6 +266,7 @@ impl From<Lease> for LeaseAnswer {
             cause: cause.map(Cause::as_str),
             since,
             attempts: effort.as_ref().map(|effort| effort.attempts),
+            next_attempt_at: effort.as_ref().map(|effort| effort.next_at),
             last_error: effort.and_then(|effort| effort.last_error),
             proof: receipt.map(Receipt::as_str),
             proven_at: receipt.map(Receipt::at),

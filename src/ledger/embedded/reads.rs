@@ -1,12 +1,13 @@
 //! Reads, all of one snapshot: what the latest commit left.
 
-use redb::{ReadOnlyTable, ReadTransaction};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction};
 
 use super::layout::{
     CUTOFFS, DUE, EPOCH, FEED, FORGET, INDEX, Id, LEASES, META, PUBLISHED, Property, TASKS, damaged, fallen,
 };
 use super::store::Store;
-use crate::ledger::record::{decode_cutoff, decode_lease, decode_task};
+use super::tables::read_lease;
+use crate::ledger::record::{decode_cutoff, decode_task};
 use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
@@ -28,7 +29,7 @@ impl Snapshot {
 
     pub(super) fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
         let row = self.0.open_table(LEASES)?.get(&id.to_bytes())?;
-        row.map(|row| decode_lease(row.value().2)).transpose()
+        row.map(|row| stored(&row)).transpose()
     }
 
     /// Whether a claim would find anything to hand out or to forget.
@@ -67,11 +68,11 @@ impl Snapshot {
         let table = self.0.open_table(LEASES)?;
         if properties.is_empty() {
             let rows = table.range::<&Id>(&from..)?.take(limit);
-            return rows.map(|row| decode_lease(row?.1.value().2)).collect();
+            return rows.map(|row| stored(&row?.1)).collect();
         }
         let ids = with_all(&self.0.open_table(INDEX)?, &properties, from, limit)?;
         let lease = |id: Id| match table.get(&id)? {
-            Some(row) => decode_lease(row.value().2),
+            Some(row) => stored(&row),
             None => Err(damaged("the index of leases")),
         };
         ids.into_iter().map(lease).collect()
@@ -99,6 +100,11 @@ impl Snapshot {
         let next = Cursor(vec![epoch, last]);
         Ok(Changes { cutoffs, next, more })
     }
+}
+
+fn stored(row: &AccessGuard<'_, (u64, u64, &'static [u8])>) -> Result<Lease, LedgerError> {
+    let (due, _, record) = row.value();
+    read_lease(due, record)
 }
 
 /// The id that follows this one.

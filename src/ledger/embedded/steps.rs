@@ -270,6 +270,7 @@ fn claim_lease(
     // Odd numbers are holds; a hold that ran out is followed by the next odd one.
     let hold = (row.hold + 1) | 1;
     tables.update_lease(&row, &lease, Some(until), hold)?;
+    let lease = rules::next_due(lease, until);
     Ok(Claim::Lease(Box::new(LeaseClaim { lease, hold })))
 }
 
@@ -309,12 +310,13 @@ pub(super) fn settle(
             )
         }
         Settlement::RetryAt(next, error) => (
-            LeaseState::Revoking(rules::failed_again(effort, error)),
+            LeaseState::Revoking(rules::failed_again(effort, error, *next)),
             Some(*next),
         ),
-        Settlement::Stuck(next, error) => {
-            (LeaseState::Stuck(rules::failed_again(effort, error)), Some(*next))
-        }
+        Settlement::Stuck(next, error) => (
+            LeaseState::Stuck(rules::failed_again(effort, error, *next)),
+            Some(*next),
+        ),
         Settlement::PutOff(next) => (row.lease.state.clone(), Some(*next)),
     };
     let lease = Lease {
@@ -322,6 +324,27 @@ pub(super) fn settle(
         ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, due, hold + 1)
+}
+
+pub(super) fn retry(tables: &mut Tables<'_>, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    let effort = rules::effort(&row.lease.state).ok_or(Refusal::LeaseNotEnding(row.lease.state.as_str()))?;
+    // Whoever is at it is not disturbed, and what is due already keeps its place.
+    if row.hold % 2 == 1 || effort.next_at <= now {
+        return Ok(row.lease);
+    }
+    tables.update_lease(&row, &row.lease, Some(now), row.hold)?;
+    Ok(rules::next_due(row.lease, now))
+}
+
+pub(super) fn abandon(tables: &mut Tables<'_>, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    let lease = Lease {
+        state: rules::abandoned(&row.lease.state, now)?,
+        ..row.lease.clone()
+    };
+    tables.update_lease(&row, &lease, None, row.hold)?;
+    Ok(lease)
 }
 
 pub(super) fn cut(tables: &mut Tables<'_>, cutoff: &Cutoff) -> Result<(), LedgerError> {

@@ -176,7 +176,7 @@ impl<'t> Tables<'t> {
             return Ok(None);
         };
         let (due, hold, record) = stored.value();
-        let lease = decode_lease(record)?;
+        let lease = read_lease(due, record)?;
         Ok(Some(Row { lease, hold, due }))
     }
 
@@ -376,6 +376,14 @@ impl<'t> Tables<'t> {
         }
         Ok(())
     }
+}
+
+/// A lease as it is stored: when it is due next, and its record.
+pub(super) fn read_lease(due: u64, record: &[u8]) -> Result<Lease, LedgerError> {
+    Ok(rules::next_due(
+        decode_lease(record)?,
+        Timestamp::from_millis(due),
+    ))
 }
 
 fn millis(due: Option<Timestamp>) -> u64 {

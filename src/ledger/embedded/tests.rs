@@ -7,7 +7,7 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, StorageBackend, Table
 
 use super::layout::{FORMAT, LEASES, META};
 use super::*;
-use crate::ledger::{Refusal, StateName};
+use crate::ledger::{Refusal, StateName, rules};
 use crate::model::access::{Access, Scope};
 use crate::model::cutoff::Selector;
 use crate::model::ids::DecisionId;
@@ -179,11 +179,8 @@ async fn every_answered_step_survives_a_power_loss() {
         .claim_due(at(2), Duration::from_secs(9), NonZeroUsize::MIN)
         .await
         .unwrap();
-    let hold = 1;
-    assert_eq!(
-        claims,
-        [Claim::Lease(Box::new(LeaseClaim { lease: revoked, hold }))]
-    );
+    let (lease, hold) = (rules::next_due(revoked, at(11)), 1);
+    assert_eq!(claims, [Claim::Lease(Box::new(LeaseClaim { lease, hold }))]);
     let feed = after.changes(&Cursor::default(), Duration::ZERO).await.unwrap();
     assert_eq!(feed.cutoffs.len(), 1);
 

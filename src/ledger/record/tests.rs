@@ -214,6 +214,7 @@ fn lease_state() -> impl Strategy<Value = LeaseState> {
             since,
             attempts,
             last_error,
+            next_at: since, // kept beside the record
         })
     };
     let receipt = instant().prop_flat_map(|at| {
@@ -221,7 +222,8 @@ fn lease_state() -> impl Strategy<Value = LeaseState> {
             Just(Receipt::VerifiedAbsent { at }),
             Just(Receipt::DeniedAt { at }),
             Just(Receipt::ExpiresAt { at }),
-            Just(Receipt::Outlived { at })
+            Just(Receipt::Outlived { at }),
+            Just(Receipt::Abandoned { at })
         ]
     });
     prop_oneof![

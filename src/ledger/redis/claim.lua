@@ -27,7 +27,9 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'L
         turn(l, tonumber(ARGV[5]), now)
         redis.call('ZADD', KEYS[4], place(STATES.v, id), id)
       end
-      l.hold = l.hold + 1
+      -- Odd numbers are holds; a hold that ran out is followed by the next odd one.
+      l.hold = l.hold + 1 + l.hold % 2
+      l.at = tonumber(untl)
       local packed = lease_pack(l)
       redis.call('HSET', KEYS[2], id, packed)
       redis.call('ZADD', KEYS[3], untl, member)

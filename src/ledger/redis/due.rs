@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::keys::Shard;
+use super::leases::refused;
 use super::link::Reply;
 use super::packed::{cause_code, optional, proof_code, task_bytes, unpack_lease, unpack_task};
 use super::{RedisLedger, instant, number, script};
 use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, rules};
-use crate::model::lease::Cause;
+use crate::model::lease::{Cause, Lease, Receipt};
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -144,6 +145,44 @@ impl RedisLedger {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let lease = &claim.lease;
+        let again = |at, error: &str| {
+            let effort = rules::effort(&lease.state).map(|effort| rules::failed_again(effort, error, at));
+            let error = effort.and_then(|effort| effort.last_error);
+            (instant(at), optional(error.as_deref()))
+        };
+        let (how, saying) = match settlement {
+            Settlement::Ended(receipt) => ("ended", proof(receipt)),
+            Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
+            Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
+            Settlement::PutOff(at) => ("later", (instant(at), Vec::new())),
+        };
+        let reply = self.settling(lease, claim.hold, how, saying, now).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(()),
+            "no_lease" => Err(Refusal::NoLease.into()),
+            "claim_lost" => Err(Refusal::ClaimLost.into()),
+            _ => Err(reply.unexpected()),
+        }
+    }
+
+    pub(super) async fn abandon_lease(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
+        let saying = proof(Receipt::Abandoned { at: now });
+        let mut reply = self.settling(lease, 0, "abandoned", saying, now).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
+            _ => Err(refused(&mut reply, &[], now)),
+        }
+    }
+
+    /// Runs the script that ends a lease or puts it off: how, and the two arguments that go with that.
+    async fn settling(
+        &self,
+        lease: &Lease,
+        hold: u64,
+        how: &'static str,
+        (first, second): (Vec<u8>, Vec<u8>),
+        now: Timestamp,
+    ) -> Result<Reply, LedgerError> {
         let shard = self.shards.of_lease(lease.id);
         let mut keys = vec![
             shard.leases(),
@@ -153,23 +192,9 @@ impl RedisLedger {
             shard.counts(),
         ];
         keys.extend(shard.indexes(lease));
-        let again = |at, error: &str| {
-            let effort = rules::effort(&lease.state).map(|effort| rules::failed_again(effort, error));
-            let error = effort.and_then(|effort| effort.last_error);
-            (instant(at), optional(error.as_deref()))
-        };
-        let (how, (first, second)) = match settlement {
-            Settlement::Ended(receipt) => (
-                "ended",
-                (number(proof_code(receipt).into()), instant(receipt.at())),
-            ),
-            Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
-            Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
-            Settlement::PutOff(at) => ("later", (instant(at), Vec::new())),
-        };
         let args = [
             lease.id.to_bytes().to_vec(),
-            number(claim.hold),
+            number(hold),
             how.into(),
             instant(now),
             lease.agent.as_str().into(),
@@ -178,13 +203,7 @@ impl RedisLedger {
             first,
             second,
         ];
-        let reply = self.reaping.run(&script::SETTLE, &[&keys], &[&args]).await?;
-        match reply.word.as_str() {
-            "ok" => Ok(()),
-            "no_lease" => Err(Refusal::NoLease.into()),
-            "claim_lost" => Err(Refusal::ClaimLost.into()),
-            _ => Err(reply.unexpected()),
-        }
+        self.reaping.run(&script::SETTLE, &[&keys], &[&args]).await
     }
 
     /// Forgets leases first: a task stays while it has any.
@@ -231,6 +250,11 @@ impl RedisLedger {
             .collect::<Result<Vec<Reply>, _>>()?;
         Ok(())
     }
+}
+
+/// A proof in arguments: its kind and its instant.
+fn proof(receipt: Receipt) -> (Vec<u8>, Vec<u8>) {
+    (number(proof_code(receipt).into()), instant(receipt.at()))
 }
 
 /// What an element of an answer tells of: its kind, its id, its value.

@@ -187,6 +187,17 @@ impl RedisLedger {
             .transpose()
     }
 
+    pub(super) async fn retry_lease(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let keys = [shard.leases(), shard.due()];
+        let args = [id.to_bytes().to_vec(), instant(now)];
+        let mut reply = self.reaping.run(&script::RETRY, &[&keys], &[&args]).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
+            _ => Err(refused(&mut reply, &[], now)),
+        }
+    }
+
     pub(super) async fn revoke_lease(
         &self,
         id: LeaseId,
@@ -238,7 +249,10 @@ fn used_up(place: u64, budgets: &Budgets) -> Option<Refusal> {
 }
 
 /// The refusals that the steps of a lease share. Scripts send the record that made them refuse.
-fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp) -> LedgerError {
+pub(super) fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp) -> LedgerError {
+    let state = |reply: &mut Reply| -> Result<&'static str, LedgerError> {
+        Ok(unpack_lease(&reply.bytes()?)?.0.state.as_str())
+    };
     let read = |reply: &mut Reply| -> Result<Refusal, LedgerError> {
         Ok(match reply.word.as_str() {
             "no_task" => Refusal::NoTask,
@@ -249,7 +263,9 @@ fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp) -> LedgerE
                     .err()
                     .unwrap_or(Refusal::TaskNotOpen(task.state))
             }
-            "lease_not_open" => Refusal::LeaseNotOpen(unpack_lease(&reply.bytes()?)?.0.state.as_str()),
+            "lease_not_open" => Refusal::LeaseNotOpen(state(reply)?),
+            "lease_not_ending" => Refusal::LeaseNotEnding(state(reply)?),
+            "lease_not_stuck" => Refusal::LeaseNotStuck(state(reply)?),
             "cut" => {
                 let place = usize::try_from(reply.number()?).unwrap_or_default();
                 match place.checked_sub(1).and_then(|place| selectors.get(place)) {

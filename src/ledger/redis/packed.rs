@@ -86,9 +86,10 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
         ),
         LeaseState::Ended { cause, at, .. } => (cause_code(*cause), *at, 0, None),
     };
-    let (proof, proof_at) = match lease.state {
-        LeaseState::Ended { receipt, .. } => (proof_code(receipt), receipt.at()),
-        _ => (0, Timestamp::EPOCH),
+    let (proof, at) = match &lease.state {
+        LeaseState::Reserved | LeaseState::Active => (0, Timestamp::EPOCH),
+        LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (0, effort.next_at),
+        LeaseState::Ended { receipt, .. } => (proof_code(*receipt), receipt.at()),
     };
     let error = optional(error);
     let record = record::encode_lease(lease)?;
@@ -100,7 +101,7 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     out.extend(attempts.to_be_bytes());
     out.extend(0_u32.to_be_bytes()); // no hold yet
     out.push(proof);
-    put_at(&mut out, proof_at);
+    put_at(&mut out, at);
     out.extend(0_u16.to_be_bytes()); // the record has the handle until another one comes
     out.extend(u16::try_from(error.len()).unwrap_or_default().to_be_bytes());
     out.extend(error);
@@ -119,7 +120,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     let attempts = u32::from_be_bytes(head.take()?);
     let hold = u32::from_be_bytes(head.take()?);
     let [proof] = head.take()?;
-    let proof_at = head.at()?;
+    let proof_or_next = head.at()?;
     let handle = head.text()?;
     let error = head.text()?;
     let [length] = head.take()?;
@@ -134,6 +135,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
             since,
             attempts,
             last_error: error,
+            next_at: proof_or_next.max(since),
         })
     };
     let state = match state {
@@ -144,7 +146,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
         b'e' => LeaseState::Ended {
             cause: cause_of(cause)?,
             at: since,
-            receipt: receipt_of(proof, proof_at)?,
+            receipt: receipt_of(proof, proof_or_next)?,
         },
         _ => return Err(unreadable("the state of a lease")),
     };
@@ -224,6 +226,7 @@ pub(super) fn proof_code(receipt: Receipt) -> u8 {
         Receipt::DeniedAt { .. } => 2,
         Receipt::ExpiresAt { .. } => 3,
         Receipt::Outlived { .. } => 4,
+        Receipt::Abandoned { .. } => 5,
     }
 }
 
@@ -233,6 +236,7 @@ fn receipt_of(code: u8, at: Timestamp) -> Result<Receipt, LedgerError> {
         2 => Receipt::DeniedAt { at },
         3 => Receipt::ExpiresAt { at },
         4 => Receipt::Outlived { at },
+        5 => Receipt::Abandoned { at },
         _ => return Err(unreadable("the receipt of a lease")),
     })
 }
@@ -362,6 +366,7 @@ mod tests {
                 since: AT,
                 attempts: 3,
                 last_error: last_error.map(str::to_owned),
+                next_at: AT.plus(std::time::Duration::from_secs(300)),
             };
             states.push(LeaseState::Revoking(effort(None)));
             states.push(LeaseState::Stuck(effort(Some("access denied"))));
@@ -370,6 +375,7 @@ mod tests {
                 Receipt::DeniedAt { at: Timestamp::EPOCH },
                 Receipt::ExpiresAt { at: Timestamp::MAX },
                 Receipt::Outlived { at: Timestamp::MAX },
+                Receipt::Abandoned { at: AT },
             ] {
                 states.push(LeaseState::Ended {
                     cause,

@@ -6,7 +6,8 @@
 
 -- state, outcome, ended at, deadline, heartbeat (0: none), last beat, agent
 local TASK = '>c1BI6I6I6I6Bc0'
--- task, state, cause, expires at, since (or ended at), attempts, hold, proof, proof's instant, handle, last error,
+-- task, state, cause, expires at, since (or ended at), attempts, hold (odd while somebody has it), proof,
+-- the proof's instant (or, while it has to end, when it is due next), handle, last error,
 -- what the last renewal says in the record's stead ('' before the first)
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0Bc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
@@ -37,14 +38,14 @@ end
 local function lease_read(raw)
   local l = {}
   local rest
-  l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at, l.handle, l.error,
+  l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.at, l.handle, l.error,
     l.renewal, rest = struct.unpack(LEASE, raw)
   l.record = string.sub(raw, rest)
   return l
 end
 
 local function lease_pack(l)
-  return struct.pack(LEASE, l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.proof_at,
+  return struct.pack(LEASE, l.task, l.state, l.cause, l.expires_at, l.since, l.attempts, l.hold, l.proof, l.at,
     #l.handle, l.handle, #l.error, l.error,
     #l.renewal, l.renewal) .. l.record
 end

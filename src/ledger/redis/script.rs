@@ -56,6 +56,7 @@ scripts! {
     OPEN = "open.lua" by "guard.lua",
     RENEW = "renew.lua" by "guard.lua",
     RESERVE = "reserve.lua" by "guard.lua",
+    RETRY = "retry.lua",
     REVOKE = "revoke.lua" by "count.lua",
     SETTLE = "settle.lua",
     USED = "used.lua",

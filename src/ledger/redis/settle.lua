@@ -1,5 +1,5 @@
 -- KEYS leases due pending forget counts by_task by_agent by_tool [by_user]
--- ARGV id, hold, how, now, agent, tool, task, then for `ended`: proof, its instant;
+-- ARGV id, hold, how, now, agent, tool, task, then for `ended` and `abandoned`: proof, its instant;
 --      for `retry` and `stuck`: the next attempt, what went wrong; for `later`: the next attempt
 local id, how, now = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local raw = redis.call('HGET', KEYS[1], id)
@@ -7,15 +7,21 @@ if not raw then
   return { 'no_lease' }
 end
 local l = lease_read(raw)
-if (l.state ~= 'v' and l.state ~= 's') or l.hold ~= tonumber(ARGV[2]) then
+if how == 'abandoned' then
+  -- Whoever is at it: a person gives it up.
+  if l.state ~= 's' then
+    return { 'lease_not_stuck', raw }
+  end
+elseif (l.state ~= 'v' and l.state ~= 's') or l.hold ~= tonumber(ARGV[2]) then
   return { 'claim_lost' }
 end
 
 -- A hold is good for one settlement.
 l.hold = l.hold + 1
-if how == 'ended' then
-  l.state, l.since, l.proof, l.proof_at = 'e', now, tonumber(ARGV[8]), tonumber(ARGV[9])
-  redis.call('HSET', KEYS[1], id, lease_pack(l))
+if how == 'ended' or how == 'abandoned' then
+  l.state, l.since, l.proof, l.at = 'e', now, tonumber(ARGV[8]), tonumber(ARGV[9])
+  local packed = lease_pack(l)
+  redis.call('HSET', KEYS[1], id, packed)
   redis.call('ZREM', KEYS[2], 'l' .. id)
   redis.call('ZREM', KEYS[3], id)
   redis.call('ZADD', KEYS[4], now, 'l' .. id)
@@ -25,8 +31,9 @@ if how == 'ended' then
   for n = 6, #KEYS do
     redis.call('ZADD', KEYS[n], place(1, id), id)
   end
-  return { 'ok' }
+  return { 'ok', packed }
 end
+l.at = tonumber(ARGV[8])
 if how == 'later' then
   redis.call('HSET', KEYS[1], id, lease_pack(l))
   redis.call('ZADD', KEYS[2], ARGV[8], 'l' .. id)

@@ -323,6 +323,9 @@ macro_rules! ledger_contract {
                 a_hold_that_nobody_took_over_settles, an_end_is_settled_once,
                 a_retry_comes_when_it_was_said, a_stuck_lease_comes_back,
                 what_is_put_off_counts_as_no_attempt, an_order_goes_before_what_fell_due_by_itself,
+                what_waits_is_tried_again_at_once_on_order, an_order_to_try_again_leaves_a_hold_alone,
+                only_what_has_to_end_is_tried_again, a_stuck_lease_can_be_abandoned,
+                whoever_is_at_an_abandoned_lease_loses_it, only_a_stuck_lease_can_be_abandoned,
                 an_error_is_kept_short, the_longest_due_come_first, the_limit_is_kept,
                 ended_leases_are_forgotten;
             cutoffs: a_cutoff_refuses_what_it_matches, a_cutoff_spares_what_it_does_not_match,

@@ -127,6 +127,14 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "settle", self.ledger.settle(claim, settlement, now))
     }
 
+    async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "retry", self.ledger.retry(id, now))
+    }
+
+    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "abandon", self.ledger.abandon(lease, now))
+    }
+
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {
         pass!(self, "cut", self.ledger.cut(cutoff))
     }

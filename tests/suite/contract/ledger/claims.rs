@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use dayfly::ledger::rules::MINT_TIME;
-use dayfly::ledger::{Claim, Ledger, Refusal, Settlement};
+use dayfly::ledger::rules::{self, MINT_TIME};
+use dayfly::ledger::{Budgets, Claim, Filter, Ledger, Page, Refusal, Settlement, StateName};
 use dayfly::model::cutoff::Selector;
-use dayfly::model::lease::{Cause, Lease, LeaseState, Receipt};
+use dayfly::model::lease::{Cause, Effort, Lease, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, TaskChange};
 use dayfly::model::ttl::Ttl;
 
@@ -230,12 +230,17 @@ pub(super) async fn a_stuck_lease_comes_back(ledger: Subject) {
         (effort.attempts, effort.last_error.as_deref()),
         (1, Some("access denied"))
     );
+    assert_eq!(effort.next_at, at(200));
     assert!(ledger.due(at(199)).await.is_empty());
 
     let claim = ledger.due_leases(at(200)).await.pop().unwrap();
+    let held = Effort {
+        next_at: at(200).plus(HOLD),
+        ..effort
+    };
     assert_eq!(
         claim.lease.state,
-        LeaseState::Stuck(effort),
+        LeaseState::Stuck(held),
         "a claim leaves it stuck"
     );
     ledger.settle(&claim, ended(at(201)), at(201)).await.unwrap();
@@ -251,7 +256,11 @@ pub(super) async fn what_is_put_off_counts_as_no_attempt(ledger: Subject) {
         .settle(&first, Settlement::PutOff(at(10)), at(3))
         .await
         .unwrap();
-    assert_eq!(ledger.stored(lease.id).await, first.lease);
+    assert_eq!(
+        ledger.stored(lease.id).await,
+        rules::next_due(first.lease.clone(), at(10)),
+        "nothing changes but when"
+    );
     assert!(ledger.due(at(9)).await.is_empty());
     let lost = ledger.settle(&first, ended(at(9)), at(9)).await;
     assert_eq!(refusal(lost), Refusal::ClaimLost, "a hold is good for one word");
@@ -265,7 +274,11 @@ pub(super) async fn what_is_put_off_counts_as_no_attempt(ledger: Subject) {
         .settle(&claim, Settlement::PutOff(at(30)), at(21))
         .await
         .unwrap();
-    assert_eq!(ledger.stored(lease.id).await, stuck, "what is stuck stays stuck");
+    assert_eq!(
+        ledger.stored(lease.id).await,
+        rules::next_due(stuck, at(30)),
+        "what is stuck stays stuck"
+    );
     assert_eq!(ledger.due_leases(at(30)).await.len(), 1);
 }
 
@@ -296,6 +309,159 @@ pub(super) async fn an_order_goes_before_what_fell_due_by_itself(ledger: Subject
         .collect();
     claimed.sort_unstable();
     assert_eq!(claimed, [ordered, whole]);
+}
+
+/// A lease that is stuck since second 3, next due at second 300.
+async fn stuck(ledger: &Subject) -> Lease {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    let claim = ledger.due_leases(at(2)).await.pop().unwrap();
+    let stuck = Settlement::Stuck(at(300), "access denied".to_owned());
+    ledger.settle(&claim, stuck, at(3)).await.unwrap();
+    ledger.stored(lease.id).await
+}
+
+pub(super) async fn what_waits_is_tried_again_at_once_on_order(ledger: Subject) {
+    let lease = stuck(&ledger).await;
+    let now = at(50);
+    let retried = ledger.retry(lease.id, now).await.unwrap();
+    assert_eq!(retried, rules::next_due(lease, now), "nothing changes but when");
+    assert_eq!(ledger.stored(retried.id).await, retried);
+    assert_eq!(
+        ledger.retry(retried.id, at(51)).await.unwrap(),
+        retried,
+        "it is due"
+    );
+    let claim = ledger.due_leases(at(52)).await.pop().unwrap();
+    assert_eq!(claim.lease.id, retried.id);
+    ledger.settle(&claim, ended(at(53)), at(53)).await.unwrap();
+    assert_eq!(
+        refusal(ledger.retry(retried.id, at(54)).await),
+        Refusal::LeaseNotEnding("ended")
+    );
+}
+
+pub(super) async fn an_order_to_try_again_leaves_a_hold_alone(ledger: Subject) {
+    let lease = stuck(&ledger).await;
+    // The second hold follows one that ran out.
+    ledger.due_leases(at(300)).await;
+    let now = at(301).plus(HOLD);
+    let claim = ledger.due_leases(now).await.pop().unwrap();
+    assert_eq!(ledger.retry(lease.id, now).await.unwrap(), claim.lease);
+    assert!(ledger.due(now).await.is_empty(), "somebody is at it");
+    let retry = Settlement::RetryAt(now.plus(HOLD), "no answer".to_owned());
+    ledger.settle(&claim, retry, now).await.unwrap();
+    ledger.retry(lease.id, now).await.unwrap();
+    assert_eq!(ledger.due_leases(now).await.len(), 1, "nobody is any more");
+}
+
+pub(super) async fn only_what_has_to_end_is_tried_again(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let reserved = ledger.hold(lease_at(&task, at(1))).await.id;
+    let active = ledger.hold(active_at(&task, at(1))).await.id;
+    for (id, state) in [(reserved, "reserved"), (active, "active")] {
+        assert_eq!(
+            refusal(ledger.retry(id, at(2)).await),
+            Refusal::LeaseNotEnding(state)
+        );
+    }
+    let unknown = lease_at(&task, at(1)).id;
+    assert_eq!(refusal(ledger.retry(unknown, at(2)).await), Refusal::NoLease);
+    ledger.revoke(active, Cause::Revoked, at(2)).await.unwrap();
+    let revoking = ledger.retry(active, at(9)).await.unwrap();
+    assert_eq!(ledger.stored(active).await, revoking);
+    assert_eq!(
+        ledger.due_leases(at(9)).await.len(),
+        1,
+        "an order keeps its place among what is due"
+    );
+}
+
+pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
+    let lease = stuck(&ledger).await;
+    let one = Budgets {
+        task: Some(1),
+        agent: Some(1),
+        tool: Some(1),
+    };
+    let task = ledger.task(lease.task).await.unwrap().unwrap();
+    let next = active_at(&task, at(4));
+    assert!(matches!(
+        refusal(ledger.reserve(&next, &one, None).await),
+        Refusal::Budget { .. }
+    ));
+    let now = at(50);
+    let abandoned = ledger.abandon(&lease, now).await.unwrap();
+    let state = LeaseState::Ended {
+        cause: Cause::Revoked,
+        at: now,
+        receipt: Receipt::Abandoned { at: now },
+    };
+    assert_eq!(abandoned, Lease { state, ..lease });
+    assert_eq!(ledger.stored(abandoned.id).await, abandoned);
+    ledger
+        .reserve(&next, &one, None)
+        .await
+        .expect("an end frees the budgets");
+    let stuck = Filter {
+        state: Some(StateName::Stuck),
+        ..Filter::default()
+    };
+    let page = Page {
+        after: None,
+        limit: super::most(),
+    };
+    assert_eq!(ledger.find(&stuck, &page).await.unwrap(), []);
+    assert!(ledger.due(at(300)).await.is_empty(), "nobody tries any more");
+    assert_eq!(
+        refusal(ledger.abandon(&abandoned, at(301)).await),
+        Refusal::LeaseNotStuck("ended")
+    );
+    ledger.due(at(51).plus(RETENTION)).await;
+    assert_eq!(
+        ledger.lease(abandoned.id).await.unwrap(),
+        None,
+        "forgotten like any"
+    );
+}
+
+pub(super) async fn whoever_is_at_an_abandoned_lease_loses_it(ledger: Subject) {
+    let lease = stuck(&ledger).await;
+    let claim = ledger.due_leases(at(300)).await.pop().unwrap();
+    let abandoned = ledger.abandon(&lease, at(301)).await.unwrap();
+    for settlement in [
+        ended(at(302)),
+        Settlement::RetryAt(at(400), "no answer".to_owned()),
+        Settlement::PutOff(at(400)),
+    ] {
+        assert_eq!(
+            refusal(ledger.settle(&claim, settlement, at(302)).await),
+            Refusal::ClaimLost
+        );
+    }
+    assert_eq!(ledger.stored(lease.id).await, abandoned);
+}
+
+pub(super) async fn only_a_stuck_lease_can_be_abandoned(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    assert_eq!(
+        refusal(ledger.abandon(&lease, at(2)).await),
+        Refusal::LeaseNotStuck("active")
+    );
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    assert_eq!(
+        refusal(ledger.abandon(&lease, at(2)).await),
+        Refusal::LeaseNotStuck("revoking")
+    );
+    let unknown = lease_at(&task, at(1));
+    assert_eq!(refusal(ledger.abandon(&unknown, at(2)).await), Refusal::NoLease);
+    assert_eq!(
+        ledger.due_leases(at(2)).await.len(),
+        1,
+        "a refusal changes nothing"
+    );
 }
 
 pub(super) async fn an_error_is_kept_short(ledger: Subject) {

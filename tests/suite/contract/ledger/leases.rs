@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dayfly::ledger::{Budget, Budgets, Ledger, Refusal, Renewal};
+use dayfly::ledger::{Budget, Budgets, Ledger, Refusal, Renewal, rules};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
@@ -11,8 +11,8 @@ use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::{Bound, Ttl};
 
 use super::{
-    START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at, refusal, task_at,
-    task_in, until,
+    HOLD, START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at, refusal,
+    task_at, task_in, until,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -373,7 +373,7 @@ pub(super) async fn a_revoked_lease_is_due_at_once(ledger: Subject) {
         let due = ledger.due_leases(at(2)).await;
         assert_eq!(
             due.iter().map(|claim| &claim.lease).collect::<Vec<_>>(),
-            [&revoked]
+            [&rules::next_due(revoked, at(2).plus(HOLD))]
         );
     }
 }

@@ -31,6 +31,8 @@ enum Op {
     Revoke(usize),
     Claim,
     Settle(usize, u8),
+    Retry(usize),
+    Abandon(usize),
     Cut(u8),
 }
 
@@ -52,6 +54,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => one().prop_map(Op::Revoke),
         4 => Just(Op::Claim),
         4 => (one(), 0..4u8).prop_map(|(claim, how)| Op::Settle(claim, how)),
+        2 => one().prop_map(Op::Retry),
+        1 => one().prop_map(Op::Abandon),
         1 => (0..4u8).prop_map(Op::Cut),
     ]
 }
@@ -62,6 +66,15 @@ struct Known {
     due: Option<Timestamp>,
     /// The place in the list of claims of the one that holds, or last held, it.
     claim: Option<usize>,
+}
+
+impl Known {
+    fn due_at(&mut self, due: Timestamp) {
+        self.due = Some(due);
+        if let LeaseState::Revoking(effort) | LeaseState::Stuck(effort) = &mut self.lease.state {
+            effort.next_at = due;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -76,7 +89,9 @@ struct Model {
 /// The name of a refusal, which is all that is compared: `LeaseNotOpen` keeps its word.
 fn name(refusal: &Refusal) -> String {
     match refusal {
-        Refusal::LeaseNotOpen(state) => format!("lease is {state}"),
+        Refusal::LeaseNotOpen(state) | Refusal::LeaseNotEnding(state) | Refusal::LeaseNotStuck(state) => {
+            format!("lease is {state}")
+        }
         Refusal::TaskNotOpen(state) => format!("task is {}", state.as_str()),
         Refusal::Cut(_) => "cut".to_owned(),
         other => format!("{other:?}"),
@@ -116,6 +131,7 @@ impl Model {
             since,
             attempts: 0,
             last_error: None,
+            next_at: since,
         });
         known.due = Some(due);
     }
@@ -278,7 +294,7 @@ impl Model {
                 }
                 _ => {}
             }
-            self.leases[place].due = Some(now.plus(HOLD));
+            self.leases[place].due_at(now.plus(HOLD));
             due.insert(lease.id.to_string());
         }
         due
@@ -299,7 +315,8 @@ impl Model {
             last_error: Some(error.clone()),
             ..effort.clone()
         };
-        (known.lease.state, known.due) = match settlement {
+        let due;
+        (known.lease.state, due) = match settlement {
             Settlement::Ended(receipt) => {
                 let (cause, receipt) = (effort.cause, *receipt);
                 (
@@ -315,7 +332,36 @@ impl Model {
             Settlement::Stuck(at, error) => (LeaseState::Stuck(failed(error)), Some(*at)),
             Settlement::PutOff(at) => (known.lease.state.clone(), Some(*at)),
         };
+        match due {
+            Some(due) => known.due_at(due),
+            None => known.due = None,
+        }
         Ok(())
+    }
+
+    fn retry(&mut self, place: usize, now: Timestamp) -> Result<Lease, String> {
+        let known = &mut self.leases[place];
+        let (LeaseState::Revoking(effort) | LeaseState::Stuck(effort)) = &known.lease.state else {
+            return Err(format!("lease is {}", known.lease.state.as_str()));
+        };
+        if known.claim.is_none() && effort.next_at > now {
+            known.due_at(now);
+        }
+        Ok(known.lease.clone())
+    }
+
+    fn abandon(&mut self, place: usize, now: Timestamp) -> Result<Lease, String> {
+        let known = &mut self.leases[place];
+        let LeaseState::Stuck(effort) = &known.lease.state else {
+            return Err(format!("lease is {}", known.lease.state.as_str()));
+        };
+        known.lease.state = LeaseState::Ended {
+            cause: effort.cause,
+            at: now,
+            receipt: Receipt::Abandoned { at: now },
+        };
+        (known.due, known.claim) = (None, None);
+        Ok(known.lease.clone())
     }
 }
 
@@ -426,6 +472,16 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                         .await,
                 );
                 assert_eq!(made, model.settle(claim, &settlement, now), "{op:?}");
+            }
+            Op::Retry(lease) => {
+                let Some(lease) = place(lease) else { continue };
+                let made = said(ledger.retry(model.leases[lease].lease.id, now).await);
+                assert_eq!(made, model.retry(lease, now), "{op:?}");
+            }
+            Op::Abandon(lease) => {
+                let Some(lease) = place(lease) else { continue };
+                let made = said(ledger.abandon(&model.leases[lease].lease, now).await);
+                assert_eq!(made, model.abandon(lease, now), "{op:?}");
             }
             Op::Cut(kind) => {
                 let task = &model.tasks[usize::from(kind) % 3].0.charter;
