@@ -306,6 +306,7 @@ fn spawn_background(
 ) {
     tracker.spawn(Arc::clone(broker).reap(stop.clone()));
     tracker.spawn(Arc::clone(broker).reconcile_regularly(stop.clone()));
+    tracker.spawn(Arc::clone(broker).count_stuck_regularly(stop.clone()));
     for source in verifiers.key_sources() {
         tracker.spawn(Arc::clone(source).run(Arc::clone(entropy), stop.clone()));
     }

@@ -3,7 +3,7 @@
 //! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
 //! siblings), [`decide`], [`inspect`]. Each starts from a [`Caller`], which only
 //! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
-//! The [`reaper`] ends what is due, and the [`reconciler`] compares providers with the ledger. When the
+//! The [`reaper`] ends what is due, a person looks after what it cannot end ([`stuck`]), and the [`reconciler`] compares providers with the ledger. When the
 //! ledger was lost, [`quarantine`] keeps to ending until [`recover`] has brought it back.
 
 pub mod attest;
@@ -25,6 +25,7 @@ pub mod renew;
 pub mod revoke;
 pub mod rules;
 mod sightings;
+pub mod stuck;
 
 use std::future::Future;
 use std::num::NonZeroUsize;

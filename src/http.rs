@@ -118,6 +118,8 @@ fn prompt() -> Routes {
         .routes(routes!(leases::inspect))
         .routes(routes!(leases::renew))
         .routes(routes!(leases::revoke))
+        .routes(routes!(leases::retry))
+        .routes(routes!(leases::abandon))
         .routes(routes!(decisions::decide))
         .routes(routes!(registry::agents))
         .routes(routes!(registry::agent))
@@ -399,7 +401,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 28);
+        assert_eq!(paths.len(), 30);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {

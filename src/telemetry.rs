@@ -8,7 +8,7 @@ use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Unit, describe_counter, describe_histogram};
+use metrics::{Counter, Histogram, Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -148,6 +148,10 @@ fn describe() {
     describe_counter!(measure::ENDED, "leases that ended, by cause and proof");
     describe_counter!(measure::END_FAILURES, "attempts to end a lease that failed");
     describe_counter!(measure::STUCK, "leases that became stuck: somebody has to look");
+    describe_gauge!(
+        measure::STUCK_NOW,
+        "leases that cannot be ended, by provider: somebody has to look"
+    );
     describe_histogram!(
         measure::REVOCATION_LAG,
         Unit::Seconds,

@@ -18,6 +18,8 @@ pub const ENDED: &str = "dayfly_leases_ended_total";
 pub const END_FAILURES: &str = "dayfly_lease_end_failures_total";
 /// Leases that became stuck.
 pub const STUCK: &str = "dayfly_leases_stuck_total";
+/// Leases that are stuck now, by provider.
+pub const STUCK_NOW: &str = "dayfly_stuck_leases";
 /// What the reconciler found at odds, by provider, what it was, and what came of it.
 pub const RECONCILED: &str = "dayfly_reconciled_total";
 /// Passes of the reconciler that did not come to their end, by provider.
@@ -45,6 +47,15 @@ pub(super) fn refused_evidence(reason: &'static str) {
 pub(super) fn ended(cause: Cause, receipt: Receipt, lag: Duration) {
     metrics::counter!(ENDED, "cause" => cause.as_str(), "proof" => receipt.as_str()).increment(1);
     metrics::histogram!(REVOCATION_LAG).record(lag.as_secs_f64());
+}
+
+/// A lease that is over without an end: it has no lag.
+pub(super) fn given_up(cause: Cause, receipt: Receipt) {
+    metrics::counter!(ENDED, "cause" => cause.as_str(), "proof" => receipt.as_str()).increment(1);
+}
+
+pub(super) fn stuck(provider: &ProviderName, leases: u32) {
+    metrics::gauge!(STUCK_NOW, "provider" => provider.to_string()).set(f64::from(leases));
 }
 
 pub(super) fn end_failed(became_stuck: bool) {

@@ -27,7 +27,7 @@ use crate::model::task::{Outcome as TaskOutcome, Task, TaskChange};
 use crate::provider::{Presence, ProviderError};
 
 use super::error::{BrokerError, chain};
-use super::records::{Fill, of_end};
+use super::records::{Fill, of_end, of_failure};
 use super::{Broker, measure};
 use lanes::{Lanes, Waiting, Whose};
 
@@ -324,7 +324,7 @@ impl Broker {
                 measure::ended(effort.cause, receipt, now.since(effort.since));
                 Ok(Done::Ended)
             }
-            Err(error) => self.retry(claim, effort, &error).await,
+            Err(error) => self.failed(claim, effort, &error).await,
         }
     }
 
@@ -361,7 +361,7 @@ impl Broker {
         Ok(Some(receipt))
     }
 
-    async fn retry(
+    async fn failed(
         &self,
         claim: &LeaseClaim,
         effort: &Effort,
@@ -382,26 +382,25 @@ impl Broker {
         };
         let again = now.plus(self.backoff(attempts).max(not_before));
         let message: String = error.to_string().chars().take(256).collect();
-        let stuck = permanent || attempts >= settings.stuck_after;
-        let became_stuck = stuck && !matches!(claim.lease.state, LeaseState::Stuck(_));
+        let was_stuck = matches!(claim.lease.state, LeaseState::Stuck(_));
+        // Another failure than the one it is stuck by takes nothing back.
+        let stuck = was_stuck || permanent || attempts >= settings.stuck_after;
+        let became_stuck = stuck && !was_stuck;
         measure::end_failed(became_stuck);
+        // The first failure and becoming stuck are on record; the lease itself tells of those between.
         if became_stuck {
             tracing::error!(lease = %claim.lease.id, tool = %claim.lease.tool, error = %message, "a lease is stuck");
-            let record = Record {
-                agent: Some(claim.lease.agent.clone()),
-                cause: Some(effort.cause.as_str().to_owned()),
-                lease: Some(claim.lease.id),
-                task: Some(claim.lease.task),
-                tool: Some(claim.lease.tool.clone()),
-                ..Record::new(Verb::End, Outcome::Failed, now).reason(&message)
-            };
-            self.record(record).await?;
+            let reason = format!("stuck after attempt {attempts}: {message}");
+            self.record(of_failure(&claim.lease, effort.cause, reason, now))
+                .await?;
+        } else if attempts == 1 {
+            let reason = format!("attempt 1: {message}");
+            self.record(of_failure(&claim.lease, effort.cause, reason, now))
+                .await?;
         }
         let (settlement, done) = if stuck {
-            (
-                Settlement::Stuck(now.plus(settings.last_retry), message),
-                Done::Stuck,
-            )
+            let again = now.plus(settings.last_retry.max(not_before));
+            (Settlement::Stuck(again, message), Done::Stuck)
         } else {
             (Settlement::RetryAt(again, message), Done::Retried)
         };

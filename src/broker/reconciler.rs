@@ -3,7 +3,7 @@
 //! | Found | Means | Done |
 //! |---|---|---|
 //! | **orphan** | it is there, and no lease in the ledger is its own | ended |
-//! | **undead** | it is there, and its lease was settled as over | ended again |
+//! | **undead** | it is there, and its lease was settled as over, or abandoned | ended again |
 //! | **ghost** | its lease is active, and it is not there | the lease is turned to its end |
 //!
 //! A lease is in the ledger before anything is outside, so whatever a list names that the ledger does
@@ -29,7 +29,7 @@ use crate::provider::{Presence, Provider, ProviderError};
 use crate::registry::Caller;
 
 use super::error::{BrokerError, chain};
-use super::records::Fill;
+use super::records::{Fill, proof_of};
 use super::{Broker, measure};
 
 /// How the reconciler works.
@@ -207,7 +207,7 @@ impl Broker {
                 state: LeaseState::Ended { receipt, .. },
                 ..
             }) => {
-                // Nobody said that it is gone.
+                // Nobody said that it is gone, and nothing can end it. What was abandoned can still be ended.
                 if matches!(receipt, Receipt::Outlived { .. }) {
                     return Looked::AsItShould;
                 }
@@ -323,8 +323,7 @@ impl Broker {
             Ok(at) => {
                 let proof = match found {
                     Mismatch::Orphan | Mismatch::Undead => {
-                        let receipt = Receipt::VerifiedAbsent { at: *at };
-                        Some(format!("{} {}", receipt.as_str(), receipt.at()))
+                        Some(proof_of(Receipt::VerifiedAbsent { at: *at }))
                     }
                     Mismatch::Ghost => None, // the end of its lease brings one
                 };

@@ -44,11 +44,29 @@ pub(super) fn of_end(lease: &Lease, cause: Cause, receipt: Receipt, at: Timestam
         decision: Some(lease.decision),
         lease: Some(lease.id),
         on_behalf_of: lease.on_behalf_of.clone(),
-        proof: Some(format!("{} {}", receipt.as_str(), receipt.at())),
+        proof: Some(proof_of(receipt)),
         task: Some(lease.task),
         tool: Some(lease.tool.clone()),
         ..Record::new(Verb::End, Result::Permitted, at)
     }
+}
+
+/// The record of a lease whose end failed.
+pub(super) fn of_failure(lease: &Lease, cause: Cause, reason: String, at: Timestamp) -> Record {
+    Record {
+        agent: Some(lease.agent.clone()),
+        cause: Some(cause.as_str().to_owned()),
+        lease: Some(lease.id),
+        provider: Some(lease.provider.clone()),
+        task: Some(lease.task),
+        tool: Some(lease.tool.clone()),
+        ..Record::new(Verb::End, Result::Failed, at).reason(reason)
+    }
+}
+
+/// How records name a proof: its kind and its instant.
+pub(super) fn proof_of(receipt: Receipt) -> String {
+    format!("{} {}", receipt.as_str(), receipt.at())
 }
 
 /// Fills records in, a group of fields at a time.

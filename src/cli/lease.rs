@@ -1,4 +1,4 @@
-//! `dayfly lease`: look at leases, renew and revoke them.
+//! `dayfly lease`: look at leases, renew and revoke them, and look after those that cannot be ended.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -22,6 +22,10 @@ pub enum LeaseCommand {
     Renew(Renew),
     /// End a lease, one's own or, by permit, another's.
     Revoke(Revoke),
+    /// Try to end a lease again now, after a failure. By permit.
+    Retry(One),
+    /// Give up ending a stuck lease: nobody says that its credential is gone. By permit.
+    Abandon(Abandon),
 }
 
 /// Which leases.
@@ -88,6 +92,18 @@ pub struct Revoke {
     remote: Remote,
 }
 
+/// Why nobody goes on ending a lease.
+#[derive(Args, Debug)]
+pub struct Abandon {
+    /// The lease.
+    lease: LeaseId,
+    /// Why, for the record.
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 impl LeaseCommand {
     /// Runs it.
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
@@ -107,6 +123,20 @@ impl LeaseCommand {
                 let issued = renew.remote.client()?.post(&path, body).await?;
                 credential::print(terminal, &issued, renew.token_only)
             }
+            Self::Retry(one) => {
+                let path = format!("/v1/leases/{}/retry", one.lease);
+                let lease = one.remote.client()?.post(&path, json!({})).await?;
+                answer::print(terminal, &lease)
+            }
+            Self::Abandon(abandon) => {
+                let path = format!("/v1/leases/{}/abandon", abandon.lease);
+                let body = json!({ "reason": abandon.reason });
+                let lease = abandon.remote.client()?.post(&path, body).await?;
+                if !terminal.is_json() {
+                    terminal.note("nobody says that its credential is gone: see to it at the provider")?;
+                }
+                answer::print(terminal, &lease)
+            }
             Self::Revoke(revoke) => {
                 let path = format!("/v1/leases/{}/revoke", revoke.lease);
                 let lease = revoke
@@ -122,6 +152,7 @@ impl LeaseCommand {
 
 impl List {
     async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let ending = matches!(self.state.as_deref(), Some("revoking" | "stuck"));
         let given = [
             ("limit", Some(self.limit.to_string())),
             ("agent", self.agent),
@@ -140,7 +171,11 @@ impl List {
             terminal.value(&page)?;
             return Ok(Exit::Done);
         }
-        print_leases(terminal, answer::list(&page, "leases"))?;
+        let leases = answer::list(&page, "leases");
+        match ending {
+            true => print_columns(terminal, leases, &ENDING)?,
+            false => print_columns(terminal, leases, &LEASE)?,
+        };
         if let Some(next) = page.get("next").and_then(Value::as_str) {
             terminal.note(format!("there is more: add --after {next}"))?;
         }
@@ -148,26 +183,43 @@ impl List {
     }
 }
 
+/// A column: its heading, and the member that it shows.
+type Column = (&'static str, &'static str);
+
+/// What is said of any lease.
+const LEASE: [Column; 8] = [
+    ("LEASE", "id"),
+    ("STATE", "state"),
+    ("AGENT", "agent"),
+    ("TOOL", "tool"),
+    ("ACTIONS", "actions"),
+    ("EXPIRES", "expires_at"),
+    ("CAUSE", "cause"),
+    ("PROOF", "proof"),
+];
+
+/// What is said of leases that have to end.
+const ENDING: [Column; 8] = [
+    ("LEASE", "id"),
+    ("PROVIDER", "provider"),
+    ("TOOL", "tool"),
+    ("CAUSE", "cause"),
+    ("SINCE", "since"),
+    ("ATTEMPTS", "attempts"),
+    ("NEXT", "next_attempt_at"),
+    ("LAST ERROR", "last_error"),
+];
+
 pub(super) fn print_leases(terminal: &Terminal, leases: &[Value]) -> anyhow::Result<Exit> {
-    let columns = [
-        "id",
-        "state",
-        "agent",
-        "tool",
-        "actions",
-        "expires_at",
-        "cause",
-        "proof",
-    ];
+    print_columns(terminal, leases, &LEASE)
+}
+
+fn print_columns(terminal: &Terminal, leases: &[Value], columns: &[Column]) -> anyhow::Result<Exit> {
+    let headings: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
     let rows: Vec<Vec<String>> = leases
         .iter()
-        .map(|lease| columns.iter().map(|name| field(lease, name)).collect())
+        .map(|lease| columns.iter().map(|(_, name)| field(lease, name)).collect())
         .collect();
-    terminal.table(
-        &[
-            "LEASE", "STATE", "AGENT", "TOOL", "ACTIONS", "EXPIRES", "CAUSE", "PROOF",
-        ],
-        &rows,
-    )?;
+    terminal.table(&headings, &rows)?;
     Ok(Exit::Done)
 }

@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::extract::{Authenticated, ChosenKey, Id, Json, OptionalJson, Query};
 use super::problem::Problem;
 use super::wire::credentials::{AskCredential, IssuedAnswer, RenewLease};
-use super::wire::leases::{LeaseAnswer, Leases, RevokeLease, WhichLeases};
+use super::wire::leases::{AbandonLease, LeaseAnswer, Leases, RevokeLease, WhichLeases};
 
 /// Ask for a credential
 ///
@@ -72,6 +72,43 @@ pub(super) async fn revoke(
         })
         .await?;
     Ok(Answer(lease.into()))
+}
+
+/// Try to end a lease again, now
+///
+/// For one that has to end and waits after a failure. Takes a permit for `dayfly:retry`, also for one's own.
+/// One that is being tried is left alone, and one that is due keeps its place. The answer does not wait for
+/// the attempt: look at the lease.
+#[utoipa::path(post, path = "/v1/leases/{id}/retry", tag = "credentials", operation_id = "retry_lease",
+    params(("id" = String, Path)), responses((status = 200, body = LeaseAnswer)))]
+pub(super) async fn retry(
+    call: Authenticated,
+    Id(id): Id<LeaseId>,
+) -> Result<axum::Json<LeaseAnswer>, Problem> {
+    let lease = call
+        .run(move |broker, caller, request| async move { broker.retry(&caller, id, request).await })
+        .await?;
+    Ok(axum::Json(lease.into()))
+}
+
+/// Give up ending a lease
+///
+/// For a stuck one. Takes a permit for `dayfly:abandon`. The lease is over and frees its budgets; its proof is
+/// `abandoned`, which proves nothing: **nobody says that the credential is gone, and it may still work.** Who
+/// gave it up, and why, is in the journal. Where a provider still lists it, Dayfly goes on ending it.
+#[utoipa::path(post, path = "/v1/leases/{id}/abandon", tag = "credentials", operation_id = "abandon_lease", request_body = AbandonLease,
+    params(("id" = String, Path)), responses((status = 200, body = LeaseAnswer)))]
+pub(super) async fn abandon(
+    call: Authenticated,
+    Id(id): Id<LeaseId>,
+    Json(body): Json<AbandonLease>,
+) -> Result<axum::Json<LeaseAnswer>, Problem> {
+    let lease = call
+        .run(move |broker, caller, request| async move {
+            broker.abandon(&caller, id, body.reason.as_str(), request).await
+        })
+        .await?;
+    Ok(axum::Json(lease.into()))
 }
 
 /// Look at a lease

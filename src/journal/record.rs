@@ -36,8 +36,12 @@ pub enum Verb {
     Renew,
     /// An end was asked for.
     Revoke,
-    /// A lease ended, with its receipt.
+    /// A lease ended, with its receipt; or ending it failed.
     End,
+    /// A lease that has to end was to be tried again at once.
+    Retry,
+    /// A stuck lease was given up.
+    Abandon,
     /// A decision was asked for without effect.
     Decide,
     /// Something was looked at.
@@ -65,6 +69,8 @@ impl Verb {
             Self::Renew => "renew",
             Self::Revoke => "revoke",
             Self::End => "end",
+            Self::Retry => "retry",
+            Self::Abandon => "abandon",
             Self::Decide => "decide",
             Self::Inspect => "inspect",
             Self::Reconcile => "reconcile",

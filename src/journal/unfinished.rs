@@ -58,7 +58,8 @@ impl Unfinished {
                     }
                 }
             }
-            (Verb::End, Result::Permitted) => {
+            // What somebody gave up is theirs: a recovery does not begin anew.
+            (Verb::End | Verb::Abandon, Result::Permitted) => {
                 self.renewed.remove(&id);
                 if self.issued.remove(&id).is_none() && !self.unclear.remove(&id) {
                     self.ended.insert(id);
@@ -171,7 +172,9 @@ mod tests {
         // The other way round, as from the journals of two brokers.
         assert_eq!(left(&[end, token(1), token(2)], 10), [id(2)]);
         let stuck = record(Verb::End, Result::Failed, 1, 9);
-        assert_eq!(left(&[token(1), stuck], 10), [id(1)]);
+        assert_eq!(left(&[token(1), stuck.clone()], 10), [id(1)]);
+        let given_up = record(Verb::Abandon, Result::Permitted, 1, 10);
+        assert!(left(&[token(1), stuck, given_up], 11).is_empty());
     }
 
     #[test]

@@ -9,10 +9,12 @@ use crate::model::ttl::Ttl;
 use super::DAYFLY;
 
 /// What callers can do here beside their own tasks, and what each of it does to the world.
-const ACTIONS: [(&str, Effect); 5] = [
+const ACTIONS: [(&str, Effect); 7] = [
     ("inspect", Effect::Read),
     ("revoke", Effect::Write),
     ("reconcile", Effect::Write),
+    ("retry", Effect::Write),
+    ("abandon", Effect::Write),
     ("journal", Effect::Read),
     ("follow", Effect::Read),
 ];

@@ -190,6 +190,7 @@ fn the_reference_of_metrics_names_every_metric() {
         measure::ENDED,
         measure::END_FAILURES,
         measure::STUCK,
+        measure::STUCK_NOW,
         measure::RECONCILED,
         measure::RECONCILE_FAILURES,
         measure::REVOCATION_LAG,

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::world::gated::{Gate, Gated};
+use crate::world::vending::Vending;
 use crate::world::{ISSUER, Plan, World};
 
 pub(crate) struct Api {
@@ -147,7 +148,7 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
             asked += 1;
         }
     }
-    assert_eq!(asked, 22);
+    assert_eq!(asked, 24);
     assert_eq!(
         api.world.records(Verb::Attest).len(),
         1,
@@ -287,6 +288,70 @@ async fn a_client_that_goes_away_leaves_no_room_for_more_until_its_work_is_done(
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_stuck_lease_is_listed_retried_and_abandoned_over_http() {
+    let machine = Arc::new(Vending::default());
+    let api = Api::of(World::of(Plan {
+        provider: Some(machine.clone()),
+        ..Plan::default()
+    }));
+    let task = api.open().await;
+    let ask = json!({"tool": "crm", "actions": ["read"]});
+    let (_, issued) = api
+        .post("support-bot", &format!("/v1/tasks/{task}/credentials"), ask)
+        .await;
+    let lease = format!("/v1/leases/{}", issued["lease"]["id"].as_str().unwrap());
+    let (retry, abandon) = (format!("{lease}/retry"), format!("{lease}/abandon"));
+    let reason = json!({"reason": "the machine was scrapped"});
+    for path in [&retry, &abandon] {
+        let (status, problem) = api.post("ops-console", path, reason.clone()).await;
+        assert_eq!(
+            (status.as_u16(), slug(&problem)),
+            (409, "lease-not-stuck"),
+            "{path}"
+        );
+    }
+    machine.refuse(true);
+    api.post("support-bot", &format!("{lease}/revoke"), json!({}))
+        .await;
+    api.world.reap().await;
+
+    let (_, page) = api.get("ops-console", "/v1/leases?agent=*&state=stuck").await;
+    let stuck = &page["leases"][0];
+    assert_eq!(
+        (&stuck["attempts"], &stuck["cause"]),
+        (&json!(1), &json!("revoked"))
+    );
+    assert!(stuck["last_error"].as_str().unwrap().contains("takes no orders"));
+    let next = api.world.now().plus(Duration::from_secs(300)).to_string();
+    assert_eq!(stuck["next_attempt_at"], next);
+    let (status, retried) = api.post("ops-console", &retry, json!({})).await;
+    assert_eq!(status, 200, "{retried}");
+    assert_eq!(retried["next_attempt_at"], api.world.now().to_string());
+
+    for path in [&retry, &abandon] {
+        let (status, problem) = api.post("support-bot", path, reason.clone()).await;
+        assert_eq!((status.as_u16(), slug(&problem)), (403, "denied"), "{path}");
+        let (status, problem) = api.post("report-bot", path, reason.clone()).await;
+        assert_eq!((status.as_u16(), slug(&problem)), (404, "not-found"), "{path}");
+    }
+    for bad in [
+        json!({}),
+        json!({"reason": " "}),
+        json!({"reason": "x".repeat(513)}),
+    ] {
+        let (status, problem) = api.post("ops-console", &abandon, bad).await;
+        assert_eq!((status.as_u16(), slug(&problem)), (422, "invalid-field"));
+    }
+    let (status, abandoned) = api.post("ops-console", &abandon, reason).await;
+    assert_eq!(status, 200, "{abandoned}");
+    assert_eq!(
+        (&abandoned["state"], &abandoned["proof"]),
+        (&json!("ended"), &json!("abandoned"))
+    );
+    assert!(abandoned.get("next_attempt_at").is_none());
 }
 
 #[tokio::test]

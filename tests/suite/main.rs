@@ -56,6 +56,8 @@ mod secrets;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]
+mod stuck;
+#[cfg(test)]
 mod webhook;
 #[cfg(test)]
 mod world;

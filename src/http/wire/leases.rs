@@ -127,6 +127,15 @@ pub struct RevokeLease {
     pub reason: Option<Reason>,
 }
 
+/// Why nobody goes on ending a lease.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AbandonLease {
+    /// Why: 1 to 512 characters, for the journal.
+    #[schema(value_type = String, example = "the database was deleted with everything in it")]
+    pub reason: Reason,
+}
+
 /// A lease: what is known about a credential that is, or may be, out.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Lease)]

@@ -24,6 +24,7 @@ pub(crate) struct Vending {
     slots: Mutex<BTreeMap<String, Slot>>,
     waited: Mutex<Duration>,
     broken: AtomicBool,
+    refusing: AtomicBool,
     jammed: AtomicBool,
     hanging: AtomicBool,
     asked: AtomicUsize,
@@ -67,6 +68,11 @@ impl Vending {
     /// From now on ending fails, or works again.
     pub(crate) fn break_down(&self, broken: bool) {
         self.broken.store(broken, Ordering::Relaxed);
+    }
+
+    /// From now on ending is refused for good, or works again.
+    pub(crate) fn refuse(&self, refusing: bool) {
+        self.refusing.store(refusing, Ordering::Relaxed);
     }
 
     /// The next mint fails when the slot is there already.
@@ -167,6 +173,11 @@ impl Provider for Vending {
         }
         if self.broken.load(Ordering::Relaxed) {
             return Err(ProviderError::Unavailable("the machine is out of order".into()));
+        }
+        if self.refusing.load(Ordering::Relaxed) {
+            return Err(ProviderError::Refused(
+                "the machine takes no orders from us".into(),
+            ));
         }
         self.slots.lock().unwrap().remove(&name(held));
         Ok(())
