@@ -39,6 +39,7 @@ use dayfly::journal::Journal;
 use dayfly::journal::file::{FileJournal, Options};
 use dayfly::journal::memory::MemoryJournal;
 use dayfly::journal::note::NoteSigner;
+use dayfly::journal::receipt::ReceiptSigner;
 use dayfly::keys::Algorithm;
 use dayfly::keys::key_ring::KeyRing;
 use dayfly::keys::ring_keys::RingSigner;
@@ -83,6 +84,7 @@ impl World {
             ledger,
             providers,
             journal,
+            receipts: ReceiptSigner::new(ISSUER, audit_key()),
             settings: Settings {
                 live_credentials_per_task: None,
                 open_tasks_per_agent: None,
@@ -153,7 +155,7 @@ fn configuration() -> config::Config {
     config::parse("dayfly.toml", &base, text).unwrap()
 }
 
-fn signer() -> NoteSigner {
+fn audit_key() -> NoteSigner {
     NoteSigner::from_seed("dayfly.test/journal", &[7; 32]).unwrap()
 }
 
@@ -198,13 +200,13 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
 
     let ledger = Arc::new(Embedded::in_memory(embedded::Config::default()).unwrap());
-    let world = runtime.block_on(World::new(ledger, Arc::new(MemoryJournal::new(signer()))));
+    let world = runtime.block_on(World::new(ledger, Arc::new(MemoryJournal::new(audit_key()))));
     measure(&mut criterion, "memory", &runtime, &world);
     drop(world);
 
     let dir = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
     let ledger = Embedded::open(&dir.path().join("ledger"), embedded::Config::default()).unwrap();
-    let journal = FileJournal::open(&dir.path().join("journal"), Options::default(), signer()).unwrap();
+    let journal = FileJournal::open(&dir.path().join("journal"), Options::default(), audit_key()).unwrap();
     let journal = Arc::new(journal);
     let world = runtime.block_on(World::new(Arc::new(ledger), journal.clone()));
     measure(&mut criterion, "file", &runtime, &world);

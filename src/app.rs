@@ -113,7 +113,8 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let until_open = until_open.drop_guard();
     check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
-    let journal = Arc::new(journal::open(&config.journal, &os_entropy)?);
+    let (journal, receipts) = journal::open(&config.journal, &config.server.public_url, &os_entropy)?;
+    let journal = Arc::new(journal);
     let newest = newest(&journal).await?;
     let marks = MarkFile::beside(&config.journal.dir);
     let memory = marks.memory(&newest)?;
@@ -128,6 +129,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         ledger,
         providers: providers.clone(),
         journal: Arc::clone(&journal) as Arc<dyn Journal>,
+        receipts,
         settings: settings(&config),
     }));
     record_start(&broker, &journal, clock.now()).await?;

@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::entropy::{Entropy, Stock};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
+use crate::journal::receipt::ReceiptSigner;
 use crate::journal::record::Record;
 use crate::ledger::Ledger;
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
@@ -69,6 +70,8 @@ pub struct Parts {
     pub providers: Providers,
     /// The record.
     pub journal: Arc<dyn Journal>,
+    /// Signs what is stated about an end.
+    pub receipts: ReceiptSigner,
     /// Limits.
     pub settings: Settings,
 }

@@ -12,6 +12,7 @@ pub mod inventory;
 pub mod journal;
 pub mod lease;
 pub mod policy;
+pub mod receipt;
 pub mod reconcile;
 pub mod recover;
 pub mod serve;
@@ -69,6 +70,9 @@ enum Command {
     /// Verify and follow the journal.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Verify what a broker signed about the end of a lease.
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
     /// Bring back a ledger that was lost or rolled back, from the journals.
     Recover(recover::Recover),
     /// Print the OpenAPI document of the HTTP API.
@@ -123,6 +127,7 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Tool(command) => Box::pin(command.run(&terminal)),
         Command::Reconcile(command) => Box::pin(command.run(&terminal)),
         Command::Journal(command) => Box::pin(command.run(&terminal)),
+        Command::Receipt(command) => Box::pin(ready(command.run(&terminal))),
         Command::Recover(command) => Box::pin(async move { command.run(&terminal).await }),
         Command::Openapi => Box::pin(ready(openapi(&terminal))),
     };

@@ -1,7 +1,8 @@
 //! The journal: the append-only, tamper-evident record of every decision and of what came of it.
 //!
 //! A record is one line of canonical JSON (RFC 8785) and one leaf of a Merkle tree (RFC 6962 §2.1).
-//! The roots are signed as C2SP checkpoints. No record, no credential.
+//! The roots are signed as C2SP checkpoints, and so is the receipt of each end, by the same key ([`receipt`]).
+//! No record, no credential.
 
 mod align;
 mod appender;
@@ -14,6 +15,7 @@ pub mod merkle;
 pub mod note;
 pub mod proof;
 pub mod reader;
+pub mod receipt;
 pub mod record;
 mod recovery;
 mod segment;

@@ -23,7 +23,7 @@ use ring::digest;
 use self::lineage::{Lineage, Loss};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
-use crate::model::lease::{Cause, Handle, Lease, Receipt};
+use crate::model::lease::{Cause, Handle, Lease, Receipt, ReceiptSignature};
 use crate::model::name::{AgentName, ToolName, UserId};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
@@ -128,10 +128,15 @@ pub trait Ledger: Lineage {
     /// it has not to end, or has ended. Answers the lease as it then stands.
     async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError>;
 
-    /// Ends a stuck lease, as it was read, with [`Receipt::Abandoned`], whoever is at it: their claim is lost.
+    /// Ends a stuck lease, as it was read, with [`Receipt::Abandoned`] at `now` and this signature on it, whoever is at it: their claim is lost.
     /// Refuses with [`Refusal::LeaseNotStuck`] when it is not stuck by now. An end frees the budgets.
     /// Answers the lease as it then stands.
-    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError>;
+    async fn abandon(
+        &self,
+        lease: &Lease,
+        signature: &ReceiptSignature,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError>;
 
     /// Records a cutoff in every shard: from the answer on, nothing that it matches is reserved or
     /// renewed, and it is in the feed. Leases are turned to `revoking` by [`Ledger::find`] and
@@ -296,8 +301,8 @@ pub struct LeaseClaim {
 /// What became of a claimed lease.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Settlement {
-    /// It is over, with this proof.
-    Ended(Receipt),
+    /// It is over, with this proof, and the signature on it.
+    Ended(Receipt, ReceiptSignature),
     /// It did not work; again at that instant.
     RetryAt(Timestamp, String),
     /// It keeps failing; a person must look. Again at that instant all the same.

@@ -9,10 +9,15 @@ use crate::config::journal::JournalConfig;
 use crate::entropy::Entropy;
 use crate::journal::audit_key;
 use crate::journal::file::{FileJournal, Options};
+use crate::journal::receipt::ReceiptSigner;
 
-/// Opens the journal. Its key is its own, made at the first start; the public part is written beside
-/// it, for auditors to take away.
-pub fn open(config: &JournalConfig, entropy: &dyn Entropy) -> anyhow::Result<FileJournal> {
+/// Opens the journal, and what signs the receipts of this `issuer` with its key. The key is its own, made
+/// at the first start; the public part is written beside it, for auditors to take away.
+pub fn open(
+    config: &JournalConfig,
+    issuer: &str,
+    entropy: &dyn Entropy,
+) -> anyhow::Result<(FileJournal, ReceiptSigner)> {
     let dir = &config.dir;
     // Purposes are nobody else's to read.
     DirBuilder::new()
@@ -31,5 +36,6 @@ pub fn open(config: &JournalConfig, entropy: &dyn Entropy) -> anyhow::Result<Fil
         sign_every: config.checkpoint_interval,
         ..Options::default()
     };
-    Ok(FileJournal::open(dir, options, signer)?)
+    let receipts = ReceiptSigner::new(issuer, signer.clone());
+    Ok((FileJournal::open(dir, options, signer)?, receipts))
 }

@@ -305,7 +305,7 @@ impl Broker {
         Ok(Done::Task)
     }
 
-    /// Ends one lease at its provider, proves it, records the proof, and only then settles it.
+    /// Ends one lease at its provider, proves it, signs the proof and records it, and only then settles it.
     async fn end_lease(&self, claim: &LeaseClaim) -> Result<Done, BrokerError> {
         let lease = &claim.lease;
         let (LeaseState::Revoking(effort) | LeaseState::Stuck(effort)) = &lease.state else {
@@ -316,11 +316,11 @@ impl Broker {
             Ok(None) => Ok(self.put_off(claim, lease.expires_at.since(self.now())).await),
             Ok(Some(receipt)) => {
                 let now = self.now();
-                self.record(of_end(lease, effort.cause, receipt, now)).await?;
-                self.parts
-                    .ledger
-                    .settle(claim, Settlement::Ended(receipt), now)
+                let signed = self.parts.receipts.sign(lease, effort.cause, receipt, now)?;
+                self.record(of_end(lease, effort.cause, receipt, signed.text, now))
                     .await?;
+                let ended = Settlement::Ended(receipt, signed.signature);
+                self.parts.ledger.settle(claim, ended, now).await?;
                 measure::ended(effort.cause, receipt, now.since(effort.since));
                 Ok(Done::Ended)
             }

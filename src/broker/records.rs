@@ -36,8 +36,8 @@ pub(super) fn attested(attestation: &Attestation) -> Attested {
     }
 }
 
-/// The record of a lease's end, with its proof.
-pub(super) fn of_end(lease: &Lease, cause: Cause, receipt: Receipt, at: Timestamp) -> Record {
+/// The record of a lease's end, with its proof and the signed receipt.
+pub(super) fn of_end(lease: &Lease, cause: Cause, receipt: Receipt, signed: String, at: Timestamp) -> Record {
     Record {
         agent: Some(lease.agent.clone()),
         cause: Some(cause.as_str().to_owned()),
@@ -45,6 +45,7 @@ pub(super) fn of_end(lease: &Lease, cause: Cause, receipt: Receipt, at: Timestam
         lease: Some(lease.id),
         on_behalf_of: lease.on_behalf_of.clone(),
         proof: Some(proof_of(receipt)),
+        receipt: Some(signed),
         task: Some(lease.task),
         tool: Some(lease.tool.clone()),
         ..Record::new(Verb::End, Result::Permitted, at)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::{Filter, LedgerError, Page, StateName, rules};
+use crate::ledger::{Filter, LedgerError, Page, Refusal, StateName, rules};
 use crate::model::ids::{LeaseId, RequestId};
 use crate::model::lease::{Lease, LeaseState, Receipt};
 use crate::model::name::ProviderName;
@@ -67,14 +67,19 @@ impl Broker {
             .await?;
         let now = self.now();
         let abandoned = async {
-            rules::abandoned(&lease.state, now).map_err(LedgerError::Refused)?;
+            let LeaseState::Stuck(effort) = &lease.state else {
+                return Err(LedgerError::Refused(Refusal::LeaseNotStuck(lease.state.as_str())).into());
+            };
             let receipt = Receipt::Abandoned { at: now };
+            let signed = self.parts.receipts.sign(&lease, effort.cause, receipt, now)?;
             let permitted = Record {
                 proof: Some(proof_of(receipt)),
+                receipt: Some(signed.text),
                 ..record.clone().reason(reason)
             };
             self.record(permitted).await?;
-            Ok::<_, BrokerError>(self.parts.ledger.abandon(&lease, now).await?)
+            let abandoning = self.parts.ledger.abandon(&lease, &signed.signature, now);
+            Ok::<_, BrokerError>(abandoning.await?)
         };
         match abandoned.await {
             Ok(lease) => {

@@ -19,7 +19,7 @@ pub enum Exit {
     NotFound,
     /// The broker cannot be reached, or cannot work now.
     Unreachable,
-    /// A verification found a fault: the journal, a policy test, the configuration.
+    /// A verification found a fault: the journal, a receipt, a policy test, the configuration.
     Unverified,
 }
 

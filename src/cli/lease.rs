@@ -16,8 +16,8 @@ use crate::model::ttl::Ttl;
 pub enum LeaseCommand {
     /// List leases: one's own or, by permit, those of others.
     List(List),
-    /// Show a lease.
-    Show(One),
+    /// Show a lease, with the proof of its end and the signed receipt of that.
+    Show(Show),
     /// Get a credential with a later expiry for the same lease.
     Renew(Renew),
     /// End a lease, one's own or, by permit, another's.
@@ -61,6 +61,18 @@ pub struct List {
 pub struct One {
     /// The lease.
     lease: LeaseId,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Which lease, and what of it.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// The lease.
+    lease: LeaseId,
+    /// Print the signed receipt of its end alone, for a pipe.
+    #[arg(long)]
+    receipt: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -109,14 +121,7 @@ impl LeaseCommand {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(terminal).await,
-            Self::Show(one) => {
-                let lease = one
-                    .remote
-                    .client()?
-                    .get(&format!("/v1/leases/{}", one.lease))
-                    .await?;
-                answer::print(terminal, &lease)
-            }
+            Self::Show(show) => show.run(terminal).await,
             Self::Renew(renew) => {
                 let body = without_nulls(json!({ "ttl": renew.ttl }));
                 let path = format!("/v1/leases/{}/renew", renew.lease);
@@ -126,7 +131,7 @@ impl LeaseCommand {
             Self::Retry(one) => {
                 let path = format!("/v1/leases/{}/retry", one.lease);
                 let lease = one.remote.client()?.post(&path, json!({})).await?;
-                answer::print(terminal, &lease)
+                print_lease(terminal, lease)
             }
             Self::Abandon(abandon) => {
                 let path = format!("/v1/leases/{}/abandon", abandon.lease);
@@ -135,7 +140,7 @@ impl LeaseCommand {
                 if !terminal.is_json() {
                     terminal.note("nobody says that its credential is gone: see to it at the provider")?;
                 }
-                answer::print(terminal, &lease)
+                print_lease(terminal, lease)
             }
             Self::Revoke(revoke) => {
                 let path = format!("/v1/leases/{}/revoke", revoke.lease);
@@ -144,10 +149,46 @@ impl LeaseCommand {
                     .client()?
                     .post(&path, json!({ "reason": revoke.reason }))
                     .await?;
-                answer::print(terminal, &lease)
+                print_lease(terminal, lease)
             }
         }
     }
+}
+
+impl Show {
+    async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let path = format!("/v1/leases/{}", self.lease);
+        let lease = self.remote.client()?.get(&path).await?;
+        if self.receipt {
+            print_receipt(terminal, &lease)
+        } else {
+            print_lease(terminal, lease)
+        }
+    }
+}
+
+fn print_lease(terminal: &Terminal, mut lease: Value) -> anyhow::Result<Exit> {
+    // One long word. People are told that it is there.
+    if let Some(receipt) = lease.get_mut("receipt").filter(|_| !terminal.is_json()) {
+        *receipt = json!("signed; `dayfly lease show --receipt` prints it");
+    }
+    answer::print(terminal, &lease)
+}
+
+fn print_receipt(terminal: &Terminal, lease: &Value) -> anyhow::Result<Exit> {
+    match lease.get("receipt").and_then(Value::as_str) {
+        Some(receipt) if terminal.is_json() => terminal.value(&json!({ "receipt": receipt }))?,
+        Some(receipt) => terminal.line(receipt)?,
+        None => {
+            let why = match field(lease, "state").as_str() {
+                "ended" => "its end is from before receipts were signed".to_owned(),
+                state => format!("it has not ended, it is {state}"),
+            };
+            terminal.note(format!("there is no receipt of this lease: {why}"))?;
+            return Ok(Exit::NotFound);
+        }
+    }
+    Ok(Exit::Done)
 }
 
 impl List {

@@ -21,6 +21,8 @@ use crate::cli::exit::Exit;
 use crate::cli::terminal::{Terminal, Tone};
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy as _, OsEntropy};
+use crate::journal::note::NoteVerifier;
+use crate::journal::receipt;
 use crate::journal::verify::{Expected, verify};
 use crate::model::secret::Secret;
 
@@ -104,14 +106,14 @@ impl Story<'_> {
         self.finish(broker, folder, outcome).await
     }
 
-    /// The life of one credential, from the first request to the proof of its end.
+    /// The life of one credential, from the first request to the proof of its end: its receipt.
     async fn life(
         &self,
         support: &Client,
         report: &Client,
         base: &str,
         crm_at: SocketAddr,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<String> {
         let nobody = Client::new(
             base,
             Some(Evidence::Text(Secret::new("eyJhbGciOiJub25lIn0.e30."))),
@@ -218,7 +220,8 @@ impl Story<'_> {
         self.step(
             "refuse",
             &format!("the same token at the CRM: 401, {denied_after:?} after we asked to complete"),
-        )
+        )?;
+        Ok(said(&ended, "/leases/0/receipt"))
     }
 
     /// Stops the broker and verifies what it wrote down, offline.
@@ -226,12 +229,13 @@ impl Story<'_> {
         &self,
         broker: Running,
         folder: &Path,
-        outcome: anyhow::Result<()>,
+        outcome: anyhow::Result<String>,
     ) -> anyhow::Result<()> {
         broker.stop().await?;
-        outcome?;
+        let receipt = outcome?;
         let journal = folder.join("data/journal");
-        let key = std::fs::read_to_string(journal.join("vkey"))?.trim().parse()?;
+        let key: NoteVerifier = std::fs::read_to_string(journal.join("vkey"))?.trim().parse()?;
+        let (claims, _) = receipt::verify(&receipt, std::slice::from_ref(&key))?;
         let expected = Expected {
             key: Some(key),
             kept: Vec::new(),
@@ -248,6 +252,12 @@ impl Story<'_> {
                 verified.records
             ),
         )?;
+        let (lease, proof) = (claims.lease, claims.receipt);
+        self.more(&format!(
+            "the receipt of {lease}, signed: {} {}",
+            proof.as_str(),
+            proof.at()
+        ))?;
         tamper(&journal)?;
         match verify(&journal, &expected) {
             Err(fault) => self.more(&format!("after changing one byte of it: {fault}")),

@@ -1,16 +1,21 @@
 //! Signed notes (C2SP signed-note): a text, a blank line, and signature lines; the keys that sign them.
 //!
-//! The audit key signs nothing but checkpoints and is not the key that signs tokens: who can mint
-//! cannot rewrite what was minted.
+//! The audit key signs checkpoints and receipts ([`super::receipt`]), and is not the key that signs tokens:
+//! who can mint cannot rewrite what was minted. Neither of the two can be taken for the other: the text of a
+//! note ends in a newline, and the signing input of a JWS (RFC 7515 §5.1) has none. C2SP signed-note allows
+//! a key such a second use "if domain separation can be ensured".
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64URL};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 
 use super::merkle::sha256;
+use crate::keys::Algorithm;
+use crate::keys::jwk::Jwk;
 
 /// The type byte of an Ed25519 key, the only kind that is written or checked here.
 const ED25519_TYPE: u8 = 0x01;
@@ -49,10 +54,11 @@ fn check_name(name: &str) -> Result<(), InvalidNote> {
 }
 
 /// Signs notes with an Ed25519 key. Its name is the origin of the log.
+#[derive(Clone)]
 pub struct NoteSigner {
     name: String,
     id: [u8; 4],
-    key: Ed25519KeyPair,
+    key: Arc<Ed25519KeyPair>,
 }
 
 impl NoteSigner {
@@ -76,13 +82,18 @@ impl NoteSigner {
         Ok(Self {
             name: name.to_owned(),
             id,
-            key,
+            key: Arc::new(key),
         })
     }
 
     /// The name of the key, and the origin of the log that it signs.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The id of the key: with its name it tells the key from every other.
+    pub fn id(&self) -> [u8; 4] {
+        self.id
     }
 
     /// What checks the signatures. Auditors need it, so it is published.
@@ -100,6 +111,17 @@ impl NoteSigner {
         let signature = self.key.sign(text.as_bytes());
         let line = STANDARD.encode([&self.id, signature.as_ref()].concat());
         Ok(format!("{text}\n{DASH}{} {line}\n", self.name))
+    }
+
+    /// The signature on the signing input of a JWS: base64url and dots, so never the text of a note.
+    pub(super) fn sign_jws(&self, input: &str) -> Result<[u8; 64], InvalidNote> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if !input.bytes().all(fits) {
+            return Err(InvalidNote::new("it is no signing input of a JWS"));
+        }
+        let signature = self.key.sign(input.as_bytes());
+        let bytes = signature.as_ref().try_into();
+        bytes.map_err(|_| InvalidNote::new("an Ed25519 signature has 64 bytes"))
     }
 }
 
@@ -123,6 +145,27 @@ impl NoteVerifier {
     /// The name of the key.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The id of the key: with its name it tells the key from every other.
+    pub fn id(&self) -> [u8; 4] {
+        self.id
+    }
+
+    /// The public key as a JWK (RFC 8037 §2), for those who verify receipts with a library of their own.
+    pub fn jwk(&self) -> Jwk {
+        Jwk {
+            kty: "OKP".to_owned(),
+            use_: Some("sig".to_owned()),
+            key_ops: None,
+            alg: Some(Algorithm::EdDsa.as_str().to_owned()),
+            kid: Some(format!("{:08x}", u32::from_be_bytes(self.id))),
+            crv: Some("Ed25519".to_owned()),
+            x: Some(BASE64URL.encode(&self.public)),
+            y: None,
+            n: None,
+            e: None,
+        }
     }
 
     /// Whether this key signed the note. Signatures of other keys are not looked at.

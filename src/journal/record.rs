@@ -153,6 +153,9 @@ pub struct Record {
     /// Why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The signed receipt of an end, a compact JWS ([`super::receipt`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
     /// The request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestId>,
@@ -214,6 +217,7 @@ impl Record {
             provider: None,
             purpose: None,
             reason: None,
+            receipt: None,
             request: None,
             requested: None,
             resources: BTreeSet::new(),
@@ -284,6 +288,7 @@ mod tests {
             provider: Some("jwt".parse().unwrap()),
             purpose: Some(awkward.into()),
             reason: Some(awkward.into()),
+            receipt: Some("e30.e30.AA".into()),
             request: Some(RequestId::new(AT, ids(4))),
             requested: Some(Ttl::MAX),
             resources: ["customers/42", "customers"].map(|r| r.parse().unwrap()).into(),

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, TaskId};
-use crate::model::lease::{Cause, Handle, Lease};
+use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
 
@@ -197,9 +197,16 @@ impl Ledger for Embedded {
         self.step(move |tables| steps::retry(tables, id, now)).await
     }
 
-    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
+    async fn abandon(
+        &self,
+        lease: &Lease,
+        signature: &ReceiptSignature,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
         let id = lease.id;
-        self.step(move |tables| steps::abandon(tables, id, now)).await
+        let signature = signature.clone();
+        self.step(move |tables| steps::abandon(tables, id, &signature, now))
+            .await
     }
 
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {

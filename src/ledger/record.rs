@@ -6,17 +6,20 @@
 //! and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
 //! new format, and the old one stays readable.
 
+mod state;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::state::{StoredCause, StoredLeaseState, StoredSignature};
 use super::LedgerError;
 use crate::model::access::{Access, ResourcePath, Scope};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
-use crate::model::lease::{Cause, Effort, Ending, Handle, Lease, LeaseState, Receipt};
+use crate::model::lease::{Cause, Ending, Handle, Lease, ReceiptSignature};
 use crate::model::name::{AgentName, Environment, Operation, ProviderName, Purpose, ToolName, UserId};
 use crate::model::spiffe::TrustDomain;
 use crate::model::task::{Charter, Outcome, Task, TaskState};
@@ -58,6 +61,16 @@ pub fn encode_renewal(decision: DecisionId, bounded_by: Bound) -> Result<Vec<u8>
 /// The decision and the bound of these bytes.
 pub fn decode_renewal(bytes: &[u8]) -> Result<(DecisionId, Bound), LedgerError> {
     decode("renewal", bytes)
+}
+
+/// The bytes of the signature on a receipt.
+pub fn encode_signature(signature: &ReceiptSignature) -> Result<Vec<u8>, LedgerError> {
+    encode("signature", &StoredSignature::of(signature))
+}
+
+/// The signature of these bytes.
+pub fn decode_signature(bytes: &[u8]) -> Result<ReceiptSignature, LedgerError> {
+    decode::<StoredSignature<'_>>("signature", bytes).map(StoredSignature::into_signature)
 }
 
 /// The bytes of a cutoff.
@@ -228,7 +241,7 @@ struct StoredLease<'a> {
     issued_at: Timestamp,
     expires_at: Timestamp,
     bounded_by: Bound,
-    state: StoredLeaseState,
+    state: StoredLeaseState<'a>,
 }
 
 /// The handle of a token is its lease id, which need not be stored twice.
@@ -237,52 +250,6 @@ enum StoredHandle<'a> {
     None,
     LeaseId,
     Text(Cow<'a, str>),
-}
-
-#[derive(Serialize, Deserialize)]
-enum StoredLeaseState {
-    Reserved,
-    Active,
-    Revoking(StoredEffort),
-    Stuck(StoredEffort),
-    Ended {
-        #[serde(with = "StoredCause")]
-        cause: Cause,
-        at: Timestamp,
-        receipt: StoredReceipt,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Cause")]
-enum StoredCause {
-    Expired,
-    TaskEnded(Outcome),
-    TaskSuspended,
-    Revoked,
-    Cutoff,
-    Superseded,
-    Compensated,
-    Recovered,
-    Vanished,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredEffort {
-    #[serde(with = "StoredCause")]
-    cause: Cause,
-    since: Timestamp,
-    attempts: u32,
-    last_error: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum StoredReceipt {
-    VerifiedAbsent(Timestamp),
-    DeniedAt(Timestamp),
-    ExpiresAt(Timestamp),
-    Outlived(Timestamp),
-    Abandoned(Timestamp),
 }
 
 impl<'a> StoredLease<'a> {
@@ -335,61 +302,6 @@ impl<'a> StoredLease<'a> {
             expires_at: self.expires_at,
             bounded_by: self.bounded_by,
             state: self.state.into_state(),
-        }
-    }
-}
-
-impl StoredLeaseState {
-    fn of(state: &LeaseState) -> Self {
-        let effort = |effort: &Effort| StoredEffort {
-            cause: effort.cause,
-            since: effort.since,
-            attempts: effort.attempts,
-            last_error: effort.last_error.clone(),
-        };
-        match state {
-            LeaseState::Reserved => Self::Reserved,
-            LeaseState::Active => Self::Active,
-            LeaseState::Revoking(made) => Self::Revoking(effort(made)),
-            LeaseState::Stuck(made) => Self::Stuck(effort(made)),
-            LeaseState::Ended { cause, at, receipt } => Self::Ended {
-                cause: *cause,
-                at: *at,
-                receipt: match *receipt {
-                    Receipt::VerifiedAbsent { at } => StoredReceipt::VerifiedAbsent(at),
-                    Receipt::DeniedAt { at } => StoredReceipt::DeniedAt(at),
-                    Receipt::ExpiresAt { at } => StoredReceipt::ExpiresAt(at),
-                    Receipt::Outlived { at } => StoredReceipt::Outlived(at),
-                    Receipt::Abandoned { at } => StoredReceipt::Abandoned(at),
-                },
-            },
-        }
-    }
-
-    fn into_state(self) -> LeaseState {
-        let effort = |effort: StoredEffort| Effort {
-            cause: effort.cause,
-            since: effort.since,
-            attempts: effort.attempts,
-            last_error: effort.last_error,
-            next_at: effort.since,
-        };
-        match self {
-            Self::Reserved => LeaseState::Reserved,
-            Self::Active => LeaseState::Active,
-            Self::Revoking(made) => LeaseState::Revoking(effort(made)),
-            Self::Stuck(made) => LeaseState::Stuck(effort(made)),
-            Self::Ended { cause, at, receipt } => LeaseState::Ended {
-                cause,
-                at,
-                receipt: match receipt {
-                    StoredReceipt::VerifiedAbsent(at) => Receipt::VerifiedAbsent { at },
-                    StoredReceipt::DeniedAt(at) => Receipt::DeniedAt { at },
-                    StoredReceipt::ExpiresAt(at) => Receipt::ExpiresAt { at },
-                    StoredReceipt::Outlived(at) => Receipt::Outlived { at },
-                    StoredReceipt::Abandoned(at) => Receipt::Abandoned { at },
-                },
-            },
         }
     }
 }

@@ -58,7 +58,7 @@ use super::{
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, Slot, TaskId};
-use crate::model::lease::{Cause, Handle, Lease};
+use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use crate::model::secret::Secret;
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
@@ -362,8 +362,13 @@ impl Ledger for RedisLedger {
         self.retry_lease(id, now).await
     }
 
-    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
-        self.abandon_lease(lease, now).await
+    async fn abandon(
+        &self,
+        lease: &Lease,
+        signature: &ReceiptSignature,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
+        self.abandon_lease(lease, signature, now).await
     }
 
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {

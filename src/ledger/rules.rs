@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use crate::model::cutoff::{Cutoff, Selector};
-use crate::model::lease::{Cause, Effort, Lease, LeaseState, Receipt};
+use crate::model::lease::{Cause, Effort, Lease, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -125,12 +125,17 @@ pub fn failed_again(effort: &Effort, error: &str, next: Timestamp) -> Effort {
 }
 
 /// The state of a stuck lease that somebody gives up.
-pub fn abandoned(state: &LeaseState, now: Timestamp) -> Result<LeaseState, Refusal> {
+pub fn abandoned(
+    state: &LeaseState,
+    signature: &ReceiptSignature,
+    now: Timestamp,
+) -> Result<LeaseState, Refusal> {
     match state {
         LeaseState::Stuck(effort) => Ok(LeaseState::Ended {
             cause: effort.cause,
             at: now,
             receipt: Receipt::Abandoned { at: now },
+            signed: Some(signature.clone()),
         }),
         other => Err(Refusal::LeaseNotStuck(other.as_str())),
     }

@@ -181,6 +181,18 @@ impl Receipt {
         }
     }
 
+    /// The receipt of this word and instant.
+    pub fn of(word: &str, at: Timestamp) -> Option<Self> {
+        let all = [
+            Self::VerifiedAbsent { at },
+            Self::DeniedAt { at },
+            Self::ExpiresAt { at },
+            Self::Outlived { at },
+            Self::Abandoned { at },
+        ];
+        all.into_iter().find(|receipt| receipt.as_str() == word)
+    }
+
     /// The instant that the proof names.
     pub const fn at(self) -> Timestamp {
         match self {
@@ -191,6 +203,18 @@ impl Receipt {
             | Self::Abandoned { at } => at,
         }
     }
+}
+
+/// A broker's signature on the receipt of an ended lease. All else that was signed is in the lease, so this
+/// is all that has to be kept: the text is made again from both.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceiptSignature {
+    /// Who states it: the `iss` of the receipt.
+    pub issuer: String,
+    /// The id of the key that signed (C2SP signed-note).
+    pub key: [u8; 4],
+    /// The Ed25519 signature (RFC 8032 §5.1.6).
+    pub bytes: [u8; 64],
 }
 
 /// Where a lease stands.
@@ -212,6 +236,8 @@ pub enum LeaseState {
         at: Timestamp,
         /// The proof.
         receipt: Receipt,
+        /// The signature on it. Absent where the end was settled before receipts were signed.
+        signed: Option<ReceiptSignature>,
     },
 }
 

@@ -12,7 +12,7 @@ use dayfly::broker::{Settings, reaper};
 use dayfly::journal::record::{Result as Recorded, Verb};
 use dayfly::ledger::{Claim, Cursor, Filter, Ledger, Page, Refusal, Settlement};
 use dayfly::model::cutoff::Selector;
-use dayfly::model::lease::{Cause, LeaseState, Receipt};
+use dayfly::model::lease::{Cause, LeaseState, Receipt, ReceiptSignature};
 use dayfly::model::task::{Outcome, TaskState};
 use dayfly::model::ttl::Ttl;
 use dayfly::provider::jwt::JwtProvider;
@@ -71,6 +71,10 @@ async fn completing_a_task_ends_its_credentials_with_proofs() {
         let (cause, receipt) = ended(&lease.state);
         assert_eq!(cause, Cause::TaskEnded(Outcome::Completed));
         assert_eq!(receipt, Receipt::DeniedAt { at: world.now() });
+        let stated = world.receipt(lease);
+        assert_eq!((stated.cause, stated.receipt), (cause, receipt));
+        assert_eq!((stated.lease, stated.task), (lease.id, task));
+        assert_eq!((stated.issuer.as_str(), stated.at), (ISSUER, world.now()));
     }
     assert!(feed(&world).await.contains(&Selector::Task(task)));
     assert_eq!(world.records(Verb::End).len(), 3);
@@ -321,7 +325,12 @@ impl Gate for Faster {
             panic!("a lease is due");
         };
         let longer_ago_than_the_retention = MORNING.minus(Duration::from_secs(30 * 24 * 3600));
-        let ended = Settlement::Ended(Receipt::DeniedAt { at: MORNING });
+        let signature = ReceiptSignature {
+            issuer: ISSUER.to_owned(),
+            key: [0; 4],
+            bytes: [0; 64],
+        };
+        let ended = Settlement::Ended(Receipt::DeniedAt { at: MORNING }, signature);
         self.ledger
             .settle(&claimed, ended, longer_ago_than_the_retention)
             .await

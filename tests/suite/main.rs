@@ -44,6 +44,8 @@ mod postgres_server;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod receipts;
+#[cfg(test)]
 mod reconciling;
 #[cfg(test)]
 mod recovery;

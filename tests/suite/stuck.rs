@@ -171,15 +171,9 @@ async fn an_abandoned_lease_is_over_and_somebody_answers_for_it() {
         .await
         .unwrap();
     let receipt = Receipt::Abandoned { at: world.now() };
-    let cause = Cause::Revoked;
-    assert_eq!(
-        abandoned.state,
-        LeaseState::Ended {
-            cause,
-            at: world.now(),
-            receipt
-        }
-    );
+    let stated = world.receipt(&abandoned);
+    assert_eq!((stated.cause, stated.receipt), (Cause::Revoked, receipt));
+    assert_eq!(stated.at, world.now());
     assert_eq!(stored(&world, lease).await, abandoned);
     let asked = machine.asked();
     world.clock.advance(Duration::from_secs(3600));

@@ -32,6 +32,7 @@ use dayfly::identity::verifiers::{CacheConfig, Verifiers};
 use dayfly::journal::Journal;
 use dayfly::journal::memory::MemoryJournal;
 use dayfly::journal::note::NoteSigner;
+use dayfly::journal::receipt::{self, Claims, ReceiptSigner};
 use dayfly::journal::record::{Record, Verb};
 use dayfly::keys::Algorithm;
 use dayfly::keys::key_ring::KeyRing;
@@ -43,6 +44,7 @@ use dayfly::model::agent::Agent;
 use dayfly::model::credential::Credential;
 use dayfly::model::decision::Revision;
 use dayfly::model::ids::{RequestId, TaskId};
+use dayfly::model::lease::Lease;
 use dayfly::model::task::Task;
 use dayfly::model::time::Timestamp;
 use dayfly::model::tool::Tool;
@@ -117,9 +119,7 @@ impl World {
         let entropy = OsEntropy::new();
         let clock = Arc::new(ManualClock::at(plan.begins_at));
         let trust_domain = DevTrustDomain::generate("example.org".parse().unwrap(), &entropy).unwrap();
-        let journal = Arc::new(MemoryJournal::new(
-            NoteSigner::from_seed("dayfly.example.org/journal", &[7; 32]).unwrap(),
-        ));
+        let journal = Arc::new(MemoryJournal::new(audit_key()));
         let embedded = Embedded::in_memory(embedded::Config::default()).unwrap();
         let ledger = (plan.ledger)(Arc::new(embedded));
         let signer = RingSigner::generate(Algorithm::Es256, &entropy).unwrap();
@@ -173,6 +173,7 @@ impl World {
             ledger,
             providers,
             journal: self.journal.clone(),
+            receipts: ReceiptSigner::new(ISSUER, audit_key()),
             settings: Settings::default(),
         }))
     }
@@ -275,6 +276,17 @@ impl World {
         while self.broker.sweep().await.unwrap().claimed > 0 {}
     }
 
+    /// The signed receipt of a lease that ended: the same in the ledger and in the journal, and good by the
+    /// verifier key of the journal.
+    #[track_caller]
+    pub(crate) fn receipt(&self, lease: &Lease) -> Claims {
+        let text = receipt::compact(lease).unwrap();
+        let records = self.journal.records().unwrap();
+        let mut mine = records.iter().filter(|record| record.lease == Some(lease.id));
+        assert!(mine.any(|record| record.receipt.as_ref() == Some(&text)));
+        receipt::verify(&text, &[self.journal.verifier()]).unwrap().0
+    }
+
     pub(crate) fn records(&self, verb: Verb) -> Vec<Record> {
         let records = self.journal.records().unwrap();
         records.into_iter().filter(|record| record.verb == verb).collect()
@@ -335,8 +347,13 @@ fn broker(
         ledger: ledger.clone(),
         providers,
         journal,
+        receipts: ReceiptSigner::new(ISSUER, audit_key()),
         settings,
     }))
+}
+
+fn audit_key() -> NoteSigner {
+    NoteSigner::from_seed("dayfly.example.org/journal", &[7; 32]).unwrap()
 }
 
 fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {

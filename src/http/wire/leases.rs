@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::broker::revoke::Revoked;
+use crate::journal::receipt;
 use crate::ledger::{Changes, Cursor, Filter, Page, StateName};
 use crate::model::access::ResourcePath;
 use crate::model::cutoff::{Cutoff, Selector};
@@ -217,6 +218,10 @@ pub struct LeaseAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub proven_at: Option<Timestamp>,
+    /// What the broker states about the end, signed with its audit key: a compact JWS of type
+    /// `dayfly-receipt+jwt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
 }
 
 fn state() -> utoipa::openapi::schema::Object {
@@ -249,12 +254,15 @@ fn proof() -> utoipa::openapi::schema::Object {
 impl From<Lease> for LeaseAnswer {
     fn from(lease: Lease) -> Self {
         let state = lease.state.as_str();
+        let signed = receipt::compact(&lease);
         let (cause, since, effort, receipt) = match lease.state {
             LeaseState::Reserved | LeaseState::Active => (None, None, None, None),
             LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => {
                 (Some(effort.cause), Some(effort.since), Some(effort), None)
             }
-            LeaseState::Ended { cause, at, receipt } => (Some(cause), Some(at), None, Some(receipt)),
+            LeaseState::Ended {
+                cause, at, receipt, ..
+            } => (Some(cause), Some(at), None, Some(receipt)),
         };
         Self {
             id: lease.id,
@@ -279,6 +287,7 @@ impl From<Lease> for LeaseAnswer {
             last_error: effort.and_then(|effort| effort.last_error),
             proof: receipt.map(Receipt::as_str),
             proven_at: receipt.map(Receipt::at),
+            receipt: signed,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ledger::{
 };
 use crate::model::cutoff::Cutoff;
 use crate::model::ids::{LeaseId, TaskId};
-use crate::model::lease::{Cause, Handle, Lease, LeaseState};
+use crate::model::lease::{Cause, Handle, Lease, LeaseState, ReceiptSignature};
 use crate::model::task::{Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
@@ -298,16 +298,14 @@ pub(super) fn settle(
         _ => return Err(Refusal::ClaimLost.into()),
     };
     let (state, due) = match settlement {
-        Settlement::Ended(receipt) => {
-            let (cause, receipt) = (effort.cause, *receipt);
-            (
-                LeaseState::Ended {
-                    cause,
-                    at: now,
-                    receipt,
-                },
-                None,
-            )
+        Settlement::Ended(receipt, signature) => {
+            let ended = LeaseState::Ended {
+                cause: effort.cause,
+                at: now,
+                receipt: *receipt,
+                signed: Some(signature.clone()),
+            };
+            (ended, None)
         }
         Settlement::RetryAt(next, error) => (
             LeaseState::Revoking(rules::failed_again(effort, error, *next)),
@@ -337,10 +335,15 @@ pub(super) fn retry(tables: &mut Tables<'_>, id: LeaseId, now: Timestamp) -> Res
     Ok(rules::next_due(row.lease, now))
 }
 
-pub(super) fn abandon(tables: &mut Tables<'_>, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+pub(super) fn abandon(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    signature: &ReceiptSignature,
+    now: Timestamp,
+) -> Result<Lease, LedgerError> {
     let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
     let lease = Lease {
-        state: rules::abandoned(&row.lease.state, now)?,
+        state: rules::abandoned(&row.lease.state, signature, now)?,
         ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, None, row.hold)?;

@@ -11,7 +11,7 @@ use crate::ledger::{Refusal, StateName, rules};
 use crate::model::access::{Access, Scope};
 use crate::model::cutoff::Selector;
 use crate::model::ids::DecisionId;
-use crate::model::lease::{Ending, LeaseState, Receipt};
+use crate::model::lease::{Ending, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Charter, Outcome, TaskState};
 use crate::model::ttl::Bound;
 
@@ -373,7 +373,12 @@ async fn nothing_is_left_of_what_was_forgotten() {
         let Claim::Lease(claim) = claim else {
             panic!("{claim:?}")
         };
-        let ended = Settlement::Ended(Receipt::DeniedAt { at: at(5) });
+        let signature = ReceiptSignature {
+            issuer: "https://dayfly.test".to_owned(),
+            key: [0; 4],
+            bytes: [0; 64],
+        };
+        let ended = Settlement::Ended(Receipt::DeniedAt { at: at(5) }, signature);
         ledger.settle(&claim, ended, at(5)).await.unwrap();
     }
     let ended = Filter {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::lease::{Effort, LeaseState, Receipt};
 
 const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 
@@ -97,6 +98,52 @@ fn cutoff() -> Cutoff {
         at: AT,
         cause: Cause::TaskEnded(Outcome::Revoked),
     }
+}
+
+fn signature() -> ReceiptSignature {
+    ReceiptSignature {
+        issuer: "https://dayfly.example.org".to_owned(),
+        key: [0x1b, 0xdc, 0x8c, 0xa2],
+        bytes: std::array::from_fn(|place| u8::try_from(place).unwrap()),
+    }
+}
+
+fn ended(signed: Option<ReceiptSignature>) -> Lease {
+    Lease {
+        state: LeaseState::Ended {
+            cause: Cause::Revoked,
+            at: AT,
+            receipt: Receipt::DeniedAt { at: AT },
+            signed,
+        },
+        ..lease()
+    }
+}
+
+const LIVING: usize = LEASE_1.len() - 2; // without the state
+
+#[test]
+fn an_end_of_before_receipts_were_signed_stays_readable() {
+    let bytes = hex(&encode_lease(&ended(None)).unwrap());
+    assert_eq!(
+        bytes,
+        format!("{}0403ba86ca8fa03401ba86ca8fa034", &LEASE_1[..LIVING])
+    );
+    assert_eq!(decode_lease(&unhex(&bytes)).unwrap(), ended(None));
+}
+
+#[test]
+fn an_end_with_its_signature_is_written_like_this() {
+    let halves = hex(&signature().bytes);
+    let written = format!(
+        "0503ba86ca8fa03401ba86ca8fa0341a{}1bdc8ca2{halves}",
+        hex(b"https://dayfly.example.org")
+    );
+    let bytes = hex(&encode_lease(&ended(Some(signature()))).unwrap());
+    assert_eq!(bytes, format!("{}{written}", &LEASE_1[..LIVING]));
+    let alone = encode_signature(&signature()).unwrap();
+    assert_eq!(hex(&alone), format!("01{}", &written[30..]));
+    assert_eq!(alone.len(), 96);
 }
 
 #[test]
@@ -206,6 +253,15 @@ fn cause() -> impl Strategy<Value = Cause> {
     ]
 }
 
+fn any_signature() -> impl Strategy<Value = ReceiptSignature> {
+    let fields = (".{0,60}", any::<[u8; 4]>(), any::<[[u8; 32]; 2]>());
+    fields.prop_map(|(issuer, key, halves)| ReceiptSignature {
+        issuer,
+        key,
+        bytes: halves.concat().try_into().unwrap(),
+    })
+}
+
 fn lease_state() -> impl Strategy<Value = LeaseState> {
     let effort = || {
         let fields = (cause(), instant(), any::<u32>(), prop::option::of(".{0,40}"));
@@ -231,11 +287,14 @@ fn lease_state() -> impl Strategy<Value = LeaseState> {
         Just(LeaseState::Active),
         effort().prop_map(LeaseState::Revoking),
         effort().prop_map(LeaseState::Stuck),
-        (cause(), instant(), receipt).prop_map(|(cause, at, receipt)| LeaseState::Ended {
-            cause,
-            at,
-            receipt
-        }),
+        (cause(), instant(), receipt, prop::option::of(any_signature())).prop_map(
+            |(cause, at, receipt, signed)| LeaseState::Ended {
+                cause,
+                at,
+                receipt,
+                signed
+            }
+        ),
     ]
 }
 
@@ -292,5 +351,6 @@ proptest! {
         let _ = decode_lease(&bytes);
         let _ = decode_task(&bytes);
         let _ = decode_cutoff(&bytes);
+        let _ = decode_signature(&bytes);
     }
 }

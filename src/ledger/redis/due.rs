@@ -11,8 +11,8 @@ use super::leases::refused;
 use super::link::Reply;
 use super::packed::{cause_code, optional, proof_code, task_bytes, unpack_lease, unpack_task};
 use super::{RedisLedger, instant, number, script};
-use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, rules};
-use crate::model::lease::{Cause, Lease, Receipt};
+use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, record, rules};
+use crate::model::lease::{Cause, Lease, Receipt, ReceiptSignature};
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -148,13 +148,13 @@ impl RedisLedger {
         let again = |at, error: &str| {
             let effort = rules::effort(&lease.state).map(|effort| rules::failed_again(effort, error, at));
             let error = effort.and_then(|effort| effort.last_error);
-            (instant(at), optional(error.as_deref()))
+            vec![instant(at), optional(error.as_deref())]
         };
         let (how, saying) = match settlement {
-            Settlement::Ended(receipt) => ("ended", proof(receipt)),
+            Settlement::Ended(receipt, signature) => ("ended", proof(receipt, &signature)?),
             Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
             Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
-            Settlement::PutOff(at) => ("later", (instant(at), Vec::new())),
+            Settlement::PutOff(at) => ("later", vec![instant(at)]),
         };
         let reply = self.settling(lease, claim.hold, how, saying, now).await?;
         match reply.word.as_str() {
@@ -165,8 +165,13 @@ impl RedisLedger {
         }
     }
 
-    pub(super) async fn abandon_lease(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
-        let saying = proof(Receipt::Abandoned { at: now });
+    pub(super) async fn abandon_lease(
+        &self,
+        lease: &Lease,
+        signature: &ReceiptSignature,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
+        let saying = proof(Receipt::Abandoned { at: now }, signature)?;
         let mut reply = self.settling(lease, 0, "abandoned", saying, now).await?;
         match reply.word.as_str() {
             "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
@@ -174,13 +179,13 @@ impl RedisLedger {
         }
     }
 
-    /// Runs the script that ends a lease or puts it off: how, and the two arguments that go with that.
+    /// Runs the script that ends a lease or puts it off: how, and the arguments that go with that.
     async fn settling(
         &self,
         lease: &Lease,
         hold: u64,
         how: &'static str,
-        (first, second): (Vec<u8>, Vec<u8>),
+        saying: Vec<Vec<u8>>,
         now: Timestamp,
     ) -> Result<Reply, LedgerError> {
         let shard = self.shards.of_lease(lease.id);
@@ -192,7 +197,7 @@ impl RedisLedger {
             shard.counts(),
         ];
         keys.extend(shard.indexes(lease));
-        let args = [
+        let mut args = vec![
             lease.id.to_bytes().to_vec(),
             number(hold),
             how.into(),
@@ -200,9 +205,8 @@ impl RedisLedger {
             lease.agent.as_str().into(),
             lease.tool.as_str().into(),
             task_bytes(lease.task),
-            first,
-            second,
         ];
+        args.extend(saying);
         self.reaping.run(&script::SETTLE, &[&keys], &[&args]).await
     }
 
@@ -252,9 +256,13 @@ impl RedisLedger {
     }
 }
 
-/// A proof in arguments: its kind and its instant.
-fn proof(receipt: Receipt) -> (Vec<u8>, Vec<u8>) {
-    (number(proof_code(receipt).into()), instant(receipt.at()))
+/// A proof in arguments: its kind, its instant, and the signature on it.
+fn proof(receipt: Receipt, signature: &ReceiptSignature) -> Result<Vec<Vec<u8>>, LedgerError> {
+    Ok(vec![
+        number(proof_code(receipt).into()),
+        instant(receipt.at()),
+        record::encode_signature(signature)?,
+    ])
 }
 
 /// What an element of an answer tells of: its kind, its id, its value.

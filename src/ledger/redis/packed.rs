@@ -7,7 +7,7 @@
 use crate::ledger::{LedgerError, record};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
-use crate::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
+use crate::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 
@@ -91,9 +91,15 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
         LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (0, effort.next_at),
         LeaseState::Ended { receipt, .. } => (proof_code(*receipt), receipt.at()),
     };
-    let error = optional(error);
+    let said = match &lease.state {
+        LeaseState::Ended {
+            signed: Some(signature),
+            ..
+        } => record::encode_signature(signature)?,
+        _ => optional(error),
+    };
     let record = record::encode_lease(lease)?;
-    let mut out = Vec::with_capacity(HEAD + error.len() + record.len());
+    let mut out = Vec::with_capacity(HEAD + said.len() + record.len());
     out.extend(lease.task.to_bytes());
     out.extend([state_letter(&lease.state), cause]);
     put_at(&mut out, lease.expires_at);
@@ -103,8 +109,9 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     out.push(proof);
     put_at(&mut out, at);
     out.extend(0_u16.to_be_bytes()); // the record has the handle until another one comes
-    out.extend(u16::try_from(error.len()).unwrap_or_default().to_be_bytes());
-    out.extend(error);
+    let length = u16::try_from(said.len()).map_err(|_| unreadable("what is said of a lease"))?;
+    out.extend(length.to_be_bytes());
+    out.extend(said);
     out.push(0); // not renewed yet
     out.extend(record);
     Ok(out)
@@ -121,8 +128,8 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     let hold = u32::from_be_bytes(head.take()?);
     let [proof] = head.take()?;
     let proof_or_next = head.at()?;
-    let handle = head.text()?;
-    let error = head.text()?;
+    let handle = text(head.bytes()?)?;
+    let said = head.bytes()?;
     let [length] = head.take()?;
     let (renewal, stored) = head.0.split_at_checked(length.into()).ok_or_else(too_short)?;
     let mut lease = record::decode_lease(stored)?;
@@ -134,7 +141,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
             cause: cause_of(cause)?,
             since,
             attempts,
-            last_error: error,
+            last_error: text(said)?,
             next_at: proof_or_next.max(since),
         })
     };
@@ -147,6 +154,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
             cause: cause_of(cause)?,
             at: since,
             receipt: receipt_of(proof, proof_or_next)?,
+            signed: signature(said)?,
         },
         _ => return Err(unreadable("the state of a lease")),
     };
@@ -159,9 +167,12 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     Ok((lease, u64::from(hold)))
 }
 
+/// What stands before a text that may be absent. No format of a record has this number.
+const MARK: u8 = b'=';
+
 /// A text that may be absent: nothing, or a mark and the text.
 pub(super) fn optional(text: Option<&str>) -> Vec<u8> {
-    text.map(|text| [b"=", text.as_bytes()].concat())
+    text.map(|text| [&[MARK], text.as_bytes()].concat())
         .unwrap_or_default()
 }
 
@@ -273,17 +284,31 @@ impl<'a> Head<'a> {
         ])))
     }
 
-    fn text(&mut self) -> Result<Option<String>, LedgerError> {
+    fn bytes(&mut self) -> Result<&'a [u8], LedgerError> {
         let length = usize::from(u16::from_be_bytes(self.take()?));
-        let (text, rest) = self.0.split_at_checked(length).ok_or_else(too_short)?;
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or_else(too_short)?;
         self.0 = rest;
-        match text.split_first() {
-            None => Ok(None),
-            Some((_mark, text)) => match std::str::from_utf8(text) {
-                Ok(text) => Ok(Some(text.to_owned())),
-                Err(_) => Err(unreadable("a text")),
-            },
-        }
+        Ok(bytes)
+    }
+}
+
+/// A text that may be absent.
+fn text(bytes: &[u8]) -> Result<Option<String>, LedgerError> {
+    match bytes.split_first() {
+        None => Ok(None),
+        Some((_mark, text)) => match std::str::from_utf8(text) {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => Err(unreadable("a text")),
+        },
+    }
+}
+
+/// The signature on a receipt. Ends that were settled before receipts were signed have the last error
+/// in its place, or nothing.
+fn signature(said: &[u8]) -> Result<Option<ReceiptSignature>, LedgerError> {
+    match said.first() {
+        None | Some(&MARK) => Ok(None),
+        Some(_) => record::decode_signature(said).map(Some),
     }
 }
 
@@ -357,6 +382,14 @@ mod tests {
         }
     }
 
+    fn a_signature() -> ReceiptSignature {
+        ReceiptSignature {
+            issuer: "https://dayfly.example.org".to_owned(),
+            key: [1, 2, 3, 4],
+            bytes: [b'='; 64],
+        }
+    }
+
     #[test]
     fn every_state_comes_back_as_it_went() {
         let mut states = vec![LeaseState::Reserved, LeaseState::Active];
@@ -377,16 +410,43 @@ mod tests {
                 Receipt::Outlived { at: Timestamp::MAX },
                 Receipt::Abandoned { at: AT },
             ] {
-                states.push(LeaseState::Ended {
-                    cause,
-                    at: AT,
-                    receipt,
-                });
+                for signed in [None, Some(a_signature())] {
+                    states.push(LeaseState::Ended {
+                        cause,
+                        at: AT,
+                        receipt,
+                        signed,
+                    });
+                }
             }
         }
         for state in states {
             let lease = lease(state);
             assert_eq!(unpack_lease(&pack_lease(&lease).unwrap()).unwrap(), (lease, 0));
+        }
+    }
+
+    /// Once the last error stayed where the signature is now.
+    #[test]
+    fn an_end_of_before_receipts_were_signed_still_reads() {
+        let failed = |last_error: Option<&str>| Effort {
+            cause: Cause::Revoked,
+            since: AT,
+            attempts: 1,
+            last_error: last_error.map(str::to_owned),
+            next_at: AT,
+        };
+        for last_error in [None, Some("access denied")] {
+            let mut bytes = pack_lease(&lease(LeaseState::Revoking(failed(last_error)))).unwrap();
+            bytes[16] = b'e';
+            bytes[38] = proof_code(Receipt::DeniedAt { at: AT });
+            let state = LeaseState::Ended {
+                cause: Cause::Revoked,
+                at: AT,
+                receipt: Receipt::DeniedAt { at: AT },
+                signed: None,
+            };
+            assert_eq!(unpack_lease(&bytes).unwrap().0.state, state);
         }
     }
 

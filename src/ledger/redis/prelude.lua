@@ -7,8 +7,8 @@
 -- state, outcome, ended at, deadline, heartbeat (0: none), last beat, agent
 local TASK = '>c1BI6I6I6I6Bc0'
 -- task, state, cause, expires at, since (or ended at), attempts, hold (odd while somebody has it), proof,
--- the proof's instant (or, while it has to end, when it is due next), handle, last error,
--- what the last renewal says in the record's stead ('' before the first)
+-- the proof's instant (or, while it has to end, when it is due next), handle, last error (or, once it has ended,
+-- the signature on its receipt), what the last renewal says in the record's stead ('' before the first)
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0Bc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
 local CLASS = 281474976710656 -- 2^48

@@ -1,5 +1,6 @@
 -- KEYS leases due pending forget counts by_task by_agent by_tool [by_user]
--- ARGV id, hold, how, now, agent, tool, task, then for `ended` and `abandoned`: proof, its instant;
+-- ARGV id, hold, how, now, agent, tool, task, then for `ended` and `abandoned`: proof, its instant, the signature on
+--      the receipt;
 --      for `retry` and `stuck`: the next attempt, what went wrong; for `later`: the next attempt
 local id, how, now = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local raw = redis.call('HGET', KEYS[1], id)
@@ -19,7 +20,7 @@ end
 -- A hold is good for one settlement.
 l.hold = l.hold + 1
 if how == 'ended' or how == 'abandoned' then
-  l.state, l.since, l.proof, l.at = 'e', now, tonumber(ARGV[8]), tonumber(ARGV[9])
+  l.state, l.since, l.proof, l.at, l.error = 'e', now, tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
   local packed = lease_pack(l)
   redis.call('HSET', KEYS[1], id, packed)
   redis.call('ZREM', KEYS[2], 'l' .. id)

@@ -26,7 +26,7 @@ use dayfly::ledger::{
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::ids::{DecisionId, LeaseId, Randomness, Slot, TaskId};
-use dayfly::model::lease::{Cause, Ending, Lease, LeaseState, Receipt};
+use dayfly::model::lease::{Cause, Ending, Lease, LeaseState, Receipt, ReceiptSignature};
 use dayfly::model::task::{Charter, Task, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::Bound;
@@ -274,7 +274,17 @@ fn until(seconds: u64) -> Renewal {
 }
 
 fn ended(at: Timestamp) -> Settlement {
-    Settlement::Ended(Receipt::VerifiedAbsent { at })
+    Settlement::Ended(Receipt::VerifiedAbsent { at }, signature(at))
+}
+
+/// What a ledger keeps of a signature. It is nobody's: ledgers do not look into it.
+fn signature(at: Timestamp) -> ReceiptSignature {
+    let byte = u8::try_from(at.as_secs() % 251).unwrap();
+    ReceiptSignature {
+        issuer: "https://dayfly.test".to_owned(),
+        key: [byte, 0, b'=', 255],
+        bytes: [byte; 64],
+    }
 }
 
 /// The refusal that must have come.

@@ -13,7 +13,7 @@ use dayfly::ledger::{
 };
 use dayfly::model::cutoff::Cutoff;
 use dayfly::model::ids::{LeaseId, TaskId};
-use dayfly::model::lease::{Cause, Handle, Lease};
+use dayfly::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use dayfly::model::task::{Task, TaskChange};
 use dayfly::model::time::Timestamp;
 
@@ -131,8 +131,13 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "retry", self.ledger.retry(id, now))
     }
 
-    async fn abandon(&self, lease: &Lease, now: Timestamp) -> Result<Lease, LedgerError> {
-        pass!(self, "abandon", self.ledger.abandon(lease, now))
+    async fn abandon(
+        &self,
+        lease: &Lease,
+        signature: &ReceiptSignature,
+        now: Timestamp,
+    ) -> Result<Lease, LedgerError> {
+        pass!(self, "abandon", self.ledger.abandon(lease, signature, now))
     }
 
     async fn cut(&self, cutoff: &Cutoff) -> Result<(), LedgerError> {

@@ -12,7 +12,7 @@ use dayfly::model::ttl::Ttl;
 
 use super::{
     HOLD, RETENTION, START, Shorthand as _, TASK_LIFE, active_at, at, cause_of, ended, lease_at, refusal,
-    secs, task_at,
+    secs, signature, task_at,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -176,13 +176,14 @@ pub(super) async fn an_end_is_settled_once(ledger: Subject) {
     let claim = ledger.due_leases(at(2)).await.pop().unwrap();
     let receipt = Receipt::VerifiedAbsent { at: at(3) };
     ledger
-        .settle(&claim, Settlement::Ended(receipt), at(4))
+        .settle(&claim, Settlement::Ended(receipt, signature(at(4))), at(4))
         .await
         .unwrap();
     let state = LeaseState::Ended {
         cause: Cause::Revoked,
         at: at(4),
         receipt,
+        signed: Some(signature(at(4))),
     };
     assert_eq!(ledger.stored(lease.id).await.state, state);
     assert_eq!(
@@ -392,11 +393,12 @@ pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
         Refusal::Budget { .. }
     ));
     let now = at(50);
-    let abandoned = ledger.abandon(&lease, now).await.unwrap();
+    let abandoned = ledger.abandon(&lease, &signature(now), now).await.unwrap();
     let state = LeaseState::Ended {
         cause: Cause::Revoked,
         at: now,
         receipt: Receipt::Abandoned { at: now },
+        signed: Some(signature(now)),
     };
     assert_eq!(abandoned, Lease { state, ..lease });
     assert_eq!(ledger.stored(abandoned.id).await, abandoned);
@@ -415,7 +417,7 @@ pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
     assert_eq!(ledger.find(&stuck, &page).await.unwrap(), []);
     assert!(ledger.due(at(300)).await.is_empty(), "nobody tries any more");
     assert_eq!(
-        refusal(ledger.abandon(&abandoned, at(301)).await),
+        refusal(ledger.abandon(&abandoned, &signature(now), at(301)).await),
         Refusal::LeaseNotStuck("ended")
     );
     ledger.due(at(51).plus(RETENTION)).await;
@@ -429,7 +431,10 @@ pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
 pub(super) async fn whoever_is_at_an_abandoned_lease_loses_it(ledger: Subject) {
     let lease = stuck(&ledger).await;
     let claim = ledger.due_leases(at(300)).await.pop().unwrap();
-    let abandoned = ledger.abandon(&lease, at(301)).await.unwrap();
+    let abandoned = ledger
+        .abandon(&lease, &signature(at(301)), at(301))
+        .await
+        .unwrap();
     for settlement in [
         ended(at(302)),
         Settlement::RetryAt(at(400), "no answer".to_owned()),
@@ -447,16 +452,19 @@ pub(super) async fn only_a_stuck_lease_can_be_abandoned(ledger: Subject) {
     let task = ledger.open_task().await;
     let lease = ledger.hold(active_at(&task, at(1))).await;
     assert_eq!(
-        refusal(ledger.abandon(&lease, at(2)).await),
+        refusal(ledger.abandon(&lease, &signature(at(2)), at(2)).await),
         Refusal::LeaseNotStuck("active")
     );
     ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
     assert_eq!(
-        refusal(ledger.abandon(&lease, at(2)).await),
+        refusal(ledger.abandon(&lease, &signature(at(2)), at(2)).await),
         Refusal::LeaseNotStuck("revoking")
     );
     let unknown = lease_at(&task, at(1));
-    assert_eq!(refusal(ledger.abandon(&unknown, at(2)).await), Refusal::NoLease);
+    assert_eq!(
+        refusal(ledger.abandon(&unknown, &signature(at(2)), at(2)).await),
+        Refusal::NoLease
+    );
     assert_eq!(
         ledger.due_leases(at(2)).await.len(),
         1,

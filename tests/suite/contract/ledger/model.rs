@@ -14,7 +14,7 @@ use dayfly::model::ttl::Ttl;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, task_at, until};
+use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until};
 
 /// The task budget of the run.
 const LIMIT: u32 = 3;
@@ -317,16 +317,14 @@ impl Model {
         };
         let due;
         (known.lease.state, due) = match settlement {
-            Settlement::Ended(receipt) => {
-                let (cause, receipt) = (effort.cause, *receipt);
-                (
-                    LeaseState::Ended {
-                        cause,
-                        at: now,
-                        receipt,
-                    },
-                    None,
-                )
+            Settlement::Ended(receipt, signature) => {
+                let ended = LeaseState::Ended {
+                    cause: effort.cause,
+                    at: now,
+                    receipt: *receipt,
+                    signed: Some(signature.clone()),
+                };
+                (ended, None)
             }
             Settlement::RetryAt(at, error) => (LeaseState::Revoking(failed(error)), Some(*at)),
             Settlement::Stuck(at, error) => (LeaseState::Stuck(failed(error)), Some(*at)),
@@ -359,6 +357,7 @@ impl Model {
             cause: effort.cause,
             at: now,
             receipt: Receipt::Abandoned { at: now },
+            signed: Some(signature(now)),
         };
         (known.due, known.claim) = (None, None);
         Ok(known.lease.clone())
@@ -461,7 +460,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 }
                 let claim = claim % model.claims.len();
                 let settlement = match how {
-                    0 => Settlement::Ended(Receipt::DeniedAt { at: now }),
+                    0 => Settlement::Ended(Receipt::DeniedAt { at: now }, signature(now)),
                     1 => Settlement::RetryAt(now.plus(secs(20)), "no answer".to_owned()),
                     2 => Settlement::PutOff(now.plus(secs(10))),
                     _ => Settlement::Stuck(now.plus(secs(40)), "refused".to_owned()),
@@ -480,7 +479,11 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
             }
             Op::Abandon(lease) => {
                 let Some(lease) = place(lease) else { continue };
-                let made = said(ledger.abandon(&model.leases[lease].lease, now).await);
+                let made = said(
+                    ledger
+                        .abandon(&model.leases[lease].lease, &signature(now), now)
+                        .await,
+                );
                 assert_eq!(made, model.abandon(lease, now), "{op:?}");
             }
             Op::Cut(kind) => {
