@@ -170,6 +170,8 @@ async fn an_end_that_comes_while_a_login_is_made_finds_it() {
     let Some(served) = Served::new() else { return };
     let lab = Lab::new(served.await).await;
     for _ in 0..20 {
+        // The server's clock goes on, and a reservation that is too old for it makes no login.
+        lab.world.clock.set(now());
         let reservation = lab.named(lab.subject.access(), super::super::LIFE).await;
         let held = reservation.lease().held();
         // Whoever comes first: afterwards the login is there and the mint said so, or it is not.
