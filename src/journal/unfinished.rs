@@ -58,8 +58,8 @@ impl Unfinished {
                     }
                 }
             }
-            // What somebody gave up is theirs: a recovery does not begin anew.
-            (Verb::End | Verb::Abandon, Result::Permitted) => {
+            // Not what somebody gave up: nobody said that it is gone, and the order may have failed.
+            (Verb::End, Result::Permitted) => {
                 self.renewed.remove(&id);
                 if self.issued.remove(&id).is_none() && !self.unclear.remove(&id) {
                     self.ended.insert(id);
@@ -174,7 +174,11 @@ mod tests {
         let stuck = record(Verb::End, Result::Failed, 1, 9);
         assert_eq!(left(&[token(1), stuck.clone()], 10), [id(1)]);
         let given_up = record(Verb::Abandon, Result::Permitted, 1, 10);
-        assert!(left(&[token(1), stuck, given_up], 11).is_empty());
+        assert_eq!(
+            left(&[token(1), stuck, given_up], 11),
+            [id(1)],
+            "nobody said that it is gone"
+        );
     }
 
     #[test]

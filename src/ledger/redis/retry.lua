@@ -10,7 +10,8 @@ if l.state ~= 'v' and l.state ~= 's' then
   return { 'lease_not_ending', raw }
 end
 -- Whoever is at it is not disturbed, and what is due already keeps its place.
-if l.hold % 2 == 1 or tonumber(redis.call('ZSCORE', KEYS[2], 'l' .. id)) <= now then
+local due = redis.call('ZSCORE', KEYS[2], 'l' .. id)
+if l.hold % 2 == 1 or (due and tonumber(due) <= now) then
   return { 'ok', raw }
 end
 
