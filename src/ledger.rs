@@ -62,8 +62,9 @@ pub trait Ledger: Lineage {
     /// anything else is looked at. What refuses leaves no trace: the key stays new.
     ///
     /// The budget of a task is exact. Those of agents and tools are exact in a ledger of one shard. Where
-    /// many shards share them, steps in different shards at the same instant may pass them by one each,
-    /// and they may be found used up once half of them is used, if that half is crowded in few shards.
+    /// many shards share them, steps that several brokers make at the same instant may pass them by as
+    /// many as there are brokers, and they may be found used up once half of them is used, if that half
+    /// is crowded in few shards.
     async fn reserve(
         &self,
         lease: &Lease,

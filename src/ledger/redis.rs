@@ -187,6 +187,7 @@ pub struct RedisLedger {
     /// Where the next sweep starts.
     turn: AtomicUsize,
     heads: Heads,
+    turns: shares::Turns,
     /// The name of the hash of the ledger as a whole.
     meta: String,
     past: Past,
@@ -227,6 +228,7 @@ impl RedisLedger {
             reaping,
             turn: AtomicUsize::new(0),
             heads: Heads::default(),
+            turns: shares::Turns::default(),
             meta: format!("{{{}:meta}}", config.prefix),
             past: Past::new(config),
         };

@@ -77,11 +77,12 @@ impl RedisLedger {
                     .map(|most| (Counted::LeasesOfTool(&lease.tool), most)),
                 _ => None,
             };
-            // One look at the others for each: whoever comes between took what was left.
-            let room = match shared {
-                Some((counted, most)) if !looked.contains(&place) => self.room(counted, most, shard).await?,
-                _ => None,
+            // One look at the others for each, and no second one by anybody before this step is made.
+            let Some((counted, most)) = shared.filter(|_| !looked.contains(&place)) else {
+                return Err(full.into());
             };
+            let _turn = self.turns.wait(&counted).await;
+            let room = self.room(&counted, most, shard).await?;
             let argument = usize::try_from(place)
                 .ok()
                 .and_then(|place| args.get_mut(8 + place));

@@ -3,7 +3,10 @@
 //! A shard gives out a small part by itself, in the step. Past that, and for budgets too small to have
 //! parts, somebody looks at all shards once, and the step runs again with what they leave.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use futures_util::future::try_join_all;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::keys::Shard;
 use super::{RedisLedger, script};
@@ -28,6 +31,20 @@ impl Counted<'_> {
     }
 }
 
+/// Who looks at all shards. One at a time for each name, until its step is made: what one takes, the next
+/// sees. Names that fall together wait for each other; brokers do not.
+#[derive(Default)]
+pub(super) struct Turns([Mutex<()>; 32]);
+
+impl Turns {
+    pub(super) async fn wait(&self, counted: &Counted<'_>) -> Option<MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        counted.field().hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % 32).unwrap_or_default();
+        Some(self.0.get(place)?.lock().await)
+    }
+}
+
 impl RedisLedger {
     /// How much of a budget a shard gives out by itself.
     pub(super) fn unasked(&self, limit: Option<u32>) -> Option<u32> {
@@ -37,7 +54,7 @@ impl RedisLedger {
     /// How much of a budget this shard may use as things stand; `None` when it uses that already.
     pub(super) async fn room(
         &self,
-        counted: Counted<'_>,
+        counted: &Counted<'_>,
         limit: u32,
         shard: Shard<'_>,
     ) -> Result<Option<u32>, LedgerError> {

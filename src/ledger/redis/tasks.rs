@@ -39,11 +39,13 @@ impl RedisLedger {
         let mut reply = self.run_guarded(&script::OPEN, shard, &keys, &share).await?;
         if reply.word == "budget"
             && let Some(most) = most
-            && let counted = Counted::OpenTasksOfAgent(&task.charter.agent)
-            && let Some(room) = self.room(counted, most, shard).await?
         {
-            let share = args(Some(room));
-            reply = self.run_guarded(&script::OPEN, shard, &keys, &share).await?;
+            let counted = Counted::OpenTasksOfAgent(&task.charter.agent);
+            let _turn = self.turns.wait(&counted).await;
+            if let Some(room) = self.room(&counted, most, shard).await? {
+                let share = args(Some(room));
+                reply = self.run_guarded(&script::OPEN, shard, &keys, &share).await?;
+            }
         }
         match reply.word.as_str() {
             "ok" => Ok(Opened::New),

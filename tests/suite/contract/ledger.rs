@@ -350,7 +350,7 @@ macro_rules! ledger_contract {
             losses: a_condemned_ledger_ends_and_gives_nothing_out,
                 a_recovery_brings_back_those_whom_it_entered, an_adopted_lease_is_due_at_once,
                 every_task_ends_with_a_recovery, what_is_answered_is_remembered;
-            races: no_lease_is_active_after_the_end, the_task_budget_holds_in_a_race,
+            races: no_lease_is_active_after_the_end, the_task_budget_holds_in_a_race, the_agent_budget_holds_in_a_race_of_its_tasks,
                 one_of_many_openings_gets_the_last_place,
                 a_lease_is_claimed_by_one, a_key_makes_one_lease, the_ledger_answers_a_ping;
         );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dayfly::ledger::{Budget, Budgets, Claim, Ledger, LedgerError, Refusal};
 use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Handle};
-use dayfly::model::task::{Outcome, TaskChange};
+use dayfly::model::task::{Outcome, Task, TaskChange};
 use tokio::task::JoinSet;
 
 use super::{HOLD, START, Shorthand as _, UNLIMITED, active_at, at, key, lease_at, most, refusal, task_in};
@@ -76,15 +76,11 @@ pub(super) async fn one_of_many_openings_gets_the_last_place(ledger: Subject) {
     }
 }
 
-pub(super) async fn the_task_budget_holds_in_a_race(ledger: Subject) {
-    let task = ledger.open_task().await;
-    let budgets = Budgets {
-        task: Some(5),
-        ..UNLIMITED
-    };
+/// Reserves one lease for each of the tasks, all at once: how many were made.
+async fn reserved_at_once(ledger: &Subject, tasks: &[Task], budgets: Budgets) -> usize {
     let mut runs = JoinSet::new();
-    for _ in 0..40 {
-        let (ledger, lease) = (Arc::clone(&ledger), active_at(&task, at(1)));
+    for task in tasks {
+        let (ledger, lease) = (Arc::clone(ledger), active_at(task, at(1)));
         runs.spawn(async move {
             let reserved = ledger.reserve(&lease, &budgets, None).await;
             match reserved {
@@ -94,8 +90,29 @@ pub(super) async fn the_task_budget_holds_in_a_race(ledger: Subject) {
             }
         });
     }
-    let made = runs.join_all().await.into_iter().filter(|made| *made).count();
-    assert_eq!(made, 5);
+    runs.join_all().await.into_iter().filter(|made| *made).count()
+}
+
+pub(super) async fn the_task_budget_holds_in_a_race(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let budgets = Budgets {
+        task: Some(5),
+        ..UNLIMITED
+    };
+    let tasks = vec![task; 40];
+    assert_eq!(reserved_at_once(&ledger, &tasks, budgets).await, 5);
+}
+
+pub(super) async fn the_agent_budget_holds_in_a_race_of_its_tasks(ledger: Subject) {
+    let mut tasks = Vec::new();
+    for slot in 0..40 {
+        tasks.push(ledger.opened(task_in(Slot::new(slot), START)).await);
+    }
+    let budgets = Budgets {
+        agent: Some(5),
+        ..UNLIMITED
+    };
+    assert_eq!(reserved_at_once(&ledger, &tasks, budgets).await, 5);
 }
 
 pub(super) async fn a_lease_is_claimed_by_one(ledger: Subject) {
