@@ -61,7 +61,7 @@ impl Default for Settings {
         Self {
             interval: Duration::from_millis(500),
             batch: count(256),
-            hold: Duration::from_secs(15),
+            hold: Duration::from_secs(60),
             concurrency: count(64),
             first_retry: Duration::from_secs(1),
             last_retry: Duration::from_secs(300),

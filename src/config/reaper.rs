@@ -15,9 +15,10 @@ pub struct ReaperConfig {
     pub interval: Duration,
     /// How many leases to claim at a time.
     pub batch: NonZeroUsize,
-    /// How long a claim keeps other replicas away. Longer than a provider is waited for, which is at most
-    /// 10 s, and no longer than that takes: what a process claimed before it crashed waits as long for its
-    /// receipts. An end that outlasts its hold may be made by two replicas, and ends the same.
+    /// How long a claim keeps other replicas away: what a process claimed before it crashed waits as long for
+    /// its receipts. An end that outlasts its hold is not settled and is made again, so this is as long as
+    /// an end may take. It begins within half of it; then two calls of at most 10 s, and 5 s of waiting for
+    /// a place for each.
     pub hold: Duration,
     /// How many revocations to have under way at a time, at each provider.
     pub concurrency: NonZeroUsize,
@@ -40,7 +41,7 @@ pub(super) fn read(section: &mut Section<'_>) -> ReaperConfig {
     ReaperConfig {
         interval: duration_within(section, "interval", 1, 60),
         batch: section.or("batch", BATCH),
-        hold: duration_within(section, "hold", 15, 3600),
+        hold: duration_within(section, "hold", 60, 3600),
         concurrency: section.or("concurrency", CONCURRENCY),
         retry_least: least.as_duration(),
         retry_most: most.as_duration(),
