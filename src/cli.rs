@@ -56,7 +56,7 @@ enum Command {
     /// Open tasks, get credentials for them, and end them.
     #[command(subcommand)]
     Task(task::TaskCommand),
-    /// Look at leases, renew and revoke them.
+    /// Look at leases, renew and end them.
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
     /// Look at agents, and end all that one holds.

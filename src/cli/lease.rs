@@ -131,6 +131,9 @@ impl LeaseCommand {
             Self::Retry(one) => {
                 let path = format!("/v1/leases/{}/retry", one.lease);
                 let lease = one.remote.client()?.post(&path, json!({})).await?;
+                if !terminal.is_json() {
+                    terminal.note("it is being tried: look at it again in a moment")?;
+                }
                 print_lease(terminal, lease)
             }
             Self::Abandon(abandon) => {
