@@ -41,6 +41,9 @@ const WORKS: [Work; 4] = [Work::Issue, Work::Renew, Work::Revoke, Work::Complete
 /// More points than any work has.
 const NEVER: usize = 100_000;
 
+/// The most for a pair: each passes an hour, and the token that a Vault gives Dayfly lives for 32 days.
+const MOST: usize = 600;
+
 /// How many deaths a run visits for each pair of ledger and provider.
 fn wanted() -> usize {
     #[expect(
@@ -48,7 +51,7 @@ fn wanted() -> usize {
         reason = "a long run is asked for from outside, like the servers"
     )]
     let wanted = std::env::var("DAYFLY_TEST_DEATHS").ok();
-    wanted.map_or(60, |count| count.parse().unwrap())
+    wanted.map_or(60, |count| count.parse().unwrap()).min(MOST)
 }
 
 /// One life that ends at the `last` point of its work, or with it. `None` when it died; otherwise
