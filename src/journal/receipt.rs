@@ -116,7 +116,7 @@ impl ReceiptSigner {
         let signature = ReceiptSignature {
             issuer: self.issuer.clone(),
             key: id,
-            bytes,
+            bytes: Box::new(bytes),
         };
         let text = joined(input, &signature);
         Ok(Signed { text, signature })
@@ -172,7 +172,7 @@ fn signing_input(
 
 fn joined(mut input: String, signature: &ReceiptSignature) -> String {
     input.push('.');
-    BASE64URL.encode_string(signature.bytes, &mut input);
+    BASE64URL.encode_string(signature.bytes.as_slice(), &mut input);
     input
 }
 

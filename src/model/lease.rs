@@ -213,8 +213,8 @@ pub struct ReceiptSignature {
     pub issuer: String,
     /// The id of the key that signed (C2SP signed-note).
     pub key: [u8; 4],
-    /// The Ed25519 signature (RFC 8032 §5.1.6).
-    pub bytes: [u8; 64],
+    /// The Ed25519 signature (RFC 8032 §5.1.6). Apart, because most leases have none and all are moved about.
+    pub bytes: Box<[u8; 64]>,
 }
 
 /// Where a lease stands.

@@ -328,7 +328,7 @@ impl Gate for Faster {
         let signature = ReceiptSignature {
             issuer: ISSUER.to_owned(),
             key: [0; 4],
-            bytes: [0; 64],
+            bytes: Box::new([0; 64]),
         };
         let ended = Settlement::Ended(Receipt::DeniedAt { at: MORNING }, signature);
         self.ledger

@@ -376,7 +376,7 @@ async fn nothing_is_left_of_what_was_forgotten() {
         let signature = ReceiptSignature {
             issuer: "https://dayfly.test".to_owned(),
             key: [0; 4],
-            bytes: [0; 64],
+            bytes: Box::new([0; 64]),
         };
         let ended = Settlement::Ended(Receipt::DeniedAt { at: at(5) }, signature);
         ledger.settle(&claim, ended, at(5)).await.unwrap();

@@ -181,7 +181,7 @@ impl<'a> StoredSignature<'a> {
         ReceiptSignature {
             issuer: self.issuer.into_owned(),
             key: self.key,
-            bytes,
+            bytes: Box::new(bytes),
         }
     }
 }

@@ -104,7 +104,7 @@ fn signature() -> ReceiptSignature {
     ReceiptSignature {
         issuer: "https://dayfly.example.org".to_owned(),
         key: [0x1b, 0xdc, 0x8c, 0xa2],
-        bytes: std::array::from_fn(|place| u8::try_from(place).unwrap()),
+        bytes: Box::new(std::array::from_fn(|place| u8::try_from(place).unwrap())),
     }
 }
 
@@ -134,7 +134,7 @@ fn an_end_of_before_receipts_were_signed_stays_readable() {
 
 #[test]
 fn an_end_with_its_signature_is_written_like_this() {
-    let halves = hex(&signature().bytes);
+    let halves = hex(signature().bytes.as_slice());
     let written = format!(
         "0503ba86ca8fa03401ba86ca8fa0341a{}1bdc8ca2{halves}",
         hex(b"https://dayfly.example.org")

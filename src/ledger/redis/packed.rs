@@ -386,7 +386,7 @@ mod tests {
         ReceiptSignature {
             issuer: "https://dayfly.example.org".to_owned(),
             key: [1, 2, 3, 4],
-            bytes: [b'='; 64],
+            bytes: Box::new([b'='; 64]),
         }
     }
 

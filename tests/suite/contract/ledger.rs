@@ -283,7 +283,7 @@ fn signature(at: Timestamp) -> ReceiptSignature {
     ReceiptSignature {
         issuer: "https://dayfly.test".to_owned(),
         key: [byte, 0, b'=', 255],
-        bytes: [byte; 64],
+        bytes: Box::new([byte; 64]),
     }
 }
 
