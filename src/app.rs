@@ -103,14 +103,13 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         move || keys.jwks()
     });
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    // The keys are served from here on; on the same socket, so that whoever connects is served.
-    let socket = listener.into_std()?;
-    let listener = TcpListener::from_std(socket.try_clone()?)?;
+    // The keys are served from here on. Connections that were accepted before the rest is there go on with
+    // the early routes, which then lead to all of them.
     let (open, opened) = watch::channel(None);
-    let until_open = stop.child_token();
     let early = http::early(issuer.clone(), Arc::clone(&jwks), &limits, opened);
-    spawn_server(&tracker, listener, early, &limits, until_open.clone());
-    let until_open = until_open.drop_guard();
+    let (routes, current) = watch::channel(early);
+    spawn_server(&tracker, listener, current, &limits, stop.clone());
+    let starting = stop.clone().drop_guard();
     check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
     let (journal, receipts) = journal::open(&config.journal, &config.server.public_url, &os_entropy)?;
@@ -153,11 +152,10 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         tracker: tracker.clone(),
         stop: stop.clone(),
     };
-    let routes = http::router(state, &limits);
-    let listener = TcpListener::from_std(socket)?;
-    spawn_server(&tracker, listener, routes.clone(), &limits, stop.clone());
-    open.send_replace(Some(routes));
-    drop(until_open);
+    let all = http::router(state, &limits);
+    open.send_replace(Some(all.clone()));
+    drop(routes.send_replace(all));
+    starting.disarm();
     Ok(Running {
         drain: config.server.drain_timeout,
         config: Arc::new(config),
@@ -189,7 +187,7 @@ async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
 fn spawn_server(
     tracker: &TaskTracker,
     listener: TcpListener,
-    routes: Router,
+    routes: watch::Receiver<Router>,
     limits: &Limits,
     stop: CancellationToken,
 ) {

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -68,21 +68,22 @@ impl Bounds {
 }
 
 /// Serves until told to stop; then accepts nothing new, and returns when every connection has
-/// finished or the drain time is up. Connections run on the tracker.
+/// finished or the drain time is up. Connections run on the tracker, each with the routes of the
+/// instant that it was accepted.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    routes: watch::Receiver<Router>,
     limits: Limits,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) -> io::Result<()> {
-    within(Bounds::draining(limits.drain), listener, router, stop, tracker).await
+    within(Bounds::draining(limits.drain), listener, routes, stop, tracker).await
 }
 
 async fn within(
     limits: Bounds,
     listener: TcpListener,
-    router: Router,
+    routes: watch::Receiver<Router>,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) -> io::Result<()> {
@@ -108,7 +109,8 @@ async fn within(
             },
         };
         // Tokens of its own: a connection looks at them each time it wakes, and all would look at one.
-        let connection = connection(stream, router.clone(), limits.clone(), stop.child_token());
+        let router = routes.borrow().clone();
+        let connection = connection(stream, router, limits.clone(), stop.child_token());
         let cut = cut.child_token();
         tracker.spawn(async move {
             tokio::select! {
@@ -212,7 +214,13 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let (stopped, tracked) = (stop.clone(), tracker.clone());
-        let done = tracker.spawn(within(limits, listener, router, stopped, tracked));
+        let done = tracker.spawn(within(
+            limits,
+            listener,
+            watch::channel(router).1,
+            stopped,
+            tracked,
+        ));
         Server {
             address,
             stop,

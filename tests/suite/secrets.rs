@@ -18,6 +18,7 @@ use dayfly::model::secret::Secret;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
@@ -114,7 +115,7 @@ async fn logs_records_and_errors_hold_no_secret() {
     };
     let serving = http::serve(
         listener,
-        api.router.clone(),
+        watch::channel(api.router.clone()).1,
         limits,
         stop.clone(),
         tracker.clone(),

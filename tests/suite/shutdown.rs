@@ -23,6 +23,26 @@ async fn read_up_to(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_the_start_goes_on_when_all_is_there() {
+    let files = Installation::new();
+    let site = files.broker();
+    let process = site.launch();
+    let mut early = until("it listens", async || TcpStream::connect(site.address).await.ok()).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    early
+        .write_all(get("/.well-known/jwks.json").as_bytes())
+        .await
+        .unwrap();
+    read_up_to(&mut early, "\"keys\"").await;
+    // Answered only when all is there; by then the other connection has been idle for a while.
+    let agent = files.api("support-bot", &site).await;
+    assert_eq!(agent.get("/healthz").await.unwrap().0, 200);
+    early.write_all(get("/healthz").as_bytes()).await.unwrap();
+    read_up_to(&mut early, "200 OK").await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_under_way_is_finished_before_it_stops() {
     let files = Installation::new();
     let site = files.broker();
