@@ -27,10 +27,13 @@ pub fn early(issuer: String, jwks: Jwks, limits: &Limits, open: watch::Receiver<
     let wait = move |request: Request| {
         let (open, places) = (open.clone(), Arc::clone(&places));
         async move {
-            let Ok(_place) = places.try_acquire() else {
+            let Ok(place) = places.try_acquire() else {
                 return not_yet();
             };
-            match timeout(patience, opened(open)).await {
+            let opened = timeout(patience, opened(open)).await;
+            // For those who wait here only: the routes have gates of their own.
+            drop(place);
+            match opened {
                 Ok(Some(router)) => pass(router, request).await,
                 _ => not_yet(),
             }
@@ -93,6 +96,22 @@ mod tests {
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
         (status, serde_json::from_slice(&body).unwrap_or_else(|_| text()))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_takes_long_keeps_nobody_out_once_all_is_there() {
+        let (open, router) = starting();
+        let all = Router::new()
+            .route("/long", get(std::future::pending::<()>))
+            .route("/short", get(|| ready("done")));
+        open.send_replace(Some(all));
+        let long = ask(&router, "/long");
+        let short = ask(&router, "/short");
+        tokio::select! {
+            biased;
+            _ = long => panic!("it never ends"),
+            (status, _) = short => assert_eq!(status, StatusCode::OK),
+        }
     }
 
     #[tokio::test]
