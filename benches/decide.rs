@@ -18,11 +18,12 @@ use dayfly::model::access::Access;
 use dayfly::model::agent::{Agent, AgentCeilings, AgentStatus, Autonomy};
 use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::decision::{Decision, Revision};
+use dayfly::model::fact::Facts;
 use dayfly::model::ids::TaskId;
 use dayfly::model::time::Timestamp;
 use dayfly::model::tool::{Binding, Effect, Risk, Sensitivity, Tool};
 use dayfly::policy::cedar::{CedarEngine, PolicySource};
-use dayfly::policy::{Attested, Question, TaskContext};
+use dayfly::policy::{Attested, PolicyEngine as _, Question, TaskContext};
 use dayfly::registry::Registry;
 
 // As in the binary.
@@ -153,6 +154,7 @@ fn main() {
         on_behalf_of: Some("u-1".parse().unwrap()),
         opened_at: now,
     };
+    let facts = Facts::default();
     let domain = "prod.example.org".parse().unwrap();
     let mut group = criterion.benchmark_group("decide");
     for size in SIZES {
@@ -168,12 +170,13 @@ fn main() {
             access: &access,
             task: Some(&task),
             ttl: None,
+            facts: &facts,
             at: now,
         };
-        assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
+        assert!(matches!(engine.answer(&question), Decision::Permit { .. }));
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::new("one_thread", size), |bencher| {
-            bencher.iter(|| black_box(engine.evaluate(black_box(&question))));
+            bencher.iter(|| black_box(engine.answer(black_box(&question))));
         });
         group.throughput(Throughput::Elements(2_000));
         group.bench_function(BenchmarkId::new("two_threads", size), |bencher| {
@@ -182,7 +185,7 @@ fn main() {
                     for _ in 0..2 {
                         scope.spawn(|| {
                             for _ in 0..1_000 {
-                                black_box(engine.evaluate(black_box(&question)));
+                                black_box(engine.answer(black_box(&question)));
                             }
                         });
                     }

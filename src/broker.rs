@@ -10,6 +10,7 @@ pub mod attest;
 pub mod complete;
 pub mod decide;
 pub mod error;
+pub mod facts;
 pub mod inspect;
 pub mod issue;
 pub mod measure;
@@ -51,6 +52,7 @@ use crate::provider::Providers;
 use crate::registry::Caller;
 
 use error::BrokerError;
+use facts::Known;
 use rules::Rules;
 use sightings::Sightings;
 
@@ -126,6 +128,8 @@ pub struct Broker {
     names: Stock,
     /// Charters never change, so remembering them needs no invalidation.
     charters: Cache<TaskId, Arc<Charter>>,
+    /// The facts that decisions look at.
+    known: Known,
     /// Evidence that proves nothing: anybody can send it.
     forgeries: Sightings,
     /// Proven workloads that are not admitted. Apart, so that no flood of forgeries hides them.
@@ -164,6 +168,7 @@ impl Broker {
             parts,
             names: Stock::default(),
             charters,
+            known: Known::default(),
             forgeries: Sightings::new(),
             strangers: Sightings::new(),
             looks,

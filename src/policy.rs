@@ -24,6 +24,7 @@ use crate::model::access::Access;
 use crate::model::agent::Agent;
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Decision;
+use crate::model::fact::Facts;
 use crate::model::ids::TaskId;
 use crate::model::name::{Purpose, UserId};
 use crate::model::spiffe::TrustDomain;
@@ -45,6 +46,8 @@ pub struct AccessRequest {
     pub task: Option<TaskContext>,
     /// The life that is asked for.
     pub ttl: Option<Ttl>,
+    /// What is known besides: about the agent, the tool, the user, the task and the environment.
+    pub facts: Facts,
     /// When.
     pub at: Timestamp,
 }
@@ -87,6 +90,8 @@ pub struct Question<'a> {
     pub task: Option<&'a TaskContext>,
     /// The life that would be asked for.
     pub ttl: Option<Ttl>,
+    /// What would be known besides.
+    pub facts: &'a Facts,
     /// When.
     pub at: Timestamp,
 }
@@ -105,6 +110,7 @@ impl AccessRequest {
             access: &self.access,
             task: self.task.as_ref(),
             ttl: self.ttl,
+            facts: &self.facts,
             at: self.at,
         }
     }
@@ -113,5 +119,11 @@ impl AccessRequest {
 /// Decides.
 pub trait PolicyEngine: Send + Sync + 'static {
     /// Permit or denial. A fault anywhere is a denial that names it.
-    fn decide(&self, request: &AccessRequest) -> Decision;
+    fn decide(&self, request: &AccessRequest) -> Decision {
+        self.answer(&request.question())
+    }
+
+    /// The same without a proof that somebody asks. What was permitted before is asked again this way;
+    /// nothing is issued on the answer.
+    fn answer(&self, question: &Question<'_>) -> Decision;
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
 use crate::model::decision::Grounds;
+use crate::model::fact::Facts;
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::Charter;
@@ -56,7 +57,7 @@ impl Broker {
             on_behalf_of: charter.on_behalf_of.clone(),
             opened_at: charter.opened_at,
         };
-        ask(&rules, caller, access, Some(task), ttl, at)
+        ask(&rules, self.facts(), caller, access, Some(task), ttl, at)
     }
 
     /// Asks policy whether the caller may do something on Dayfly itself, to what belongs to an agent
@@ -89,7 +90,8 @@ impl Broker {
             decision: Some(decision),
             ..record.access(&access)
         };
-        match ask(&self.parts.rules.current(), caller, &access, None, None, now) {
+        let (rules, facts) = (self.parts.rules.current(), self.facts());
+        match ask(&rules, facts, caller, &access, None, None, now) {
             Ok(permit) => Ok(record.grounds(permit.grounds())),
             Err(denial) => Err(self.deny(record, decision, denial).await?),
         }
@@ -174,6 +176,7 @@ impl Broker {
 /// when the request began: a body can come late, and a feed is followed for long.
 fn ask(
     rules: &Ruleset,
+    facts: Facts,
     caller: &Caller,
     access: &Access,
     task: Option<TaskContext>,
@@ -208,6 +211,7 @@ fn ask(
         access: access.clone(),
         task,
         ttl,
+        facts,
         at,
     };
     Permit::obtain(&*rules.engine, request)

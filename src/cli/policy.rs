@@ -16,6 +16,7 @@ use crate::model::access::Access;
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Decision;
 use crate::model::document::problem::Problems;
+use crate::model::fact::Facts;
 use crate::model::ids::TaskId;
 use crate::model::name::{AgentName, Purpose, UserId};
 use crate::model::ttl::Ttl;
@@ -209,6 +210,7 @@ impl Explain {
             access: &self.access,
             task: task.as_ref(),
             ttl: self.ttl,
+            facts: &Facts::default(),
             at: now,
         };
         let told = checked.engine.explain(&question);

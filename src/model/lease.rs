@@ -217,6 +217,11 @@ pub struct ReceiptSignature {
     pub bytes: Box<[u8; 64]>,
 }
 
+/// Names the key that signed the evidence for a workload: enough to compare with, and of one size.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VouchingKey(pub [u8; 8]);
+
 /// Where a lease stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaseState {

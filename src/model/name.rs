@@ -114,6 +114,18 @@ name!(
     ProviderName, "provider name", slug, SLUG
 );
 name!(
+    /// What a fact is about, such as `risk`.
+    FactName, "name of a fact", slug, SLUG
+);
+name!(
+    /// What a fact says, such as `high`.
+    FactValue, "value of a fact", line, LINE
+);
+name!(
+    /// Who stated a fact: an agent of the registry, or a stream of signals.
+    FactSource, "source of a fact", line, LINE
+);
+name!(
     /// Who answers for an agent or a tool: a team or a mailbox.
     Owner, "owner", line, LINE
 );

@@ -23,7 +23,7 @@ pub use super::load::PolicySource;
 use super::load::{self, Loaded, index_of};
 use super::problem::{PolicyProblems, Position, Problem};
 use super::schema::{Names, schema};
-use super::{AccessRequest, PolicyEngine, Question};
+use super::{PolicyEngine, Question};
 
 /// What the agent is told when no forbid said anything else.
 pub const NO_PERMIT: &str = "no policy permits this";
@@ -139,17 +139,6 @@ impl CedarEngine {
     /// How many policies there are.
     pub fn policy_count(&self) -> usize {
         self.policies.len()
-    }
-
-    /// The answer to a question, without a proof that somebody asks it.
-    pub fn evaluate(&self, question: &Question<'_>) -> Decision {
-        let verdicts = self.prepare(question).and_then(|prepared| {
-            let pairs = prepared.pairs();
-            pairs
-                .map(|(action, resource)| self.verdict(&prepared, action, resource))
-                .collect()
-        });
-        self.conclude(verdicts)
     }
 
     pub(super) fn prepare<'q>(&self, question: &Question<'q>) -> Result<Prepared<'q>, Unfit> {
@@ -451,8 +440,14 @@ fn set_of(policies: &[&Loaded]) -> Result<Option<PolicySet>, Unfit> {
 }
 
 impl PolicyEngine for CedarEngine {
-    fn decide(&self, request: &AccessRequest) -> Decision {
-        self.evaluate(&request.question())
+    fn answer(&self, question: &Question<'_>) -> Decision {
+        let verdicts = self.prepare(question).and_then(|prepared| {
+            let pairs = prepared.pairs();
+            pairs
+                .map(|(action, resource)| self.verdict(&prepared, action, resource))
+                .collect()
+        });
+        self.conclude(verdicts)
     }
 }
 
@@ -472,7 +467,7 @@ mod tests {
     fn decide(text: &str, agent: &str, what: &str, paths: &[&str]) -> Decision {
         let registry = samples::registry();
         let asked = Asked::new(&registry, agent, what, paths);
-        engine(&registry, text).evaluate(&asked.question())
+        engine(&registry, text).answer(&asked.question())
     }
 
     fn denial(decision: Decision) -> (Grounds, String) {
@@ -603,10 +598,7 @@ mod tests {
             "{explanation}"
         );
         asked.ttl = Some("301s".parse().unwrap());
-        assert!(matches!(
-            engine.evaluate(&asked.question()),
-            Decision::Deny { .. }
-        ));
+        assert!(matches!(engine.answer(&asked.question()), Decision::Deny { .. }));
     }
 
     #[test]
@@ -644,19 +636,19 @@ mod tests {
             agent: registered,
             ..asked.question()
         };
-        assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
+        assert!(matches!(engine.answer(&question), Decision::Permit { .. }));
         let mut other = (**registered).clone();
         other.roles.clear();
         let question = Question {
             agent: &other,
             ..asked.question()
         };
-        assert!(matches!(engine.evaluate(&question), Decision::Deny { .. }));
+        assert!(matches!(engine.answer(&question), Decision::Deny { .. }));
         let question = Question {
             agent: registered,
             ..asked.question()
         };
-        assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
+        assert!(matches!(engine.answer(&question), Decision::Permit { .. }));
     }
 
     #[test]
@@ -676,8 +668,8 @@ mod tests {
             ..question
         };
         for _ in 0..2 {
-            assert!(matches!(engine.evaluate(&question), Decision::Permit { .. }));
-            assert!(matches!(engine.evaluate(&about_other), Decision::Deny { .. }));
+            assert!(matches!(engine.answer(&question), Decision::Permit { .. }));
+            assert!(matches!(engine.answer(&about_other), Decision::Deny { .. }));
         }
     }
 
@@ -788,7 +780,7 @@ mod tests {
                 };
                 let question = asked.question();
                 let root = Access::new(question.tool.name.clone(), asked.access.actions().clone(), [].into()).unwrap();
-                prop_assert_eq!(engine.evaluate(&question), full(&question));
+                prop_assert_eq!(engine.answer(&question), full(&question));
                 let explanation = engine.explain(&question);
                 let permitted = matches!(explanation.decision, Decision::Permit { .. });
                 prop_assert_eq!(explanation.parts.iter().all(|part| part.permitted), permitted);
@@ -797,9 +789,9 @@ mod tests {
                 for kind in [EvidenceKind::JwtSvid, EvidenceKind::Kubernetes, EvidenceKind::JwtSvid] {
                     let attested = Attested { kind, ..registered.attested };
                     let question = Question { attested, ..registered };
-                    prop_assert_eq!(engine.evaluate(&question), full(&question));
+                    prop_assert_eq!(engine.answer(&question), full(&question));
                     let elsewhere = Question { access: &root, ..question };
-                    prop_assert_eq!(engine.evaluate(&elsewhere), full(&elsewhere));
+                    prop_assert_eq!(engine.answer(&elsewhere), full(&elsewhere));
                 }
             }
         }

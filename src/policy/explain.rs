@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::model::decision::{Decision, Obligations, PolicyId};
 
-use super::Question;
 use super::cedar::{CedarEngine, Verdict, effect_word};
 use super::entities::Unfit;
 use super::problem::Position;
+use super::{PolicyEngine as _, Question};
 
 /// Why a decision is as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ pub enum Outcome {
 impl CedarEngine {
     /// Answers a question and says why. Slower than [`CedarEngine::evaluate`]: each policy is asked alone.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
-        let decision = self.evaluate(question);
+        let decision = self.answer(question);
         // Where no part can be asked about, the decision says why.
         let parts = self.parts(question).unwrap_or_default();
         Explanation { decision, parts }

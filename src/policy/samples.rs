@@ -6,6 +6,7 @@ use crate::model::access::Access;
 use crate::model::agent::{Agent, AgentCeilings, AgentStatus, Autonomy};
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Revision;
+use crate::model::fact::Facts;
 use crate::model::ids::TaskId;
 use crate::model::spiffe::TrustDomain;
 use crate::model::time::Timestamp;
@@ -97,6 +98,7 @@ pub(super) struct Asked {
     pub(super) access: Access,
     pub(super) task: TaskContext,
     pub(super) ttl: Option<Ttl>,
+    pub(super) facts: Facts,
     pub(super) domain: TrustDomain,
 }
 
@@ -121,6 +123,7 @@ impl Asked {
                 opened_at: NOW,
             },
             ttl: None,
+            facts: Facts::default(),
             domain: "prod.example.org".parse().unwrap(),
         }
     }
@@ -136,6 +139,7 @@ impl Asked {
             access: &self.access,
             task: Some(&self.task),
             ttl: self.ttl,
+            facts: &self.facts,
             at: NOW,
         }
     }

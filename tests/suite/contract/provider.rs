@@ -19,6 +19,7 @@ use dayfly::ledger::reservation::{Draft, Reservation, Terms};
 use dayfly::model::access::Access;
 use dayfly::model::credential::Credential;
 use dayfly::model::decision::{Decision, Grounds, Obligations, Revision};
+use dayfly::model::fact::Facts;
 use dayfly::model::ids::{DecisionId, LeaseId};
 use dayfly::model::lease::{Ending, Held, Lease};
 use dayfly::model::task::Task;
@@ -26,7 +27,7 @@ use dayfly::model::time::Timestamp;
 use dayfly::model::tool::{Binding, Effect, Risk, Sensitivity, Tool};
 use dayfly::model::ttl::{Bound, Ttl};
 use dayfly::policy::permit::Permit;
-use dayfly::policy::{AccessRequest, PolicyEngine, TaskContext};
+use dayfly::policy::{AccessRequest, PolicyEngine, Question, TaskContext};
 use dayfly::provider::{Minted, Presence, Promise, Provider};
 
 use crate::world::{MORNING, Plan, World};
@@ -118,7 +119,7 @@ pub(super) struct Lab {
 pub(crate) struct Permissive;
 
 impl PolicyEngine for Permissive {
-    fn decide(&self, _: &AccessRequest) -> Decision {
+    fn answer(&self, _: &Question<'_>) -> Decision {
         Decision::Permit {
             grounds: Grounds {
                 policies: Vec::new(),
@@ -194,6 +195,7 @@ impl Lab {
                 opened_at: charter.opened_at,
             }),
             ttl: None,
+            facts: Facts::default(),
             at: self.world.now(),
         };
         Permit::obtain(&Permissive, request).unwrap()
