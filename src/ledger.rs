@@ -89,6 +89,11 @@ pub trait Ledger: Lineage {
     /// The lease as it stands.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
 
+    /// The lease, whose credential may be used at `now`: it is active, its task is open, and no cutoff ends
+    /// it, also one that has not come to the lease yet. Otherwise refuses as [`renew`](Self::renew) does, in
+    /// a lost ledger too. Changes nothing.
+    async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError>;
+
     /// A reserved or active lease turns to `revoking`, due at once, and its cutoff is published.
     /// One that is revoking, stuck or ended stays as it is. Refuses with [`Refusal::NoLease`] when
     /// there is none. Answers the lease as it then stands.

@@ -163,6 +163,10 @@ impl Ledger for Embedded {
         self.snapshot()?.lease(id)
     }
 
+    async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.guarded_look(|snapshot| snapshot.live(id, now))
+    }
+
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
         self.step(move |tables| steps::revoke(tables, id, cause, now))
             .await

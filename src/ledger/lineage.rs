@@ -24,8 +24,8 @@ use crate::model::time::Timestamp;
 /// What a ledger is beyond its steps.
 #[async_trait]
 pub trait Lineage: Send + Sync + 'static {
-    /// Why nothing is given out from this ledger, if so: `open`, `reserve`, `name`, `activate` and
-    /// `renew` answer [`LedgerError::Lost`]. Everything that ends goes on.
+    /// Why nothing is given out from this ledger, if so: `open`, `reserve`, `name`, `activate`, `renew` and
+    /// `live` answer [`LedgerError::Lost`]. Everything that ends goes on.
     fn loss(&self) -> Option<Loss>;
 
     /// How the ledger stands for a writer that remembers so much. Changes nothing.

@@ -338,6 +338,10 @@ impl Ledger for RedisLedger {
         self.read_lease(id).await
     }
 
+    async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        self.live_lease(id, now).await
+    }
+
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
         self.revoke_lease(id, cause, now).await
     }

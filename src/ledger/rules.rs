@@ -151,6 +151,15 @@ pub fn open_at(task: &Task, now: Timestamp) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses unless the lease itself is active at this instant. Its task and the cutoffs have their say too.
+pub fn live_at(lease: &Lease, now: Timestamp) -> Result<(), Refusal> {
+    match &lease.state {
+        LeaseState::Active if lease.is_live(now) => Ok(()),
+        LeaseState::Active => Err(Refusal::LeaseNotOpen("expired")),
+        other => Err(Refusal::LeaseNotOpen(other.as_str())),
+    }
+}
+
 /// The task after a change, and why its live leases have to end, if they do.
 /// `None` when the change finds everything as it wants it.
 ///

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 
 use super::layout::{EPOCH, LOST, PROGRESS, entered};
+use super::reads::Snapshot;
 use super::store::Store;
 use super::tables::Tables;
 use super::{Config, Embedded, steps};
@@ -78,11 +79,14 @@ impl Past {
 
     fn judge(&self, tables: &Tables<'_>) -> Result<Standing, LedgerError> {
         let memory = self.memory();
-        Ok(lineage::judge(&[stand(tables, self.writer)?], &memory))
+        Ok(lineage::judge(
+            &[stand(|name| tables.number(name), self.writer)?],
+            &memory,
+        ))
     }
 
     fn enter(&self, tables: &mut Tables<'_>) -> Result<(), LedgerError> {
-        let stood = stand(tables, self.writer)?;
+        let stood = stand(|name| tables.number(name), self.writer)?;
         let Some(epoch) = stood.epoch else { return Ok(()) };
         if stood.progress.is_none() {
             tables.set_number(&entered(self.writer), 1)?;
@@ -97,10 +101,14 @@ impl Past {
     }
 
     /// Refuses when these are not the tables that were joined: the file is opened anew after a fault.
-    fn check(&self, tables: &Tables<'_>) -> Result<(), LedgerError> {
-        match self.judge(tables)? {
+    fn check(
+        &self,
+        number: impl Fn(&str) -> Result<Option<u64>, LedgerError>,
+        memory: &Memory,
+    ) -> Result<(), LedgerError> {
+        match lineage::judge(&[stand(&number, self.writer)?], memory) {
             Standing::Whole(_) => {
-                let progress = tables.number(PROGRESS)?.unwrap_or_default();
+                let progress = number(PROGRESS)?.unwrap_or_default();
                 self.seen.fetch_max(progress, Ordering::AcqRel);
                 Ok(())
             }
@@ -110,12 +118,16 @@ impl Past {
     }
 }
 
-fn stand(tables: &Tables<'_>, writer: Writer) -> Result<Stand, LedgerError> {
-    let progress = tables.number(PROGRESS)?.unwrap_or_default();
+/// What the numbers of the ledger say to a writer.
+fn stand(
+    number: impl Fn(&str) -> Result<Option<u64>, LedgerError>,
+    writer: Writer,
+) -> Result<Stand, LedgerError> {
+    let progress = number(PROGRESS)?.unwrap_or_default();
     Ok(Stand {
-        epoch: tables.number(EPOCH)?.map(Epoch),
-        lost: tables.number(LOST)?.is_some(),
-        progress: tables.number(&entered(writer))?.map(|_| progress),
+        epoch: number(EPOCH)?.map(Epoch),
+        lost: number(LOST)?.is_some(),
+        progress: number(&entered(writer))?.map(|_| progress),
     })
 }
 
@@ -130,7 +142,7 @@ impl Embedded {
         }
         let past = Arc::clone(&self.past);
         let answer = self.step(move |tables| {
-            past.check(tables)?;
+            past.check(|name| tables.number(name), &past.memory())?;
             step(tables)
         });
         let answer = answer.await;
@@ -138,6 +150,25 @@ impl Embedded {
             self.past.latch(*loss);
         }
         answer
+    }
+
+    /// Looks at what somebody relies on: at a snapshot, which hands nothing in and waits for nobody.
+    pub(super) fn guarded_look<T>(
+        &self,
+        look: impl FnOnce(&Snapshot) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        if let Some(loss) = self.past.loss() {
+            return Err(LedgerError::Lost(loss));
+        }
+        // Taken before the snapshot: what is remembered by now was committed before it.
+        let memory = self.past.memory();
+        let snapshot = self.snapshot()?;
+        let checked = self.past.check(|name| snapshot.number(name), &memory);
+        if let Err(LedgerError::Lost(loss)) = &checked {
+            self.past.latch(*loss);
+        }
+        checked?;
+        look(&snapshot)
     }
 }
 
@@ -149,8 +180,13 @@ impl Lineage for Embedded {
 
     async fn judge(&self, writer: Writer, memory: &Memory) -> Result<Standing, LedgerError> {
         let memory = memory.clone();
-        self.step(move |tables| Ok(lineage::judge(&[stand(tables, writer)?], &memory)))
-            .await
+        self.step(move |tables| {
+            Ok(lineage::judge(
+                &[stand(|name| tables.number(name), writer)?],
+                &memory,
+            ))
+        })
+        .await
     }
 
     async fn watch(&self) -> Result<Watched, LedgerError> {

@@ -1,14 +1,14 @@
 //! Reads, all of one snapshot: what the latest commit left.
 
-use redb::{AccessGuard, ReadOnlyTable, ReadTransaction};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _};
 
 use super::layout::{
     CUTOFFS, DUE, EPOCH, FEED, FORGET, INDEX, Id, LEASES, META, PUBLISHED, Property, TASKS, damaged, fallen,
 };
 use super::store::Store;
 use super::tables::read_lease;
-use crate::ledger::record::{decode_cutoff, decode_task};
-use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, rules};
+use crate::ledger::record::{decode_cutoff, decode_task, encode_selector};
+use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, Refusal, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::Lease;
@@ -30,6 +30,29 @@ impl Snapshot {
     pub(super) fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
         let row = self.0.open_table(LEASES)?.get(&id.to_bytes())?;
         row.map(|row| stored(&row)).transpose()
+    }
+
+    pub(super) fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        let lease = self.lease(id)?.ok_or(Refusal::NoLease)?;
+        rules::live_at(&lease, now)?;
+        let task = self.task(lease.task)?.ok_or(Refusal::NoTask)?;
+        rules::open_at(&task, now)?;
+        let cutoffs = self.0.open_table(CUTOFFS)?;
+        if cutoffs.is_empty()? {
+            return Ok(lease);
+        }
+        for selector in rules::selectors(&lease) {
+            let stored = cutoffs.get(encode_selector(&selector)?.as_slice())?;
+            let cutoff = stored.map(|record| decode_cutoff(record.value())).transpose()?;
+            if cutoff.is_some_and(|cutoff| lease.is_cut_by(&cutoff)) {
+                return Err(Refusal::Cut(selector).into());
+            }
+        }
+        Ok(lease)
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, LedgerError> {
+        Ok(self.0.open_table(META)?.get(name)?.map(|number| number.value()))
     }
 
     /// Whether a claim would find anything to hand out or to forget.

@@ -192,12 +192,7 @@ pub(super) fn renew(
     now: Timestamp,
 ) -> Result<Lease, LedgerError> {
     let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
-    if row.lease.state != LeaseState::Active {
-        return Err(Refusal::LeaseNotOpen(row.lease.state.as_str()).into());
-    }
-    if !row.lease.is_live(now) {
-        return Err(Refusal::LeaseNotOpen("expired").into());
-    }
+    rules::live_at(&row.lease, now)?;
     let task = tables.task(row.lease.task)?.ok_or(Refusal::NoTask)?;
     rules::open_at(&task, now)?;
     if let Some(selector) = tables.cut_by(&row.lease)? {

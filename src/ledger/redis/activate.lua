@@ -1,6 +1,6 @@
 -- KEYS leases due pending cutoffs
 -- ARGV id, handle, expires_at, selectors...
--- Without selectors the answer may be `who`: see renew.lua.
+-- Without selectors the answer may be `who`: see `live`.
 local id = ARGV[1]
 local raw = redis.call('HGET', KEYS[1], id)
 if not raw then

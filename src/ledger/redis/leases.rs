@@ -188,6 +188,18 @@ impl RedisLedger {
             .transpose()
     }
 
+    pub(super) async fn live_lease(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        let shard = self.shards.of_lease(id);
+        let keys = [shard.leases(), shard.tasks(), shard.cutoffs()];
+        let args = vec![id.to_bytes().to_vec(), instant(now)];
+        let (mut reply, selectors) = self.run_known(&script::LIVE, shard, &keys, args).await?;
+        match reply.word.as_str() {
+            "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
+            "expired" => Err(Refusal::LeaseNotOpen("expired").into()),
+            _ => Err(refused(&mut reply, &selectors, now)),
+        }
+    }
+
     pub(super) async fn retry_lease(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
         let shard = self.shards.of_lease(id);
         let keys = [shard.leases(), shard.due()];

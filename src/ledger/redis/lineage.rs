@@ -105,7 +105,7 @@ fn stored(text: Option<Vec<u8>>) -> Option<u64> {
 }
 
 impl RedisLedger {
-    /// Runs a step that gives something out.
+    /// Runs a step that gives something out, or that somebody relies on.
     pub(super) async fn run_guarded(
         &self,
         step: &Step,

@@ -93,6 +93,42 @@ local function in_reach(cutoffs, id)
   return reach and made_at(id) <= (struct.unpack('>I6', reach))
 end
 
+-- The lease, where its credential may be used at `now`: it is active, its task is open and no cutoff ends it.
+-- Otherwise nothing, and the refusal. The head does not say whose the lease is. That matters only when some
+-- cutoff reaches leases as old as this one; then, without selectors, the refusal is `who`, and the caller asks
+-- again with those that fit the lease, which never change.
+local function live(leases, tasks, cutoffs, id, now, selectors)
+  local raw = redis.call('HGET', leases, id)
+  if not raw then
+    return nil, { 'no_lease' }
+  end
+  local l = lease_read(raw)
+  if l.state ~= 'a' then
+    return nil, { 'lease_not_open', raw }
+  end
+  if now >= l.expires_at then
+    return nil, { 'expired' }
+  end
+  local stored = redis.call('HGET', tasks, l.task)
+  if not stored then
+    return nil, { 'no_task' }
+  end
+  local t = task_read(stored)
+  if t.state ~= 'o' or now >= task_due(t) then
+    return nil, { 'task_not_open', stored }
+  end
+  if in_reach(cutoffs, id) then
+    if #selectors == 0 then
+      return nil, { 'who', raw }
+    end
+    local cut = cut_by(cutoffs, id, selectors)
+    if cut then
+      return nil, { 'cut', cut }
+    end
+  end
+  return l
+end
+
 -- One less, and no entry where there is none left.
 local function count_down(counts, field)
   if redis.call('HINCRBY', counts, field, -1) <= 0 then

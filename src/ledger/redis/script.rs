@@ -1,7 +1,8 @@
 //! The steps of the ledger as Lua scripts. Each is one atomic step in one shard.
 //!
 //! Steps that give something out run by `guard.lua`, which refuses in a ledger that was lost; those that
-//! end something run by `count.lua`, which never does. Both put the writer's count behind the word.
+//! end something run by `count.lua`, which never does. What others rely on is looked at by `still.lua`,
+//! which refuses like the first and writes nothing. All put the writer's count behind the word.
 //!
 //! A script answers an array. Its first element is `ok` or the name of a refusal; a refusal is an
 //! answer and never a Lua error, so that errors mean faults only.
@@ -49,6 +50,7 @@ scripts! {
     FIND = "find.lua",
     FORGET = "forget.lua",
     JOIN = "join.lua",
+    LIVE = "live.lua" by "still.lua",
     LOOK = "look.lua",
     LOSE = "lose.lua",
     NAME = "name.lua" by "guard.lua",

@@ -324,7 +324,8 @@ macro_rules! ledger_contract {
                 activating_gives_handle_and_expiry, activating_happens_once,
                 a_reserved_lease_is_named_once_its_name_is_known, nothing_is_activated_after_the_task, renewing_moves_the_expiry,
                 renewing_never_brings_the_expiry_forward,
-                only_what_is_active_is_renewed, a_revoked_lease_is_due_at_once,
+                only_what_is_active_is_renewed, only_what_is_active_is_live, nothing_is_live_without_its_task,
+                a_revoked_lease_is_due_at_once,
                 revoking_again_changes_nothing, an_unknown_lease_is_refused;
             claims: an_expired_lease_is_claimed, an_abandoned_reservation_is_claimed,
                 a_short_reservation_is_claimed_at_its_expiry, a_task_past_its_deadline_is_claimed,
@@ -339,7 +340,8 @@ macro_rules! ledger_contract {
                 an_error_is_kept_short, the_longest_due_come_first, the_limit_is_kept,
                 ended_leases_are_forgotten;
             cutoffs: a_cutoff_refuses_what_it_matches, a_cutoff_spares_what_it_does_not_match,
-                a_cutoff_stops_activation_and_renewal, the_further_cutoff_holds,
+                a_cutoff_stops_activation_and_renewal,
+                nothing_is_live_that_a_cutoff_ends_though_nobody_came_to_it_yet, the_further_cutoff_holds,
                 cutoffs_in_force_are_listed, a_cutoff_is_dropped_when_nothing_can_match;
             finding: leases_are_found_by_what_they_are, leases_are_found_by_their_state,
                 filters_combine, pages_follow_each_other;

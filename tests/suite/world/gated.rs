@@ -105,6 +105,10 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "lease", self.ledger.lease(id))
     }
 
+    async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "live", self.ledger.live(id, now))
+    }
+
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
         pass!(self, "revoke", self.ledger.revoke(id, cause, now))
     }

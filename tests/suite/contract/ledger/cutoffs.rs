@@ -105,6 +105,37 @@ pub(super) async fn a_cutoff_stops_activation_and_renewal(ledger: Subject) {
     ledger.hold(active_at(&task, at(3))).await;
 }
 
+pub(super) async fn nothing_is_live_that_a_cutoff_ends_though_nobody_came_to_it_yet(ledger: Subject) {
+    // Each case takes names of its own, because a cutoff stays.
+    for case in 0..8 {
+        let task = ledger.open_task().await;
+        let other = ledger.open_task().await;
+        let name = format!("case-{case}");
+        let lease = Lease {
+            agent: name.parse().unwrap(),
+            tool: format!("tool-of-{name}").parse().unwrap(),
+            on_behalf_of: Some(name.parse().unwrap()),
+            environment: name.parse().unwrap(),
+            trust_domain: Some(name.parse().unwrap()),
+            ..active_at(&task, at(5))
+        };
+        let lease = ledger.hold(lease).await;
+        let (mut matching, missing) = selectors(&lease, &other);
+        for selector in missing {
+            ledger.cut(&cutoff(selector, at(5), at(6))).await.unwrap();
+        }
+        let selector = matching.remove(case);
+        ledger.cut(&cutoff(selector.clone(), at(4), at(6))).await.unwrap();
+        assert_eq!(ledger.live(lease.id, at(6)).await.unwrap(), lease, "{selector:?}");
+        ledger.cut(&cutoff(selector.clone(), at(5), at(6))).await.unwrap();
+        assert_eq!(
+            refusal(ledger.live(lease.id, at(6)).await),
+            Refusal::Cut(selector)
+        );
+        assert_eq!(ledger.stored(lease.id).await, lease);
+    }
+}
+
 pub(super) async fn the_further_cutoff_holds(ledger: Subject) {
     let task = ledger.open_task().await;
     let near = cutoff(Selector::All, at(3), at(3));

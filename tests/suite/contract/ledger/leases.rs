@@ -350,6 +350,63 @@ pub(super) async fn only_what_is_active_is_renewed(ledger: Subject) {
     assert_eq!(renew(&lease, at(60)).await, Refusal::TaskNotOpen(lost));
 }
 
+pub(super) async fn only_what_is_active_is_live(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let live = async |lease: &Lease, now| ledger.live(lease.id, now).await;
+
+    let reserved = ledger.hold(lease_at(&task, at(1))).await;
+    assert_eq!(
+        refusal(live(&reserved, at(2)).await),
+        Refusal::LeaseNotOpen("reserved")
+    );
+    let active = ledger.hold(active_at(&task, at(1))).await;
+    let last = Timestamp::from_millis(active.expires_at.as_millis() - 1);
+    assert_eq!(live(&active, last).await.unwrap(), active);
+    assert_eq!(
+        refusal(live(&active, active.expires_at).await),
+        Refusal::LeaseNotOpen("expired")
+    );
+    let renewed = ledger.renew(active.id, until(400), at(2)).await.unwrap();
+    assert_eq!(live(&active, active.expires_at).await.unwrap(), renewed);
+    ledger.revoke(active.id, Cause::Revoked, at(2)).await.unwrap();
+    assert_eq!(
+        refusal(live(&active, at(2)).await),
+        Refusal::LeaseNotOpen("revoking")
+    );
+    ledger.end(active.id, at(3)).await;
+    assert_eq!(
+        refusal(live(&active, at(3)).await),
+        Refusal::LeaseNotOpen("ended")
+    );
+    let unknown = active_at(&task, at(1));
+    assert_eq!(refusal(live(&unknown, at(2)).await), Refusal::NoLease);
+}
+
+pub(super) async fn nothing_is_live_without_its_task(ledger: Subject) {
+    for change in [TaskChange::Suspend, TaskChange::End(Outcome::Completed)] {
+        let task = ledger.open_task().await;
+        let lease = ledger.hold(active_at(&task, at(1))).await;
+        ledger.advanced(&task, change, at(2)).await;
+        assert!(ledger.live(lease.id, at(2)).await.is_err(), "{change:?}");
+    }
+    // Nobody has come yet to say that the agent is lost.
+    let mut silent = task_at(START);
+    silent.charter.heartbeat = Ttl::from_secs(60);
+    let silent = ledger.opened(silent).await;
+    let lease = ledger.hold(active_at(&silent, at(1))).await;
+    ledger.live(lease.id, at(59)).await.unwrap();
+    let lost = TaskState::Ended {
+        outcome: Outcome::Lost,
+        at: at(60),
+    };
+    assert_eq!(
+        refusal(ledger.live(lease.id, at(60)).await),
+        Refusal::TaskNotOpen(lost)
+    );
+    ledger.advanced(&silent, TaskChange::Beat, at(59)).await;
+    ledger.live(lease.id, at(60)).await.unwrap();
+}
+
 pub(super) async fn a_revoked_lease_is_due_at_once(ledger: Subject) {
     let task = ledger.open_task().await;
     for lease in [lease_at(&task, at(1)), active_at(&task, at(1))] {

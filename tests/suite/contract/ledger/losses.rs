@@ -40,6 +40,7 @@ pub(super) async fn a_condemned_ledger_ends_and_gives_nothing_out(ledger: Subjec
         ledger.name(reserved.id, &handle).await,
         ledger.activate(reserved.id, &handle, at(9)).await,
         ledger.renew(active.id, until(900), at(2)).await.map(drop),
+        ledger.live(active.id, at(2)).await.map(drop),
     ] {
         assert_eq!(lost(refused), Loss::Behind);
     }

@@ -240,7 +240,7 @@ impl Model {
         Ok(())
     }
 
-    fn renew(&mut self, place: usize, terms: Renewal, now: Timestamp) -> Result<Lease, String> {
+    fn live(&self, place: usize, now: Timestamp) -> Result<Lease, String> {
         let lease = &self.leases[place].lease;
         if lease.state != LeaseState::Active {
             return Err(format!("lease is {}", lease.state.as_str()));
@@ -260,6 +260,11 @@ impl Model {
         if self.cut(lease) {
             return Err("cut".to_owned());
         }
+        Ok(lease.clone())
+    }
+
+    fn renew(&mut self, place: usize, terms: Renewal, now: Timestamp) -> Result<Lease, String> {
+        self.live(place, now)?;
         let known = &mut self.leases[place];
         if terms.expires_at > known.lease.expires_at {
             known.lease.expires_at = terms.expires_at;
@@ -499,8 +504,11 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 model.cutoffs.push(cutoff);
             }
         }
-        for known in &model.leases {
-            assert_eq!(ledger.stored(known.lease.id).await, known.lease, "after {op:?}");
+        for (place, known) in model.leases.iter().enumerate() {
+            let id = known.lease.id;
+            assert_eq!(ledger.stored(id).await, known.lease, "after {op:?}");
+            let live = said(ledger.live(id, now).await);
+            assert_eq!(live, model.live(place, now), "after {op:?} at {now}");
         }
         for (task, _) in &model.tasks {
             assert_eq!(

@@ -9,6 +9,7 @@ use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
 use dayfly::ledger::{Ledger, LedgerError, Page};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::ids::Slot;
+use dayfly::model::lease::{Cause, LeaseState};
 use tokio::time::Instant;
 
 use super::super::losses::lost;
@@ -173,6 +174,28 @@ async fn a_lost_end_is_found_as_a_lost_credential_is() {
     server.restart().await;
     answers(&ledger).await;
     assert_eq!(ledger.watch().await.unwrap(), Watched::Lost(Loss::RolledBack));
+}
+
+#[tokio::test]
+async fn whoever_relies_on_a_lease_finds_that_its_end_was_lost() {
+    let Some((mut server, config)) = forgetful().await else {
+        return;
+    };
+    let ledger = connect(&config, 1, Memory::Nothing).await;
+    let task = task_at(at(0));
+    ledger.open(&task, None, None).await.unwrap();
+    let lease = active_at(&task, at(1));
+    ledger.reserve(&lease, &UNLIMITED, None).await.unwrap();
+    server.say::<()>(&["SAVE"]).unwrap();
+    ledger.live(lease.id, at(2)).await.unwrap();
+    ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+    server.stop();
+    server.restart().await;
+    answers(&ledger).await;
+    let stored = ledger.lease(lease.id).await.unwrap().unwrap();
+    assert_eq!(stored.state, LeaseState::Active, "as it was saved");
+    assert_eq!(lost(ledger.live(lease.id, at(2)).await), Loss::RolledBack);
+    assert_eq!(ledger.loss(), Some(Loss::RolledBack));
 }
 
 #[tokio::test]
