@@ -13,7 +13,9 @@ pub mod schema;
 mod annotations;
 mod entities;
 mod index;
+mod live;
 mod load;
+mod prepared;
 mod reads;
 #[cfg(test)]
 mod samples;

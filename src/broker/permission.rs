@@ -222,6 +222,7 @@ fn denial(rules: &Ruleset, reason: &str) -> Denial {
         grounds: Grounds {
             policies: Vec::new(),
             faults: Vec::new(),
+            facts: Box::default(),
             revision: rules.revision.clone(),
         },
         reason: reason.to_owned(),

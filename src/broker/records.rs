@@ -76,7 +76,7 @@ pub(super) trait Fill: Sized {
     fn task(self, charter: &Charter) -> Self;
     /// The tool, the actions and the resources.
     fn access(self, access: &Access) -> Self;
-    /// The policies and the revision.
+    /// The policies, the facts that they look at, and the revision.
     fn grounds(self, grounds: &Grounds) -> Self;
     /// Why, in words.
     fn reason(self, reason: impl Into<String>) -> Self;
@@ -104,6 +104,7 @@ impl Fill for Record {
     fn grounds(self, grounds: &Grounds) -> Self {
         Self {
             policies: grounds.policies.clone(),
+            facts: grounds.facts.to_vec(),
             faults: grounds.faults.clone(),
             revision: Some(grounds.revision.clone()),
             ..self

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JournalError;
 use crate::model::access::ResourcePath;
-use crate::model::decision::{PolicyId, Revision};
+use crate::model::decision::{FactUsed, PolicyId, Revision};
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
 use crate::model::lease::{Ending, Handle};
 use crate::model::name::{AgentName, Environment, Operation, ProviderName, ToolName, UserId};
@@ -123,6 +123,9 @@ pub struct Record {
     /// The environment of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
+    /// The facts in force that the policies which decided look at, as `agent/support-bot risk=high`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<FactUsed>,
     /// The policies that could not be evaluated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<PolicyId>,
@@ -207,6 +210,7 @@ impl Record {
             decision: None,
             ending: None,
             environment: None,
+            facts: Vec::new(),
             faults: Vec::new(),
             granted: None,
             handle: None,
@@ -278,6 +282,11 @@ mod tests {
             decision: Some(DecisionId::new(AT, ids(2))),
             ending: Some(Ending::DenyListed),
             environment: Some("production".parse().unwrap()),
+            facts: vec![FactUsed::new(
+                &"user/user 42".parse().unwrap(),
+                &"risk".parse().unwrap(),
+                &"high, \"says\" the IdP".parse().unwrap(),
+            )],
             faults: vec![PolicyId("b".into()), PolicyId("a".into())],
             granted: Ttl::from_secs(300),
             handle: Some(Handle(awkward.into())),

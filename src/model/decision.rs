@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::name::Role;
+use super::fact::Subject;
+use super::name::{FactName, FactValue, Role};
 use super::ttl::Ttl;
 
 /// The name of a policy: its `@id`, or its file and position.
@@ -29,6 +30,24 @@ impl fmt::Display for Revision {
     }
 }
 
+/// A fact that a decision looked at, as `agent/support-bot risk=high`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FactUsed(std::sync::Arc<str>);
+
+impl FactUsed {
+    /// What was so about somebody.
+    pub fn new(about: &Subject, name: &FactName, value: &FactValue) -> Self {
+        Self(format!("{about} {name}={value}").into())
+    }
+}
+
+impl fmt::Display for FactUsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Why a decision is as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grounds {
@@ -36,6 +55,9 @@ pub struct Grounds {
     pub policies: Vec<PolicyId>,
     /// The policies that could not be evaluated. One is enough for a denial.
     pub faults: Vec<PolicyId>,
+    /// The facts in force about those whom it concerns that these policies mention, 16 at most. What the
+    /// registry says of them belongs to the revision.
+    pub facts: Box<[FactUsed]>,
     /// What was in force.
     pub revision: Revision,
 }

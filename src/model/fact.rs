@@ -54,7 +54,7 @@ impl Subject {
             "tool" => id.parse().map(Self::Tool),
             "user" => id.parse().map(Self::User),
             "task" => id.parse().map(Self::Task).map_err(|_| {
-                InvalidName::new("task id", id, "it is what opening the task answered: `task_…`")
+                InvalidName::new("task id", id, "it is what opening the task answered: `tsk_…`")
             }),
             "environment" => id.parse().map(Self::Environment),
             _ => Err(InvalidName::new(

@@ -8,25 +8,33 @@
 //! ```
 //!
 //! Agents and tools come from the registry; `entities` adds to them or replaces them. `context` needs only what
-//! matters to the case. `reason` lists policies that have to be among those that decided. Beyond Cedar's format,
-//! `max_ttl` and `approval` say what the permit has to demand. The decision is Dayfly's: a policy that cannot
+//! matters to the case. `facts` are in force, as `{ "about": "user/u-17", "name": "risk", "value": "high" }`; `task`
+//! alone is the task of the case. `reason` lists policies that have to be among those that decided. Beyond Cedar's format,
+//! `facts` say what is so, and `max_ttl` and `approval` what the permit has to demand. The decision is Dayfly's: a policy that cannot
 //! be evaluated denies.
 
 use std::fmt;
+use std::sync::Arc;
 
-use cedar_policy::{Context, Entities, EntityUid, Request};
+use cedar_policy::{Context, Entities, Entity, EntityUid, EvalResult, Request};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::model::access::ResourcePath;
+use crate::model::agent::Agent;
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::{Decision, Grounds, Obligations};
-use crate::model::name::{Operation, Role, ToolName};
+use crate::model::fact::{Fact, Facts, FactsVersion, Subject};
+use crate::model::ids::TaskId;
+use crate::model::name::{Environment, FactName, FactValue, Operation, Role, ToolName, UserId, Zone};
+use crate::model::time::Timestamp;
+use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
 
 use super::Attested;
 use super::cedar::{CedarEngine, Verdict};
-use super::entities::{self, Unfit};
+use super::entities::{self, ActionEntity, ToolEntity, Unfit};
+use super::live::{Live, Parties};
 
 /// When a case happens unless it says otherwise: noon, on a Monday.
 pub const DEFAULT_TIME: &str = "2026-01-05T12:00:00Z";
@@ -37,6 +45,8 @@ struct Case {
     request: Asked,
     #[serde(default)]
     entities: Value,
+    #[serde(default)]
+    facts: Vec<Stated>,
     decision: Expected,
     #[serde(default)]
     reason: Vec<String>,
@@ -56,6 +66,14 @@ struct Asked {
     resource: String,
     #[serde(default)]
     context: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stated {
+    about: String,
+    name: FactName,
+    value: FactValue,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -177,58 +195,166 @@ fn decide(engine: &CedarEngine, whole: &cedar_policy::PolicySet, case: &Case) ->
         .action(&operation)
         .ok_or_else(|| Unfit(format!("no action is named `{action}`")))?;
 
+    let given = given(engine, &case.entities)?;
     let registered = engine.catalogue.agent(&agent);
-    let attested = Attested {
-        kind: EvidenceKind::JwtSvid,
-        trust_domain: None,
+    let environment = match (given.get(&principal), registered) {
+        (Some(given), _) => environment(given)?,
+        (None, Some(agent)) => agent.environment.clone(),
+        (None, None) => {
+            return Err(Unfit(format!(
+                "no agent is named `{agent}`: register it or give it in `entities`"
+            )));
+        }
     };
-    let generated = registered
-        .map(|agent| entities::agent(agent, attested))
-        .transpose()?;
-    let mut entities = entities::standing(generated, tool, action)?;
-    for resource in tool.resources(path.iter()) {
-        entities = entities::joined(entities, tool, &resource)?;
-    }
-    let entities = overlay(engine, entities, &case.entities)?;
-    if entities.get(&principal).is_none() {
+    let context = context(
+        asked,
+        registered.map(|agent| &agent.zone),
+        tool.source(),
+        &environment,
+    );
+    let user = context.get("on_behalf_of").and_then(Value::as_str);
+    let user: Option<UserId> = user.map(str::parse).transpose().map_err(invalid)?;
+    let parties = Parties {
+        agent: &agent.parse().map_err(invalid)?,
+        tool: &tool.source().name,
+        user: user.as_ref(),
+        task: context.contains_key("task").then(task),
+        environment: &environment,
+    };
+    let facts = stated(&case.facts, &parties)?;
+    let live = Live::of(&facts, &parties, NOW);
+    let entities = generated(registered, tool, action, path.as_ref(), &live)?;
+    // A given entity stands as it is given.
+    let replaced = live
+        .about()
+        .find(|about| given.get(&entities::uid_of(&about.subject)).is_some());
+    if let Some(about) = replaced {
+        let subject = &about.subject;
         return Err(Unfit(format!(
-            "no agent is named `{agent}`: register it or give it in `entities`"
+            "`{subject}` is given in `entities`: write its facts there, as its `tags`"
         )));
     }
+    let entities = entities
+        .upsert_entities(given.iter().cloned(), None)
+        .map_err(invalid)?;
 
-    let crosses = registered.is_some_and(|agent| agent.zone != tool.source().zone);
-    let mut context = serde_json::json!({
-        "has_task": true, "purpose": "policy test", "task_age": 0, "time": DEFAULT_TIME,
-        "requested_ttl": tool.source().default_ttl.as_secs(), "crosses_zone": crosses,
-    });
-    if let Some(context) = context.as_object_mut() {
-        context.extend(asked.context.clone());
-    }
+    let context = Value::Object(context);
     let context = Context::from_json_value(context, Some((&engine.schema, &action_uid))).map_err(invalid)?;
     let request =
         Request::new(principal, action_uid, resource_uid, context, Some(&engine.schema)).map_err(invalid)?;
     let mut verdict = Verdict::default();
     engine.judge(&request, whole, &entities, &mut verdict);
-    Ok(engine.conclude(Ok(vec![verdict])))
+    Ok(engine.conclude(Ok(vec![verdict]), &live))
 }
 
-/// What was generated, with what the case gives on top.
-fn overlay(engine: &CedarEngine, generated: Entities, given: &Value) -> Result<Entities, Unfit> {
+/// When the facts of cases were stated, and when they are looked at.
+const NOW: Timestamp = Timestamp::from_millis(0);
+
+/// The task of every case that has one.
+fn task() -> TaskId {
+    TaskId::new(NOW, [0; 10])
+}
+
+/// What the case says of the context, over what holds unless it says otherwise.
+fn context(asked: &Asked, zone: Option<&Zone>, tool: &Tool, environment: &Environment) -> Map<String, Value> {
+    let entity = |kind: &str, id: &str| json!({ "__entity": { "type": kind, "id": id } });
+    let mut context = Map::new();
+    for (name, value) in [
+        ("has_task", json!(true)),
+        ("purpose", json!("policy test")),
+        ("task_age", json!(0)),
+        ("time", json!(DEFAULT_TIME)),
+        ("requested_ttl", json!(tool.default_ttl.as_secs())),
+        ("crosses_zone", json!(zone.is_some_and(|zone| *zone != tool.zone))),
+        ("environment", entity("Environment", environment.as_str())),
+    ] {
+        context.insert(name.to_owned(), value);
+    }
+    context.extend(asked.context.clone());
+    if context.get("has_task") == Some(&json!(true)) {
+        let task = entity("Task", &task().to_string());
+        context.entry("task").or_insert(task);
+    }
+    if let Some(user) = context.get("on_behalf_of").and_then(Value::as_str) {
+        let user = entity("User", user);
+        context.entry("user").or_insert(user);
+    }
+    context
+}
+
+/// The facts of a case. One about nobody whom the case concerns would say nothing, so it is a mistake.
+fn stated(stated: &[Stated], parties: &Parties<'_>) -> Result<Facts, Unfit> {
+    let mut facts = Vec::with_capacity(stated.len());
+    for Stated { about, name, value } in stated {
+        let subject = match about.as_str() {
+            "task" => Subject::Task(task()),
+            about => about.parse().map_err(invalid)?,
+        };
+        if !parties.subjects().any(|party| party == subject) {
+            return Err(Unfit(format!("the case does not concern `{about}`")));
+        }
+        facts.push(Fact {
+            about: subject,
+            name: name.clone(),
+            value: Some(value.clone()),
+            source: "policy test".parse().map_err(invalid)?,
+            at: NOW,
+            expires_at: None,
+        });
+    }
+    Ok(Facts::default().with(facts, FactsVersion::default()))
+}
+
+/// The entities of the registry that a case concerns, with its facts.
+fn generated(
+    agent: Option<&Arc<Agent>>,
+    tool: &ToolEntity,
+    action: &ActionEntity,
+    path: Option<&ResourcePath>,
+    live: &Live<'_>,
+) -> Result<Entities, Unfit> {
+    let attested = Attested {
+        kind: EvidenceKind::JwtSvid,
+        trust_domain: None,
+    };
+    let (mut of_agent, mut of_tool, mut parties) = (&[][..], None, Vec::new());
+    for about in live.about() {
+        match &about.subject {
+            Subject::Agent(_) => of_agent = &about.facts,
+            Subject::Tool(_) => of_tool = Some(tool.told(&about.facts)?),
+            Subject::User(_) | Subject::Task(_) | Subject::Environment(_) => {
+                parties.push(entities::party(about)?);
+            }
+        }
+    }
+    let agent = agent.map(|agent| entities::agent(agent, attested, of_agent));
+    let mut entities = entities::standing(agent.transpose()?, tool, of_tool, action)?;
+    for resource in tool.resources(path.into_iter()) {
+        entities = entities::joined(entities, tool, &resource, std::mem::take(&mut parties))?;
+    }
+    Ok(entities)
+}
+
+/// The entities that a case gives on top of the registry, without what the schema knows anyway.
+fn given(engine: &CedarEngine, given: &Value) -> Result<Entities, Unfit> {
     match given {
-        Value::Null => Ok(generated),
+        Value::Null => Ok(Entities::empty()),
         Value::Array(_) => {
             let given = Entities::from_json_value(given.clone(), Some(&engine.schema)).map_err(invalid)?;
             let known = engine.schema.action_entities().map_err(invalid)?;
-            let given: Vec<_> = given
-                .iter()
-                .filter(|entity| known.get(&entity.uid()).is_none())
-                .cloned()
-                .collect();
-            generated.upsert_entities(given, None).map_err(invalid)
+            let given = given.iter().filter(|entity| known.get(&entity.uid()).is_none());
+            Entities::from_entities(given.cloned(), None).map_err(invalid)
         }
         _ => Err(Unfit(
             "`entities` is an array: write the entities into the case itself".to_owned(),
         )),
+    }
+}
+
+fn environment(agent: &Entity) -> Result<Environment, Unfit> {
+    match agent.attr("environment") {
+        Some(Ok(EvalResult::String(name))) => name.parse().map_err(invalid),
+        _ => Err(Unfit("a given agent has an `environment`".to_owned())),
     }
 }
 
@@ -301,6 +427,12 @@ mod tests {
         @id("support") @max_ttl("5m") permit(principal in Role::"support", action in Action::"read", resource in Tool::"crm");
         @id("night") @reason("not at night") forbid(principal, action, resource)
         when { context.time.toTime() < duration("6h") };
+        @id("risky") forbid(principal, action, resource)
+        when { (principal.hasTag("risk") && principal.getTag("risk") == "high")
+            || (resource.tool.hasTag("risk") && resource.tool.getTag("risk") == "high")
+            || (context has user && context.user.hasTag("risk") && context.user.getTag("risk") == "high")
+            || (context has task && context.task.hasTag("risk") && context.task.getTag("risk") == "high")
+            || (context.environment.hasTag("risk") && context.environment.getTag("risk") == "high") };
         @id("broken") forbid(principal, action, resource) when { context.task_age * 9223372036854775807 > 1 };
     "#;
 
@@ -487,6 +619,60 @@ mod tests {
         );
         let text = failure(|case| case["entities"] = agent("support-bot", &[]));
         assert!(text.contains("expected allow, got deny"), "{text}");
+    }
+
+    #[test]
+    fn facts_of_a_case_are_in_force_about_whomever_it_concerns() {
+        for about in [
+            "agent/support-bot",
+            "tool/crm",
+            "user/u-17",
+            "task",
+            "environment/production",
+        ] {
+            let stated = |value: &str| {
+                case(|case| {
+                    case["request"]["context"]["on_behalf_of"] = "u-17".into();
+                    case["facts"] = serde_json::json!([{ "about": about, "name": "risk", "value": value }]);
+                    if value == "high" {
+                        case["decision"] = "deny".into();
+                        case["reason"] = serde_json::json!(["risky"]);
+                    }
+                })
+            };
+            for value in ["high", "low"] {
+                assert!(stated(value).passed(), "{about}: {}", stated(value));
+            }
+        }
+    }
+
+    #[test]
+    fn a_fact_that_would_change_nothing_is_a_mistake() {
+        let stated = |about: &str| serde_json::json!([{ "about": about, "name": "risk", "value": "high" }]);
+        for about in [
+            "agent/report-bot",
+            "tool/reports",
+            "user/u-17",
+            "environment/staging",
+        ] {
+            let text = failure(|case| case["facts"] = stated(about));
+            assert!(
+                text.contains(&format!("the case does not concern `{about}`")),
+                "{text}"
+            );
+        }
+        let text = failure(|case| {
+            case["request"]["context"]["has_task"] = false.into();
+            case["facts"] = stated("task");
+        });
+        assert!(text.contains("the case does not concern `task`"), "{text}");
+        let text = failure(|case| {
+            case["request"]["context"]["on_behalf_of"] = "u-17".into();
+            case["entities"] = serde_json::json!([{ "uid": {"type": "User", "id": "u-17"}, "parents": [],
+                "attrs": {}, "tags": {"risk": "low"} }]);
+            case["facts"] = stated("user/u-17");
+        });
+        assert!(text.contains("`user/u-17` is given in `entities`"), "{text}");
     }
 
     #[test]

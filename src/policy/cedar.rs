@@ -4,24 +4,24 @@
 //! is, on the most restrictive terms of all permits that match. Cedar skips a policy that cannot be evaluated,
 //! a `forbid` too; here one such policy is a denial that names it.
 
-use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Effect, Entities, EntityUid, PolicySet, Request, Schema,
-};
+use cedar_policy::{AuthorizationError, Authorizer, Effect, Entities, PolicySet, Request, Schema};
 
 use crate::model::decision::{Decision, Grounds, Obligations, PolicyId, Revision};
 use crate::model::name::Role;
 use crate::registry::Registry;
 
-use super::entities::{self, ActionEntity, Catalogue, ResourceEntity, ToolEntity, Unfit};
-use super::index::{AgentKey, HeadIndex, Heading, Kept, Slice, SliceKey};
+use super::entities::{ActionEntity, Catalogue, ResourceEntity, Unfit};
+use super::index::{AgentKey, HeadIndex, Heading, Kept, Presence, Slice, SliceKey};
+use super::live::Live;
 pub use super::load::PolicySource;
 use super::load::{self, Loaded, index_of};
+use super::prepared::Prepared;
 use super::problem::{PolicyProblems, Position, Problem};
+use super::reads::{Mentions, View};
 use super::schema::{Names, schema};
 use super::{PolicyEngine, Question};
 
@@ -37,6 +37,11 @@ const MOST_REASONS: usize = 4;
 const MOST_STANDINGS: usize = 4096;
 /// The most policies that the slices of one generation refer to.
 const MOST_REFERENCES: usize = 32_768;
+/// What policies can see of the context whose answer is kept.
+const FIXED: View = View {
+    time: false,
+    parties: true,
+};
 
 /// A set of policies and the registry that they are about, as one revision. Immutable; a new revision is a new
 /// engine.
@@ -46,8 +51,10 @@ pub struct CedarEngine {
     pub(super) schema: Schema,
     pub(super) catalogue: Catalogue,
     pub(super) index: HeadIndex,
+    /// The facts that some policy looks at.
+    pub(super) mentions: Mentions,
     slices: Kept<SliceKey, Slice>,
-    standings: Kept<(AgentKey, Arc<str>), Entities>,
+    pub(super) standings: Kept<(AgentKey, Arc<str>), Entities>,
     authorizer: Authorizer,
     revision: Revision,
 }
@@ -59,18 +66,6 @@ impl fmt::Debug for CedarEngine {
             .field("revision", &self.revision)
             .finish_non_exhaustive()
     }
-}
-
-/// A question as Cedar sees it.
-pub(super) struct Prepared<'q> {
-    question: Question<'q>,
-    /// Of the registry's own agent about the registry's own tool: what is made for them may be kept.
-    key: Option<AgentKey>,
-    tool: Arc<ToolEntity>,
-    resources: Vec<ResourceEntity>,
-    principal: EntityUid,
-    /// Made when a policy looks at it: without the instant, and with it.
-    contexts: [OnceCell<Context>; 2],
 }
 
 /// What the policies said about one action on one resource: their places in the set.
@@ -115,6 +110,7 @@ impl CedarEngine {
         })?;
         Ok(Self {
             index: HeadIndex::of(&policies),
+            mentions: Mentions::of(policies.iter().map(|loaded| &loaded.reads.facts)),
             policies,
             warnings,
             schema,
@@ -141,60 +137,6 @@ impl CedarEngine {
         self.policies.len()
     }
 
-    pub(super) fn prepare<'q>(&self, question: &Question<'q>) -> Result<Prepared<'q>, Unfit> {
-        let (access, tool) = (question.access, question.tool);
-        if access.tool() != &tool.name {
-            return Err(Unfit(format!(
-                "the access is about `{}` and not about `{}`",
-                access.tool(),
-                tool.name
-            )));
-        }
-        let tool = self.catalogue.tool_entity(tool)?;
-        if !access.actions().iter().all(|name| tool.action(name).is_some()) {
-            // To the caller an action that does not exist looks like one that nobody permits.
-            return Err(Unfit(NO_PERMIT.to_owned()));
-        }
-        Ok(Prepared {
-            question: *question,
-            key: self.key(question, &tool),
-            resources: tool.resources(access.resources().iter()),
-            tool,
-            principal: entities::agent_uid(question.agent.name.as_str()),
-            contexts: Default::default(),
-        })
-    }
-
-    fn key(&self, question: &Question<'_>, tool: &ToolEntity) -> Option<AgentKey> {
-        let (agent, attested) = (question.agent, question.attested);
-        let name = self.catalogue.registered(agent)?;
-        self.catalogue
-            .tool(&question.tool.name)
-            .filter(|known| std::ptr::eq(&raw const ***known, tool))?;
-        Some((name.clone(), attested.kind, attested.trust_domain.cloned()))
-    }
-
-    /// The entities of one action on one resource.
-    pub(super) fn entities(
-        &self,
-        prepared: &Prepared<'_>,
-        action: &ActionEntity,
-        resource: &ResourceEntity,
-    ) -> Result<Entities, Unfit> {
-        let Prepared { question, tool, .. } = prepared;
-        let make = || {
-            let agent = entities::agent(question.agent, question.attested)?;
-            entities::standing(Some(agent), tool, action).map(Arc::new)
-        };
-        let standing = match &prepared.key {
-            Some(agent) => self
-                .standings
-                .get((agent.clone(), action.name.clone()), |_| 1, make)?,
-            None => make()?,
-        };
-        entities::joined(Arc::unwrap_or_clone(standing), tool, resource)
-    }
-
     fn verdict(
         &self,
         prepared: &Prepared<'_>,
@@ -202,18 +144,26 @@ impl CedarEngine {
         resource: &ResourceEntity,
     ) -> Result<Verdict, Unfit> {
         let mut verdict = Verdict::default();
-        let mut entities = None;
+        let mut entities = [None, None];
         let paths = self.index.paths(&resource.name).map(Some);
         for path in std::iter::once(None).chain(paths) {
             let slice = self.slice(prepared, action, resource, path)?;
             verdict.add(&slice.fixed);
-            if let Some(open) = &slice.open {
-                let entities = match &entities {
+            let told = prepared.live.touches(&slice.mentions);
+            if !told {
+                verdict.add(&slice.untold);
+            }
+            let tagged = slice.tagged.as_ref().filter(|_| told);
+            for (set, view) in [(slice.open.as_ref(), slice.view), (tagged, FIXED)] {
+                let Some(set) = set else { continue };
+                let [without, with] = &mut entities;
+                let place = if told { with } else { without };
+                let entities = match place {
                     Some(entities) => entities,
-                    None => entities.insert(self.entities(prepared, action, resource)?),
+                    None => place.insert(self.entities(prepared, action, resource, told)?),
                 };
-                let request = prepared.request(action, resource, slice.time)?;
-                self.judge(&request, open, entities, &mut verdict);
+                let request = prepared.request(action, resource, view)?;
+                self.judge(&request, set, entities, &mut verdict);
             }
         }
         Ok(verdict)
@@ -260,7 +210,8 @@ impl CedarEngine {
         let make = || self.cut(prepared, action, resource, path.map(|path| &**path));
         match &prepared.key {
             Some(agent) => {
-                let key = (agent.clone(), action.name.clone(), path.cloned());
+                let presence = Presence::of(&prepared.question);
+                let key = (agent.clone(), action.name.clone(), path.cloned(), presence);
                 self.slices.get(key, |slice| 1 + slice.policies, make)
             }
             None => make(),
@@ -276,18 +227,30 @@ impl CedarEngine {
         path: Option<&str>,
     ) -> Result<Arc<Slice>, Unfit> {
         let numbers = self.matching(prepared, action, path);
-        let (open, fixed): (Vec<_>, Vec<_>) = self.loaded(&numbers).partition(|loaded| loaded.reads.request);
+        let (open, same): (Vec<_>, Vec<_>) = self.loaded(&numbers).partition(|loaded| loaded.reads.request);
+        let (tagged, fixed): (Vec<_>, Vec<_>) = same
+            .into_iter()
+            .partition(|loaded| !loaded.reads.facts.is_empty());
+        let readers = open.iter().chain(&tagged).map(|loaded| &loaded.reads.facts);
         let mut slice = Slice {
             policies: numbers.len(),
-            time: open.iter().any(|loaded| loaded.reads.time),
+            mentions: Mentions::of(readers),
+            view: open
+                .iter()
+                .fold(View::default(), |view, loaded| view.and(loaded.reads.view)),
+            open: set_of(&open)?,
+            tagged: set_of(&tagged)?,
             ..Slice::default()
         };
-        if let Some(fixed) = set_of(&fixed)? {
-            let request = prepared.request(action, resource, false)?;
-            let entities = self.entities(prepared, action, resource)?;
-            self.judge(&request, &fixed, &entities, &mut slice.fixed);
+        for (set, verdict) in [
+            (set_of(&fixed)?.as_ref(), &mut slice.fixed),
+            (slice.tagged.as_ref(), &mut slice.untold),
+        ] {
+            let Some(set) = set else { continue };
+            let request = prepared.request(action, resource, FIXED)?;
+            let entities = self.entities(prepared, action, resource, false)?;
+            self.judge(&request, set, &entities, verdict);
         }
-        slice.open = set_of(&open)?;
         Ok(Arc::new(slice))
     }
 
@@ -309,7 +272,7 @@ impl CedarEngine {
     }
 
     /// One decision out of what was said about each action and resource.
-    pub(super) fn conclude(&self, verdicts: Result<Vec<Verdict>, Unfit>) -> Decision {
+    pub(super) fn conclude(&self, verdicts: Result<Vec<Verdict>, Unfit>, live: &Live<'_>) -> Decision {
         let (verdicts, mut reason) = match verdicts {
             Ok(verdicts) => (verdicts, None),
             Err(Unfit(why)) => (Vec::new(), Some(why)),
@@ -341,7 +304,7 @@ impl CedarEngine {
             if approvals.len() <= 1 {
                 let approval = approvals.first().map(|role| Role::clone(role));
                 return Decision::Permit {
-                    grounds: self.grounds(&permits, &faults),
+                    grounds: self.grounds(&permits, &faults, live),
                     obligations: Obligations { max_ttl, approval },
                 };
             }
@@ -363,7 +326,7 @@ impl CedarEngine {
             None => NO_PERMIT.to_owned(),
         };
         Decision::Deny {
-            grounds: self.grounds(decided, &faults),
+            grounds: self.grounds(decided, &faults, live),
             reason,
         }
     }
@@ -372,7 +335,7 @@ impl CedarEngine {
         numbers.iter().filter_map(|number| self.policies.get(*number))
     }
 
-    fn grounds(&self, policies: &BTreeSet<usize>, faults: &BTreeSet<usize>) -> Grounds {
+    fn grounds(&self, policies: &BTreeSet<usize>, faults: &BTreeSet<usize>, live: &Live<'_>) -> Grounds {
         let ids = |numbers| {
             let mut ids: Vec<PolicyId> = self.loaded(numbers).map(|policy| policy.id.clone()).collect();
             ids.sort();
@@ -381,6 +344,12 @@ impl CedarEngine {
         Grounds {
             policies: ids(policies),
             faults: ids(faults),
+            facts: if live.is_empty() {
+                Box::default()
+            } else {
+                let decided = self.loaded(policies).chain(self.loaded(faults));
+                live.used(&Mentions::of(decided.map(|loaded| &loaded.reads.facts)))
+            },
             revision: self.revision.clone(),
         }
     }
@@ -389,44 +358,6 @@ impl CedarEngine {
     pub(super) fn whole(&self) -> Result<PolicySet, Unfit> {
         let policies = self.policies.iter().map(|loaded| loaded.policy.clone());
         PolicySet::from_policies(policies).map_err(|error| Unfit(error.to_string()))
-    }
-}
-
-impl Prepared<'_> {
-    /// Each action with each resource.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&ActionEntity, &ResourceEntity)> {
-        let actions = self
-            .question
-            .access
-            .actions()
-            .iter()
-            .filter_map(|name| self.tool.action(name));
-        actions.flat_map(|action| self.resources.iter().map(move |resource| (action, resource)))
-    }
-
-    /// What Cedar is asked about one action on one resource; `time`: with the instant.
-    pub(super) fn request(
-        &self,
-        action: &ActionEntity,
-        resource: &ResourceEntity,
-        time: bool,
-    ) -> Result<Request, Unfit> {
-        let context = self.context(time)?.clone();
-        let uids = (self.principal.clone(), action.uid.clone(), resource.uid.clone());
-        // Everything here was made from the registry by the same rules as the schema: nothing is left to check.
-        Request::new(uids.0, uids.1, uids.2, context, None).map_err(|error| Unfit(error.to_string()))
-    }
-
-    fn context(&self, time: bool) -> Result<&Context, Unfit> {
-        let [without, with] = &self.contexts;
-        let context = if time { with } else { without };
-        match context.get() {
-            Some(made) => Ok(made),
-            None => {
-                let made = entities::context(&self.question, time)?;
-                Ok(context.get_or_init(|| made))
-            }
-        }
     }
 }
 
@@ -441,13 +372,14 @@ fn set_of(policies: &[&Loaded]) -> Result<Option<PolicySet>, Unfit> {
 
 impl PolicyEngine for CedarEngine {
     fn answer(&self, question: &Question<'_>) -> Decision {
-        let verdicts = self.prepare(question).and_then(|prepared| {
-            let pairs = prepared.pairs();
-            pairs
-                .map(|(action, resource)| self.verdict(&prepared, action, resource))
-                .collect()
-        });
-        self.conclude(verdicts)
+        match self.prepare(question) {
+            Ok(prepared) => {
+                let pairs = prepared.pairs();
+                let verdicts = pairs.map(|(action, resource)| self.verdict(&prepared, action, resource));
+                self.conclude(verdicts.collect(), &prepared.live)
+            }
+            Err(unfit) => self.conclude(Err(unfit), &Live::default()),
+        }
     }
 }
 
@@ -586,6 +518,8 @@ mod tests {
             && !resource.tool.hasTag("incident") && resource in Resource::"crm" && resource in Resource::"crm/customers"
             && context.has_task && context.purpose == "answer a ticket" && context.on_behalf_of == "u-1"
             && context.task_age == 0 && context.requested_ttl == 300 && !context.crosses_zone
+            && context has user && context.user == User::"u-1" && !context.user.hasTag("risk")
+            && context has task && context.environment == Environment::"production"
             && context.time == datetime("2026-11-22T06:30:00.250Z") };"#
             .replace("context.on_behalf_of ==", "context has on_behalf_of && context.on_behalf_of ==");
         let mut asked = Asked::new(&registry, "support-bot", "crm:read", &["customers/42"]);
@@ -601,26 +535,154 @@ mod tests {
         assert!(matches!(engine.answer(&asked.question()), Decision::Deny { .. }));
     }
 
+    /// Everybody whom the sample question concerns.
+    const EVERYBODY: [&str; 5] = [
+        "agent/support-bot",
+        "tool/crm",
+        "user/u-1",
+        samples::TASK,
+        "environment/production",
+    ];
+
+    #[test]
+    fn policies_see_the_facts_that_are_in_force_about_everybody_concerned() {
+        let registry = samples::registry();
+        let mut asked = Asked::new(&registry, "support-bot", "crm:read", &["customers/42"]);
+        asked.task.on_behalf_of = Some("u-1".parse().unwrap());
+        let name = "support-bot".parse().unwrap();
+        let whose = [
+            "principal",
+            "resource.tool",
+            "context.user",
+            "context.task",
+            "context.environment",
+        ];
+        for (about, whose) in EVERYBODY.into_iter().zip(whose) {
+            let has = match whose.strip_prefix("context.") {
+                Some(party) => format!("context has {party} &&"),
+                None => String::new(),
+            };
+            let text = format!(
+                r#"@id("ok") permit(principal, action, resource);
+                @id("no") forbid(principal, action, resource)
+                when {{ {has} {whose}.hasTag("risk") && {whose}.getTag("risk") == "high" }};"#
+            );
+            let engine = engine(&registry, &text);
+            let decide = |facts: &[(&str, &str, &str)]| {
+                let facts = samples::facts(facts);
+                let question = Question {
+                    agent: registry.agent(&name).unwrap(),
+                    facts: &facts,
+                    ..asked.question()
+                };
+                engine.answer(&question)
+            };
+            for _ in 0..2 {
+                let (grounds, _) = denial(decide(&[(about, "risk", "high"), (about, "tier", "gold")]));
+                assert_eq!(ids(&grounds.policies), ["no"]);
+                let used: Vec<_> = grounds.facts.iter().map(ToString::to_string).collect();
+                assert_eq!(used, [format!("{about} risk=high")]);
+                for others in [
+                    &[][..],
+                    &[(about, "risk", "low")],
+                    &[(about, "tier", "high")],
+                    &[(about, "risk", "high"), (about, "risk", "")],
+                    &[
+                        ("agent/report-bot", "risk", "high"),
+                        ("tool/reports", "risk", "high"),
+                    ],
+                    &[
+                        ("user/u-2", "risk", "high"),
+                        ("environment/staging", "risk", "high"),
+                    ],
+                ] {
+                    let Decision::Permit { grounds, .. } = decide(others) else {
+                        panic!("{whose}: {others:?}")
+                    };
+                    assert_eq!(*grounds.facts, [], "the permit looks at none");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fact_that_is_in_force_goes_before_that_of_the_registry() {
+        let mut changed = samples::agent("support-bot", &["support"], 3);
+        changed.facts.insert("risk".into(), "low".into());
+        let crm = [("read", crate::model::tool::Effect::Read)];
+        let (risk, sensitivity) = (
+            crate::model::tool::Risk::Low,
+            crate::model::tool::Sensitivity::Public,
+        );
+        let crm = samples::tool("crm", &crm, risk, sensitivity);
+        let registry = Registry::new([changed], [], [crm]).unwrap();
+        let text = r#"permit(principal, action, resource)
+            when { principal.hasTag("risk") && principal.getTag("risk") == "low" };"#;
+        let engine = engine(&registry, text);
+        let asked = Asked::new(&registry, "support-bot", "crm:read", &[]);
+        let permits = |facts: &[(&str, &str, &str)]| {
+            let facts = samples::facts(facts);
+            let question = Question {
+                agent: registry.agent(&asked.agent.name).unwrap(),
+                facts: &facts,
+                ..asked.question()
+            };
+            matches!(engine.answer(&question), Decision::Permit { .. })
+        };
+        assert!(permits(&[]));
+        assert!(!permits(&[("agent/support-bot", "risk", "high")]));
+        let taken_back = [
+            ("agent/support-bot", "risk", "high"),
+            ("agent/support-bot", "risk", ""),
+        ];
+        assert!(permits(&taken_back));
+    }
+
+    #[test]
+    fn grounds_name_sixteen_facts_at_most() {
+        let registry = samples::registry();
+        let text = r#"permit(principal, action, resource) when { !principal.hasTag(principal.owner) };"#;
+        let mut asked = Asked::new(&registry, "support-bot", "crm:read", &[]);
+        let names: Vec<String> = (0..20).map(|n| format!("f-{n:02}")).collect();
+        let facts: Vec<_> = names
+            .iter()
+            .map(|name| ("agent/support-bot", name.as_str(), "x"))
+            .collect();
+        asked.facts = samples::facts(&facts);
+        let decision = engine(&registry, text).answer(&asked.question());
+        let Decision::Permit { grounds, .. } = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!(grounds.facts.len(), 16);
+        assert_eq!(grounds.facts[0].to_string(), "agent/support-bot f-00=x");
+    }
+
     #[test]
     fn entities_and_context_conform_to_the_schema() {
         let registry = samples::registry();
-        let asked = Asked::new(
+        let mut asked = Asked::new(
             &registry,
             "support-bot",
             "crm:read,delete",
             &["customers/42", "notes"],
         );
-        let engine = engine(&registry, "");
+        asked.task.on_behalf_of = Some("u-1".parse().unwrap());
+        asked.facts = samples::facts(&EVERYBODY.map(|about| (about, "risk", "high")));
+        let engine = engine(
+            &registry,
+            r#"permit(principal, action, resource) when { principal.hasTag("risk") };"#,
+        );
         let question = asked.question();
         let prepared = engine.prepare(&question).unwrap();
         let known = engine.schema.action_entities().unwrap();
+        assert_eq!(prepared.live.about().count(), EVERYBODY.len());
         for (action, resource) in prepared.pairs() {
-            let entities = engine.entities(&prepared, action, resource).unwrap();
+            let entities = engine.entities(&prepared, action, resource, true).unwrap();
             let entities = entities
                 .iter()
                 .filter(|entity| known.get(&entity.uid()).is_none());
             Entities::from_entities(entities.cloned(), Some(&engine.schema)).unwrap();
-            let context = prepared.context(true).unwrap().clone();
+            let context = prepared.context(View::WHOLE).unwrap().clone();
             context.validate(&engine.schema, &action.uid).unwrap();
         }
     }
@@ -729,9 +791,57 @@ mod tests {
                 "when { Resource::\"crm/customers/42\".path == \"customers/42\" }",
                 "unless { context.time < datetime(\"2026-01-01\") }",
                 "when { principal.attestation == \"kubernetes\" }",
+                "unless { context.has_task && context has user }",
+                "when { context has on_behalf_of && context.on_behalf_of == \"u-1\" }",
+                "when { context has user && context.user == User::\"u-1\" }",
             ]);
+            let tags = (
+                prop::sample::select(vec!["when", "unless"]),
+                prop::sample::select(vec![
+                    "principal",
+                    "resource.tool",
+                    "context.user",
+                    "context.task",
+                    "context.environment",
+                    "{a: context}.a.environment",
+                    "Environment::\"production\"",
+                    "(if context.has_task then principal else Agent::\"report-bot\")",
+                ]),
+                prop::sample::select(vec!["\"risk\"", "\"incident\"", "principal.owner"]),
+                prop::sample::select(vec!["", "hasTag", "has"]),
+                prop::sample::select(vec!["", "|| context.requested_ttl > 300"]),
+            );
+            let tags = tags.prop_map(|(when, whose, name, guard, more)| {
+                let party = whose.strip_prefix("context.").filter(|_| guard == "has");
+                let has = party.map_or(String::new(), |party| format!("context has {party} &&"));
+                // Without the look before, an absent tag is a fault.
+                let has = match guard {
+                    "" => has,
+                    _ => format!("{has} {whose}.hasTag({name}) &&"),
+                };
+                format!("{when} {{ ({has} {whose}.getTag({name}) == \"high\") {more} }}")
+            });
+            let condition = prop_oneof![condition.prop_map(str::to_owned), tags];
             (effect, head(), condition)
                 .prop_map(|(effect, head, condition)| format!("{effect} {head} {condition};"))
+        }
+
+        /// Facts at three instants: what is so at one of them need not be so at the next.
+        fn stated() -> impl Strategy<Value = [Vec<(&'static str, &'static str, &'static str)>; 3]> {
+            let about = prop::sample::select(vec![
+                "agent/support-bot",
+                "agent/report-bot",
+                "tool/crm",
+                "user/u-1",
+                "user/u-2",
+                samples::TASK,
+                "environment/production",
+                "environment/staging",
+            ]);
+            // The sample agents are owned by `team`.
+            let name = prop::sample::select(vec!["risk", "incident", "team", "other"]);
+            let value = prop::sample::select(vec!["high", "low"]);
+            prop::array::uniform3(prop::collection::vec((about, name, value), 0..5))
         }
 
         proptest! {
@@ -744,11 +854,15 @@ mod tests {
                 what in prop::sample::select(vec!["crm:read", "crm:read,comment", "crm:delete", "reports:read,publish"]),
                 paths in prop::sample::subsequence(vec!["customers/42", "customers/42/notes", "customers", "daily"], 0..3),
                 ttl in 299u32..302,
+                user in prop::sample::select(vec![None, Some("u-1"), Some("u-2")]),
+                with_task in any::<bool>(),
+                stated in stated(),
             ) {
                 let registry = samples::registry();
                 let name = agent.parse().unwrap();
                 let mut asked = Asked::new(&registry, agent, what, &paths);
                 asked.ttl = Ttl::from_secs(ttl);
+                asked.task.on_behalf_of = user.map(|user| user.parse().unwrap());
                 // The policies may be impossible, which the loader would refuse; the index has to cope with them.
                 let loaded = policies.iter().enumerate().map(|(number, text)| {
                     let id = cedar_policy::PolicyId::new(number.to_string());
@@ -765,39 +879,52 @@ mod tests {
                 let mut engine = engine(&registry, "");
                 engine.policies = loaded.collect();
                 engine.index = HeadIndex::of(&engine.policies);
+                engine.mentions = Mentions::of(engine.policies.iter().map(|loaded| &loaded.reads.facts));
 
                 let whole = engine.whole().unwrap();
                 let full = |question: &Question<'_>| {
                     let prepared = engine.prepare(question).unwrap();
                     let verdicts = prepared.pairs().map(|(action, resource)| {
                         let mut verdict = Verdict::default();
-                        let request = prepared.request(action, resource, true).unwrap();
-                        let entities = engine.entities(&prepared, action, resource).unwrap();
+                        let request = prepared.request(action, resource, View::WHOLE).unwrap();
+                        let entities = engine.entities(&prepared, action, resource, true).unwrap();
                         engine.judge(&request, &whole, &entities, &mut verdict);
                         Ok(verdict)
                     });
-                    engine.conclude(verdicts.collect())
+                    engine.conclude(verdicts.collect(), &prepared.live)
                 };
+                let facts = stated.map(|facts| samples::facts(&facts));
                 let question = asked.question();
+                let question = Question { task: question.task.filter(|_| with_task), ..question };
                 let root = Access::new(question.tool.name.clone(), asked.access.actions().clone(), [].into()).unwrap();
                 prop_assert_eq!(engine.answer(&question), full(&question));
-                let explanation = engine.explain(&question);
-                let permitted = matches!(explanation.decision, Decision::Permit { .. });
-                prop_assert_eq!(explanation.parts.iter().all(|part| part.permitted), permitted);
-                // The registered agent goes through what is kept: once made, once found, for each attestation.
+                for facts in &facts {
+                    let question = Question { facts, ..question };
+                    let explanation = engine.explain(&question);
+                    let permitted = matches!(explanation.decision, Decision::Permit { .. });
+                    prop_assert_eq!(explanation.parts.iter().all(|part| part.permitted), permitted);
+                }
+                // The registered agent goes through what is kept: once made, once found, for each attestation, with
+                // a task and without, while facts come and go.
                 let registered = Question { agent: registry.agent(&name).unwrap(), ..question };
-                for kind in [EvidenceKind::JwtSvid, EvidenceKind::Kubernetes, EvidenceKind::JwtSvid] {
-                    let attested = Attested { kind, ..registered.attested };
-                    let question = Question { attested, ..registered };
-                    prop_assert_eq!(engine.answer(&question), full(&question));
-                    let elsewhere = Question { access: &root, ..question };
-                    prop_assert_eq!(engine.answer(&elsewhere), full(&elsewhere));
+                let silence = Facts::default();
+                for facts in [&silence, &facts[0], &facts[1], &silence, &facts[2], &facts[0]] {
+                    for kind in [EvidenceKind::JwtSvid, EvidenceKind::Kubernetes, EvidenceKind::JwtSvid] {
+                        let attested = Attested { kind, ..registered.attested };
+                        let question = Question { attested, facts, ..registered };
+                        prop_assert_eq!(engine.answer(&question), full(&question));
+                        let elsewhere = Question { access: &root, ..question };
+                        prop_assert_eq!(engine.answer(&elsewhere), full(&elsewhere));
+                        let unbidden = Question { task: None, ..question };
+                        prop_assert_eq!(engine.answer(&unbidden), full(&unbidden));
+                    }
                 }
             }
         }
 
         use crate::model::access::Access;
         use crate::model::attestation::EvidenceKind;
+        use crate::model::fact::Facts;
         use crate::model::ttl::Ttl;
         use crate::policy::Attested;
     }

@@ -10,10 +10,13 @@ use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUi
 
 use crate::model::access::ResourcePath;
 use crate::model::agent::Agent;
-use crate::model::name::{Operation, Owner, ToolName};
+use crate::model::fact::Subject;
+use crate::model::name::{FactName, FactValue, Operation, Owner, ToolName};
 use crate::model::tool::{Effect, Tool};
 use crate::registry::Registry;
 
+use super::live::About;
+use super::reads::View;
 use super::schema::action_name;
 use super::{Attested, Question};
 
@@ -32,6 +35,9 @@ struct Types {
     tool: EntityTypeName,
     resource: EntityTypeName,
     action: EntityTypeName,
+    user: EntityTypeName,
+    task: EntityTypeName,
+    environment: EntityTypeName,
 }
 
 #[expect(
@@ -46,6 +52,9 @@ static TYPES: LazyLock<Types> = LazyLock::new(|| {
         tool: name("Tool"),
         resource: name("Resource"),
         action: name("Action"),
+        user: name("User"),
+        task: name("Task"),
+        environment: name("Environment"),
     }
 });
 
@@ -88,28 +97,7 @@ pub(super) struct ToolEntity {
 impl ToolEntity {
     fn new(source: Arc<Tool>) -> Result<Self, Unfit> {
         let tool = &*source;
-        let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-        let entity = Entity::new_with_tags(
-            uid(&TYPES.tool, tool.name.as_str()),
-            [
-                ("owner".to_owned(), text(tool.owner.as_str())),
-                ("environment".to_owned(), text(tool.environment.as_str())),
-                ("zone".to_owned(), text(tool.zone.as_str())),
-                ("risk".to_owned(), text(tool.risk.as_str())),
-                (
-                    "risk_rank".to_owned(),
-                    RestrictedExpression::new_long(tool.risk as i64),
-                ),
-                ("sensitivity".to_owned(), text(tool.sensitivity.as_str())),
-                (
-                    "sensitivity_rank".to_owned(),
-                    RestrictedExpression::new_long(tool.sensitivity as i64),
-                ),
-            ],
-            [],
-            tags(&tool.facts),
-        )
-        .map_err(unfit)?;
+        let entity = tool_entity(tool, &[])?;
         let actions = tool.actions.iter().map(|(operation, effect)| {
             let name = action_name(&tool.name, operation);
             let uid = uid(&TYPES.action, &name);
@@ -134,6 +122,11 @@ impl ToolEntity {
         })
     }
 
+    /// The tool with facts that are in force, over those of its entry.
+    pub(super) fn told(&self, facts: &[Said<'_>]) -> Result<Entity, Unfit> {
+        tool_entity(&self.source, facts)
+    }
+
     pub(super) fn action(&self, operation: &Operation) -> Option<&ActionEntity> {
         self.actions.get(operation)
     }
@@ -156,6 +149,26 @@ impl ToolEntity {
     fn is(&self, tool: &Tool) -> bool {
         std::ptr::eq(&raw const *self.source, tool)
     }
+}
+
+fn tool_entity(tool: &Tool, facts: &[Said<'_>]) -> Result<Entity, Unfit> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let rank = RestrictedExpression::new_long;
+    Entity::new_with_tags(
+        uid(&TYPES.tool, tool.name.as_str()),
+        [
+            ("owner".to_owned(), text(tool.owner.as_str())),
+            ("environment".to_owned(), text(tool.environment.as_str())),
+            ("zone".to_owned(), text(tool.zone.as_str())),
+            ("risk".to_owned(), text(tool.risk.as_str())),
+            ("risk_rank".to_owned(), rank(tool.risk as i64)),
+            ("sensitivity".to_owned(), text(tool.sensitivity.as_str())),
+            ("sensitivity_rank".to_owned(), rank(tool.sensitivity as i64)),
+        ],
+        [],
+        tags(&tool.facts, facts),
+    )
+    .map_err(unfit)
 }
 
 fn named(tool: &ToolName, path: Option<&ResourcePath>) -> ResourceEntity {
@@ -188,8 +201,8 @@ fn resource(tool: &ToolName, path: Option<&ResourcePath>) -> Result<Entity, Unfi
     Entity::new_with_tags(named(tool, path).uid, attributes, parents, []).map_err(unfit)
 }
 
-/// An agent, attested in one way, as Cedar knows it.
-pub(super) fn agent(agent: &Agent, attested: Attested<'_>) -> Result<Entity, Unfit> {
+/// An agent, attested in one way, as Cedar knows it: with facts that are in force, over those of its entry.
+pub(super) fn agent(agent: &Agent, attested: Attested<'_>, facts: &[Said<'_>]) -> Result<Entity, Unfit> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let mut attributes = vec![
         (
@@ -212,20 +225,48 @@ pub(super) fn agent(agent: &Agent, attested: Attested<'_>) -> Result<Entity, Unf
         agent_uid(agent.name.as_str()),
         attributes,
         roles,
-        tags(&agent.facts),
+        tags(&agent.facts, facts),
     )
     .map_err(unfit)
 }
 
-fn tags(facts: &BTreeMap<String, String>) -> Vec<(String, RestrictedExpression)> {
-    let tag =
-        |(name, value): (&String, &String)| (name.clone(), RestrictedExpression::new_string(value.clone()));
-    facts.iter().map(tag).collect()
+/// What Cedar calls a subject of facts.
+pub(super) fn uid_of(subject: &Subject) -> EntityUid {
+    match subject {
+        Subject::Agent(name) => agent_uid(name.as_str()),
+        Subject::Tool(name) => uid(&TYPES.tool, name.as_str()),
+        Subject::User(id) => uid(&TYPES.user, id.as_str()),
+        Subject::Task(id) => uid(&TYPES.task, &id.to_string()),
+        Subject::Environment(name) => uid(&TYPES.environment, name.as_str()),
+    }
+}
+
+/// A user, a task or an environment as Cedar knows it: nothing but its facts.
+pub(super) fn party(about: &About<'_>) -> Result<Entity, Unfit> {
+    let uid = uid_of(&about.subject);
+    Entity::new_with_tags(uid, [], [], tags(&BTreeMap::new(), &about.facts)).map_err(unfit)
+}
+
+/// One fact that is in force.
+pub(super) type Said<'a> = (&'a FactName, &'a FactValue);
+
+/// Of two of one name the one that is in force, not the one of the entry.
+fn tags(entry: &BTreeMap<String, String>, facts: &[Said<'_>]) -> Vec<(String, RestrictedExpression)> {
+    let entry = entry.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let facts = facts.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let merged: BTreeMap<&str, &str> = entry.chain(facts).collect();
+    let tag = |(name, value): (&str, &str)| {
+        (
+            name.to_owned(),
+            RestrictedExpression::new_string(value.to_owned()),
+        )
+    };
+    merged.into_iter().map(tag).collect()
 }
 
 /// The context of a question: the `Circumstances` of the schema. Without the instant it costs a third, and
-/// serves the policies that do not look at it.
-pub(super) fn context(question: &Question<'_>, time: bool) -> Result<Context, Unfit> {
+/// serves the policies that do not look at it; nor do most look at the parties.
+pub(super) fn context(question: &Question<'_>, view: View) -> Result<Context, Unfit> {
     let task = question.task;
     let age = task
         .map(|task| question.at.since(task.opened_at).as_secs())
@@ -251,7 +292,7 @@ pub(super) fn context(question: &Question<'_>, time: bool) -> Result<Context, Un
             RestrictedExpression::new_bool(question.agent.zone != question.tool.zone),
         ),
     ];
-    if time {
+    if view.time {
         let now = RestrictedExpression::new_datetime(question.at.to_string());
         pairs.push(("time".to_owned(), now));
     }
@@ -260,6 +301,23 @@ pub(super) fn context(question: &Question<'_>, time: bool) -> Result<Context, Un
             "on_behalf_of".to_owned(),
             RestrictedExpression::new_string(user.to_string()),
         ));
+    }
+    if view.parties {
+        let mut party = |name: &str, kind: &EntityTypeName, id: &str| {
+            let uid = RestrictedExpression::new_entity_uid(uid(kind, id));
+            pairs.push((name.to_owned(), uid));
+        };
+        if let Some(task) = task {
+            party("task", &TYPES.task, &task.id.to_string());
+        }
+        if let Some(user) = task.and_then(|task| task.on_behalf_of.as_ref()) {
+            party("user", &TYPES.user, user.as_str());
+        }
+        party(
+            "environment",
+            &TYPES.environment,
+            question.agent.environment.as_str(),
+        );
     }
     Context::from_pairs(pairs).map_err(unfit)
 }
@@ -309,28 +367,32 @@ impl Catalogue {
     }
 }
 
-/// The entities of every question of one agent about one action; the whole tool is among them.
+/// The entities of every question of one agent about one action; the whole tool is among them. `told`: the tool
+/// with its facts, where there are any.
 pub(super) fn standing(
     agent: Option<Entity>,
     tool: &ToolEntity,
+    told: Option<Entity>,
     action: &ActionEntity,
 ) -> Result<Entities, Unfit> {
-    let entities = [&action.entity, &tool.entity, &tool.root_entity];
-    Entities::from_entities(entities.into_iter().cloned().chain(agent), None).map_err(unfit)
+    let tool_entity = told.unwrap_or_else(|| tool.entity.clone());
+    let entities = [action.entity.clone(), tool_entity, tool.root_entity.clone()];
+    Entities::from_entities(entities.into_iter().chain(agent), None).map_err(unfit)
 }
 
-/// The same with the resource that is asked about. Cheaper than to start from nothing, because Cedar
-/// closes the hierarchy anew only around what is added.
+/// The same with the resource that is asked about, and with whomever else there are facts about. Cheaper than to
+/// start from nothing, because Cedar closes the hierarchy anew only around what is added.
 pub(super) fn joined(
     standing: Entities,
     tool: &ToolEntity,
     asked: &ResourceEntity,
+    mut more: Vec<Entity>,
 ) -> Result<Entities, Unfit> {
-    match &asked.path {
-        None => Ok(standing),
-        Some(path) => {
-            let entity = resource(&tool.source.name, Some(path))?;
-            standing.add_entities([entity], None).map_err(unfit)
-        }
+    if let Some(path) = &asked.path {
+        more.push(resource(&tool.source.name, Some(path))?);
     }
+    if more.is_empty() {
+        return Ok(standing);
+    }
+    standing.add_entities(more, None).map_err(unfit)
 }

@@ -10,6 +10,7 @@ use crate::model::decision::{Decision, Obligations, PolicyId};
 use super::cedar::{CedarEngine, Verdict, effect_word};
 use super::entities::Unfit;
 use super::problem::Position;
+use super::reads::View;
 use super::{PolicyEngine as _, Question};
 
 /// Why a decision is as it is.
@@ -81,8 +82,8 @@ impl CedarEngine {
         let prepared = self.prepare(question)?;
         let mut parts = Vec::new();
         for (action, resource) in prepared.pairs() {
-            let request = prepared.request(action, resource, true)?;
-            let entities = self.entities(&prepared, action, resource)?;
+            let request = prepared.request(action, resource, View::WHOLE)?;
+            let entities = self.entities(&prepared, action, resource, true)?;
             let mut numbers = self.matching(&prepared, action, None);
             for path in self.index.paths(&resource.name) {
                 numbers.extend(self.matching(&prepared, action, Some(path)));

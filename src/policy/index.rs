@@ -17,8 +17,10 @@ use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, PrincipalCons
 use crate::model::attestation::EvidenceKind;
 use crate::model::spiffe::TrustDomain;
 
+use super::Question;
 use super::cedar::Verdict;
 use super::load::Loaded;
+use super::reads::{Mentions, View};
 
 /// For whom a policy holds, as far as its head says.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -167,18 +169,40 @@ impl HeadIndex {
 /// A registered agent, attested in one way.
 pub(super) type AgentKey = (Arc<str>, EvidenceKind, Option<TrustDomain>);
 
-/// The key of a slice: agent, action, path.
-pub(super) type SliceKey = (AgentKey, Arc<str>, Option<Arc<str>>);
+/// Whether a question is about a task, and about one that runs on somebody's behalf.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Presence {
+    task: bool,
+    user: bool,
+}
+
+impl Presence {
+    pub(super) fn of(question: &Question<'_>) -> Self {
+        Self {
+            task: question.task.is_some(),
+            user: question.task.is_some_and(|task| task.on_behalf_of.is_some()),
+        }
+    }
+}
+
+/// The key of a slice: agent, action, path, and whether there are a task and a user.
+pub(super) type SliceKey = (AgentKey, Arc<str>, Option<Arc<str>>, Presence);
 
 /// The policies whose heads match.
 #[derive(Debug, Default)]
 pub(super) struct Slice {
-    /// What those said that do not look at the request: it is the same each time.
+    /// What those said that look neither at the request nor at facts: it is the same each time.
     pub(super) fixed: Verdict,
+    /// What those said that look at facts too: for as long as no fact is in force that they mention.
+    pub(super) untold: Verdict,
+    /// The same policies, to be asked when one is; none when there are none.
+    pub(super) tagged: Option<PolicySet>,
     /// The others, to be asked each time; none when there are none.
     pub(super) open: Option<PolicySet>,
-    /// Whether one of the others looks at the instant.
-    pub(super) time: bool,
+    /// What the others look at of the context.
+    pub(super) view: View,
+    /// The facts that policies of this slice mention.
+    pub(super) mentions: Mentions,
     /// How many policies went into it.
     pub(super) policies: usize,
 }

@@ -1,89 +1,230 @@
 //! What the outcome of a policy can depend on, told from its text.
 //!
-//! A policy that looks at nothing but the agent, the tool and the action (or at what follows from these) says the same to each request of this
-//! agent for this action, so it is asked once and its answer is kept with the slice. What is not understood
-//! here counts as a look at everything: asking too often is never wrong.
+//! A policy that looks at nothing but the agent, the tool and the action (or at what follows from these, or
+//! at whether there is a task and somebody on whose behalf it runs) says the same to each such request of
+//! this agent for this action, so it is asked once and its answer is kept with the slice. If it looks at tags
+//! too, that answer holds for as long as no fact is in force that it mentions. What is not understood here
+//! counts as a look at everything: asking too often is never wrong.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cedar_policy::Policy;
 use serde_json::Value;
 
 /// What a policy looks at, beyond the agent, the tool and the action.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Reads {
     /// The circumstances or the resource itself: the answer can differ from one request to the next.
     pub(super) request: bool,
-    /// The instant, which is dear to hand to Cedar: it takes a text and parses it.
+    /// What of the context is dear to make.
+    pub(super) view: View,
+    /// The facts, by name, of whomever they are about.
+    pub(super) facts: Mentions,
+}
+
+/// The parts of the context that are made only for those who look at them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct View {
+    /// The instant: it takes a text and parses it.
     pub(super) time: bool,
+    /// The user, the task and the environment.
+    pub(super) parties: bool,
+}
+
+impl View {
+    /// All of it.
+    pub(super) const WHOLE: Self = Self {
+        time: true,
+        parties: true,
+    };
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self {
+            time: self.time || other.time,
+            parties: self.parties || other.parties,
+        }
+    }
+}
+
+/// Names of facts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Mentions {
+    /// These.
+    Only(BTreeSet<Arc<str>>),
+    /// Any: a name that is not written down but made.
+    Any,
+}
+
+impl Default for Mentions {
+    fn default() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+}
+
+impl Mentions {
+    /// Whether the name is among them.
+    pub(super) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Only(names) => names.contains(name),
+            Self::Any => true,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Only(names) if names.is_empty())
+    }
+
+    /// The names of all.
+    pub(super) fn of<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut names = BTreeSet::new();
+        for mentions in all {
+            match mentions {
+                Self::Only(more) => names.extend(more.iter().cloned()),
+                Self::Any => return Self::Any,
+            }
+        }
+        Self::Only(names)
+    }
 }
 
 impl Reads {
-    const EVERYTHING: Self = Self {
-        request: true,
-        time: true,
-    };
-    const NOTHING: Self = Self {
-        request: false,
-        time: false,
-    };
+    fn everything() -> Self {
+        Self {
+            view: View::WHOLE,
+            facts: Mentions::Any,
+            ..Self::request()
+        }
+    }
+
+    fn request() -> Self {
+        Self {
+            request: true,
+            ..Self::default()
+        }
+    }
+
+    fn parties() -> Self {
+        let view = View {
+            time: false,
+            parties: true,
+        };
+        Self {
+            view,
+            ..Self::default()
+        }
+    }
 
     /// What this policy looks at.
     pub(super) fn of(policy: &Policy) -> Self {
         let Ok(json) = policy.to_json() else {
-            return Self::EVERYTHING;
+            return Self::everything();
         };
         let head = match json.pointer("/resource/op").and_then(Value::as_str) {
             // `in` holds for everything in the slice, and so does `is`: there is but one type of resource.
-            Some("All" | "in" | "is") => Self::NOTHING,
-            _ => Self::EVERYTHING.without_time(),
+            Some("All" | "in" | "is") => Self::default(),
+            _ => Self::request(),
         };
-        json.get("conditions").map_or(Self::EVERYTHING, reads).and(head)
+        json.get("conditions")
+            .map_or_else(Self::everything, reads)
+            .and(head)
     }
 
     fn and(self, other: Self) -> Self {
+        let facts = if other.facts.is_empty() {
+            self.facts
+        } else {
+            Mentions::of([&self.facts, &other.facts])
+        };
         Self {
             request: self.request || other.request,
-            time: self.time || other.time,
+            view: self.view.and(other.view),
+            facts,
         }
-    }
-
-    const fn without_time(self) -> Self {
-        Self { time: false, ..self }
     }
 }
 
+/// The types of which one that is named in the text is the same to every request of a slice: at hand or not,
+/// or, of the last three, without any members.
+const FOREKNOWN: [&str; 7] = ["Agent", "Role", "Tool", "Action", "User", "Task", "Environment"];
+
 /// What an expression in Cedar's JSON form looks at.
 fn reads(expression: &Value) -> Reads {
-    if let Some(known) = attribute(expression).or_else(|| in_tool(expression)) {
+    let known = tag(expression)
+        .or_else(|| attribute(expression))
+        .or_else(|| in_tool(expression));
+    if let Some(known) = known {
         return known;
     }
     match expression {
-        Value::Object(members) => members.iter().fold(Reads::NOTHING, |found, (key, value)| {
+        Value::Object(members) => members.iter().fold(Reads::default(), |found, (key, value)| {
             found.and(match (key.as_str(), value.as_str()) {
-                ("Var", Some("principal" | "action")) => Reads::NOTHING,
-                ("Var", Some("resource")) => Reads::EVERYTHING.without_time(),
-                ("Var", _) => Reads::EVERYTHING,
+                ("Var", Some("principal" | "action")) => Reads::default(),
+                ("Var", Some("resource")) => Reads::request(),
+                ("Var", _) => Reads {
+                    view: View::WHOLE,
+                    ..Reads::request()
+                },
                 // Whether a resource that is named in the text is at hand depends on what is asked for.
-                ("__entity", _) if !names(value, &["Agent", "Role", "Tool", "Action"]) => {
-                    Reads::EVERYTHING.without_time()
-                }
+                ("__entity", _) if !names(value, &FOREKNOWN) => Reads::request(),
                 _ => reads(value),
             })
         }),
-        Value::Array(items) => items.iter().map(reads).fold(Reads::NOTHING, Reads::and),
-        _ => Reads::NOTHING,
+        Value::Array(items) => items.iter().map(reads).fold(Reads::default(), Reads::and),
+        _ => Reads::default(),
     }
+}
+
+/// `x.hasTag("risk")` and `x.getTag("risk")`. Whose tags they are does not matter while there are none.
+fn tag(expression: &Value) -> Option<Reads> {
+    let look = expression.get("hasTag").or_else(|| expression.get("getTag"))?;
+    let (whose, name) = (look.get("left")?, look.get("right")?);
+    let facts = match name.get("Value").and_then(Value::as_str) {
+        Some(name) => Mentions::Only(BTreeSet::from([name.into()])),
+        None => Mentions::Any,
+    };
+    let whose = match of_context(whose) {
+        Some("user" | "task") => Reads::parties(),
+        _ => reads(whose),
+    };
+    let named = Reads {
+        facts,
+        ..Reads::default()
+    };
+    Some(whose.and(reads(name)).and(named))
+}
+
+/// The `x` of `context.x`.
+fn of_context(expression: &Value) -> Option<&str> {
+    let look = expression.get(".")?;
+    let of_context = look.pointer("/left/Var")?.as_str()? == "context";
+    look.get("attr")?.as_str().filter(|_| of_context)
 }
 
 /// `context.x`, `context has x`, `resource.tool` and `resource has tool`.
 fn attribute(expression: &Value) -> Option<Reads> {
-    let look = expression.get(".").or_else(|| expression.get("has"))?;
+    let (get, has) = (expression.get("."), expression.get("has"));
+    let look = get.or(has)?;
     let attribute = look.get("attr")?.as_str()?;
+    let view = View {
+        time: true,
+        parties: false,
+    };
     match (look.pointer("/left/Var")?.as_str()?, attribute) {
-        ("context", "time") => Some(Reads::EVERYTHING),
-        // Two facts of the registry, compared.
-        ("context", "crosses_zone") => Some(Reads::NOTHING),
-        ("context", _) => Some(Reads::EVERYTHING.without_time()),
-        ("resource", "tool") => Some(Reads::NOTHING),
+        ("context", "time") => Some(Reads {
+            view,
+            ..Reads::request()
+        }),
+        // What the registry says of both, compared. And whether there is a task, which slices are told apart by.
+        ("context", "crosses_zone" | "has_task") => Some(Reads::default()),
+        // So are they by whether it runs on somebody's behalf.
+        ("context", "user" | "task") if has.is_some() => Some(Reads::parties()),
+        ("context", "on_behalf_of") if has.is_some() => Some(Reads::default()),
+        // That of the agent.
+        ("context", "environment") => Some(Reads::parties()),
+        ("context", "user" | "task") => Some(Reads::request().and(Reads::parties())),
+        ("context", _) => Some(Reads::request()),
+        ("resource", "tool") => Some(Reads::default()),
         _ => None,
     }
 }
@@ -93,7 +234,7 @@ fn in_tool(expression: &Value) -> Option<Reads> {
     let test = expression.get("in")?;
     let of_resource = test.pointer("/left/Var")?.as_str()? == "resource";
     let tool = names(test.pointer("/right/Value/__entity")?, &["Tool"]);
-    (of_resource && tool).then_some(Reads::NOTHING)
+    (of_resource && tool).then(Reads::default)
 }
 
 fn names(entity: &Value, types: &[&str]) -> bool {
@@ -109,7 +250,7 @@ mod tests {
 
     fn of(text: &str) -> (bool, bool) {
         let reads = Reads::of(&Policy::parse(None, text).unwrap());
-        (reads.request, reads.time)
+        (reads.request, reads.view.time)
     }
 
     #[test]
@@ -138,8 +279,11 @@ mod tests {
             r#"[resource].contains(principal)"#,
             r#"{a: resource}.a.tool.risk == "low""#,
             r#"(if true then resource else resource).tool.risk == "low""#,
-            "context.has_task",
             "context has purpose",
+            "context.task_age < 60",
+            r#"context has user && context.user == User::"u""#,
+            r#"context has task && [context.task].contains(Task::"t")"#,
+            r#"resource == Resource::"t/a" && principal.hasTag("risk")"#,
             r#"principal.autonomy > 1 || context.purpose like "a*""#,
         ];
         for condition in conditions {
@@ -157,10 +301,61 @@ mod tests {
             "context has time",
             "context == {time: 1}",
             "{a: context}.a.crosses_zone",
+            r#"{a: context}.a.user.hasTag("risk")"#,
             "(if true then context else context).crosses_zone",
         ] {
             let text = format!("permit(principal, action, resource) when {{ {condition} }};");
             assert_eq!(of(&text), (true, true), "{text}");
         }
+    }
+
+    #[test]
+    fn the_names_of_facts_are_found_and_their_subjects_are_no_look_at_the_request() {
+        let only = |names: &[&str]| Mentions::Only(names.iter().map(|name| (*name).into()).collect());
+        for (condition, facts, parties) in [
+            (
+                r#"principal.hasTag("a") && resource.tool.getTag("b") == "x""#,
+                only(&["a", "b"]),
+                false,
+            ),
+            (
+                r#"context has user && context.user.hasTag("a")"#,
+                only(&["a"]),
+                true,
+            ),
+            (
+                r#"context has task && context.task.getTag("a") == "x""#,
+                only(&["a"]),
+                true,
+            ),
+            (r#"context.environment.hasTag("a")"#, only(&["a"]), true),
+            (
+                r#"context.environment == Environment::"staging""#,
+                only(&[]),
+                true,
+            ),
+            (
+                r#"context.has_task && !(context has on_behalf_of)"#,
+                only(&[]),
+                false,
+            ),
+            (r#"principal.hasTag(principal.owner)"#, Mentions::Any, false),
+        ] {
+            let text = format!("permit(principal, action, resource) when {{ {condition} }};");
+            let reads = Reads::of(&Policy::parse(None, &text).unwrap());
+            let view = View { time: false, parties };
+            assert_eq!(
+                reads,
+                Reads {
+                    request: false,
+                    view,
+                    facts
+                },
+                "{text}"
+            );
+        }
+        let made = r#"permit(principal, action, resource) when { principal.hasTag(context.purpose) };"#;
+        let reads = Reads::of(&Policy::parse(None, made).unwrap());
+        assert_eq!((reads.request, reads.facts), (true, Mentions::Any));
     }
 }

@@ -6,7 +6,7 @@ use crate::model::access::Access;
 use crate::model::agent::{Agent, AgentCeilings, AgentStatus, Autonomy};
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Revision;
-use crate::model::fact::Facts;
+use crate::model::fact::{Fact, Facts, FactsVersion};
 use crate::model::ids::TaskId;
 use crate::model::spiffe::TrustDomain;
 use crate::model::time::Timestamp;
@@ -143,6 +143,22 @@ impl Asked {
             at: NOW,
         }
     }
+}
+
+/// The task of a sample question, as a subject of facts.
+pub(super) const TASK: &str = "task/tsk_01m80z50ste40r2081040g2081";
+
+/// What was stated, in order: about whom, the name, and the value; none takes it back.
+pub(super) fn facts(stated: &[(&str, &str, &str)]) -> Facts {
+    let fact = |(about, name, value): &(&str, &str, &str)| Fact {
+        about: about.parse().unwrap(),
+        name: name.parse().unwrap(),
+        value: (!value.is_empty()).then(|| value.parse().unwrap()),
+        source: "test".parse().unwrap(),
+        at: NOW,
+        expires_at: None,
+    };
+    Facts::default().with(stated.iter().map(fact), FactsVersion(1))
 }
 
 /// 2026-11-22T06:30:00.250Z.

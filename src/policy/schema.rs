@@ -6,6 +6,7 @@
 //! Action "<tool>:<operation>"   in the action of its effect: read, write, delete, infrastructure, …
 //! Resource in [Resource, Tool]  "crm" is the whole tool, "crm/customers/42" a path in it
 //! Tool                          read as `resource.tool`; facts are its tags
+//! User, Task, Environment       read as `context.user`, …; they are nothing but their facts
 //! ```
 //!
 //! Cedar checks the names of types and attributes; the names of agents, roles, tools and actions are checked
@@ -56,10 +57,19 @@ entity Resource in [Resource, Tool] = {
   path: String,           // without the tool; empty for the tool as a whole
 };
 
+entity User tags String;
+
+entity Task tags String;
+
+entity Environment tags String;
+
 type Circumstances = {
   has_task: Bool,         // false for what callers do on Dayfly itself
   purpose: String,        // empty without a task
   on_behalf_of?: String,
+  user?: User,            // the same as an entity
+  task?: Task,
+  environment: Environment, // that of the agent
   task_age: Long,         // seconds since the task was opened; 0 without a task
   requested_ttl: Long,    // seconds; the default of the tool when none was asked for
   time: datetime,
@@ -112,6 +122,7 @@ pub(super) struct Names {
     roles: BTreeSet<String>,
     tools: BTreeSet<String>,
     actions: BTreeSet<String>,
+    environments: BTreeSet<String>,
     /// Effects that no action of any tool has.
     unused: BTreeSet<&'static str>,
 }
@@ -139,6 +150,10 @@ impl Names {
                 .collect(),
             actions: actions.chain(effects).collect(),
             agents: registry.agents().map(|agent| agent.name.to_string()).collect(),
+            environments: registry
+                .agents()
+                .map(|agent| agent.environment.to_string())
+                .collect(),
             roles: held.chain(BUILT_IN_ROLES.map(str::to_owned)).collect(),
             tools: registry.tools().map(|tool| tool.name.to_string()).collect(),
         }
@@ -161,6 +176,7 @@ impl Names {
             "Role" => ("role", name, &self.roles),
             "Tool" => ("tool", name, &self.tools),
             "Action" => ("action", name, &self.actions),
+            "Environment" => ("environment of an agent", name, &self.environments),
             "Resource" => (
                 "tool",
                 name.split_once('/').map_or(name, |(tool, _)| tool),
@@ -208,6 +224,8 @@ mod tests {
             r#"Role::"auditor""#,
             r#"Tool::"crm""#,
             r#"Resource::"crm/a""#,
+            r#"Environment::"production""#,
+            r#"User::"anybody""#,
         ] {
             assert_eq!(names.check(&good.parse().unwrap()), Ok(()), "{good}");
         }
@@ -217,6 +235,7 @@ mod tests {
             (r#"Resource::"crn/customers""#, Some("crm")),
             (r#"Action::"crm:raed""#, Some("crm:read")),
             (r#"Tool::"warehouse""#, None),
+            (r#"Environment::"prodution""#, Some("production")),
         ] {
             let (_, help) = names.check(&bad.parse().unwrap()).unwrap_err();
             assert_eq!(

@@ -124,6 +124,7 @@ impl PolicyEngine for Permissive {
             grounds: Grounds {
                 policies: Vec::new(),
                 faults: Vec::new(),
+                facts: Box::default(),
                 revision: Revision("contract".into()),
             },
             obligations: Obligations::default(),
