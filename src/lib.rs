@@ -12,7 +12,7 @@
 //! 5  assembly   cli, app, config, dev            the only place that names adapters
 //! 4  edges      http, telemetry, resource_server
 //! 3  broker     broker                           the use-cases; knows traits, no technology
-//! 2  seams      keys → identity → registry → policy → ledger → provider → journal
+//! 2  seams      keys → identity → signal → registry → policy → ledger → provider → journal
 //! 1  ambient    clock, entropy
 //! 0  words      model
 //! ```
@@ -51,4 +51,5 @@ pub mod policy;
 pub mod provider;
 pub mod registry;
 pub mod resource_server;
+pub mod signal;
 pub mod telemetry;

@@ -40,7 +40,7 @@ impl Audiences {
     }
 
     /// Whether one of these names is ours.
-    pub(super) fn meet<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> bool {
+    pub(crate) fn meet<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> bool {
         names.any(|name| self.0.iter().any(|ours| ours == name))
     }
 }
@@ -66,6 +66,11 @@ impl Skew {
             ));
         }
         Ok(Self(skew))
+    }
+
+    /// How far.
+    pub fn as_duration(self) -> Duration {
+        self.0
     }
 }
 
@@ -236,7 +241,7 @@ pub(super) fn parse(evidence: &Evidence) -> Result<Unverified<'_>, IdentityError
 ///
 /// A header that brings its own key or says where to fetch one (`jwk`, `jku`, `x5c`, `x5u`) is an
 /// attack, not a convenience (RFC 8725 §3.10).
-pub(super) fn check_header(
+pub(crate) fn check_header(
     token: &Unverified<'_>,
     members: &[&str],
     algorithms: &[Algorithm],

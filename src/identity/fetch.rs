@@ -131,14 +131,14 @@ pub struct FetchError(pub(super) String);
 
 /// Sends requests to one [`Endpoint`].
 #[derive(Clone, Debug)]
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     client: Client,
     token_file: Option<PathBuf>,
 }
 
 impl Fetcher {
     /// A client for this endpoint. Reads the file of certificate authorities.
-    pub(super) fn new(endpoint: &Endpoint) -> Result<Self, FetchError> {
+    pub(crate) fn new(endpoint: &Endpoint) -> Result<Self, FetchError> {
         let builder = builder(&endpoint.address, &endpoint.roots)?.pool_max_idle_per_host(1);
         Ok(Self {
             client: builder.build().map_err(explain)?,
@@ -161,6 +161,18 @@ impl Fetcher {
     ) -> Result<Vec<u8>, FetchError> {
         self.send(address, self.client.post(address.0.clone()).json(body))
             .await
+    }
+
+    /// The same from a server that may wait before it answers: `patience` in all.
+    pub(crate) async fn post_within(
+        &self,
+        address: &Address,
+        body: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<Vec<u8>, FetchError> {
+        let request = self.client.post(address.0.clone()).json(body);
+        let request = request.header("accept", "application/json").timeout(patience);
+        self.send(address, request).await
     }
 
     async fn send(&self, address: &Address, request: RequestBuilder) -> Result<Vec<u8>, FetchError> {

@@ -154,7 +154,7 @@ impl KeySource {
     }
 
     /// Checks the signature with the key that the header names. Fetches once when that key is not held.
-    pub(super) async fn check(&self, token: &Unverified<'_>) -> Result<(), IdentityError> {
+    pub(crate) async fn check(&self, token: &Unverified<'_>) -> Result<(), IdentityError> {
         if let Some(verdict) = self.check_held(token) {
             return verdict;
         }

@@ -9,14 +9,14 @@ use super::name::{InvalidName, UserId};
 
 /// A user id as a whole, or with one `*` in place of what differs.
 ///
-/// The `*` stands behind a boundary: at the beginning or after `:` or `/`. What follows it is nothing, or
+/// The `*` stands behind a boundary: at the beginning or after `:`, `/` or `|`. What follows it is nothing, or
 /// `@` and the rest: `user:*`, `*@example.org`, `user:*@example.org`. It stands for at least one
 /// character, and before an `@` for none that is one. Text is compared exactly, case and all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserPattern(String);
 
 const RULE: &str =
-    "write a whole user id, or one `*` behind `:` or `/`, or before `@`: `user:*`, `*@example.org`";
+    "write a whole user id, or one `*` behind `:`, `/` or `|`, or before `@`: `user:*`, `*@example.org`";
 
 impl UserPattern {
     /// Whether the user fits.
@@ -40,7 +40,7 @@ impl FromStr for UserPattern {
             None => true,
             Some(("", "")) => false, // everybody
             Some((before, behind)) => {
-                (before.is_empty() || before.ends_with([':', '/']))
+                (before.is_empty() || before.ends_with([':', '/', '|']))
                     && (behind.is_empty() || behind.len() > 1 && behind.starts_with('@'))
                     && !behind.contains('*')
             }
@@ -84,6 +84,7 @@ mod tests {
             ("*@example.org", "ann@example.org"),
             ("user:*@example.org", "user:ann@example.org"),
             ("staff/*", "staff/ann"),
+            ("idp|*", "idp|ann"),
         ] {
             assert!(fits(pattern, user), "{pattern} {user}");
         }

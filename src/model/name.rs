@@ -126,6 +126,10 @@ name!(
     FactSource, "source of a fact", line, LINE
 );
 name!(
+    /// The configured name of a stream of signals, such as `okta`.
+    StreamName, "name of a stream", slug, SLUG
+);
+name!(
     /// Who answers for an agent or a tool: a team or a mailbox.
     Owner, "owner", line, LINE
 );

@@ -9,7 +9,6 @@
 mod answer;
 mod call;
 mod fault;
-mod strict;
 mod ticket;
 
 use std::collections::BTreeMap;
@@ -27,6 +26,7 @@ use crate::keys::key_ring::KeyRing;
 use crate::ledger::reservation::Reservation;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Ending, Handle, Held};
+use crate::model::strict;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;

@@ -4,27 +4,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Parts of the unit tests that are shared by several files.
-const TEST_ONLY: [&str; 4] = [
+const TEST_ONLY: [&str; 5] = [
     "identity::testing",
     "policy::samples",
     "provider::aws_sts::samples",
     "provider::vault::testing",
+    "signal::testing",
 ];
 
 /// Floor 2 from left to right.
-const SEAMS: [&str; 7] = [
-    "keys", "identity", "registry", "policy", "ledger", "provider", "journal",
+const SEAMS: [&str; 8] = [
+    "keys", "identity", "signal", "registry", "policy", "ledger", "provider", "journal",
 ];
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 16] = [
+const ADAPTERS: [&[&str]; 17] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
     &["identity::jwt_svid"],
     &["identity::kubernetes"],
     &["identity::oidc"],
+    &["signal::poll"],
     &["registry::files"],
     &[
         "policy::cedar",

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::strict;
 use crate::model::credential::Credential;
 use crate::model::lease::Handle;
 use crate::model::secret::Secret;
+use crate::model::strict;
 use crate::model::time::Timestamp;
 use crate::provider::{Presence, ProviderError};
 

@@ -1,15 +1,15 @@
-//! JSON from somebody else: no member twice, no deeper than answers are, and no value in an error.
+//! JSON from somebody else: no member twice, no deeper than messages are, and no value in an error.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// How deep an answer may nest. The deepest one of the protocol takes 3; what it may add has some room.
-pub(super) const DEEPEST: u8 = 8;
+/// How deep a message may nest. The deepest that is understood here takes 6; what it may add has some room.
+pub const DEEPEST: u8 = 8;
 
 /// What the bytes say, or what is wrong with them in words that quote nothing.
-pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
+pub fn read(bytes: &[u8]) -> Result<Value, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict(DEEPEST).deserialize(&mut reader);
     value
@@ -26,7 +26,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
 }
 
 /// How deep the value nests: 0 for a text, 1 for a flat object.
-pub(super) fn depth(value: &Value) -> u8 {
+pub fn depth(value: &Value) -> u8 {
     let inner = match value {
         Value::Array(items) => items.iter().map(depth).max(),
         Value::Object(members) => members.values().map(depth).max(),
