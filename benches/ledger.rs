@@ -14,11 +14,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use dayfly::ledger::embedded::{Config, Embedded};
 use dayfly::ledger::{Budgets, Ledger as _};
 use dayfly::model::access::{Access, Scope};
+use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::ids::{DecisionId, LeaseId, Randomness, TaskId};
-use dayfly::model::lease::{Ending, Handle, Lease, LeaseState};
+use dayfly::model::lease::{Ending, Handle, Lease, LeaseState, Vouched, VouchingKey};
 use dayfly::model::task::{Charter, Task, TaskState};
 use dayfly::model::time::Timestamp;
-use dayfly::model::ttl::Bound;
+use dayfly::model::ttl::{Bound, Ttl};
 use tokio::task::JoinSet;
 
 const START: Timestamp = Timestamp::from_millis(1_795_329_000_250);
@@ -57,6 +58,13 @@ fn task() -> Task {
     }
 }
 
+/// What stands behind each lease.
+const VOUCHED: Vouched = Vouched {
+    kind: EvidenceKind::JwtSvid,
+    key: Some(VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])),
+    until: Timestamp::from_millis(1_795_332_600_250),
+};
+
 fn lease(task: &Charter) -> Lease {
     let id = LeaseId::new(task.id, START, random());
     Lease {
@@ -76,6 +84,9 @@ fn lease(task: &Charter) -> Lease {
         issued_at: START,
         expires_at: START.plus(Duration::from_secs(300)),
         bounded_by: Bound::Policy,
+        requested: Ttl::from_secs(300),
+        vouched: Some(VOUCHED),
+        curtailed: None,
         state: LeaseState::Active,
     }
 }

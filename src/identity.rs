@@ -5,7 +5,7 @@
 //!
 //! The core helpers: [`verifiers`] picks a verifier and remembers what it proved, [`key_source`] holds
 //! the keys of an authority, [`bundles`] reads the documents they come in, [`fetch`] fetches them,
-//! [`claims`] has the rules that every token keeps to.
+//! [`claims`] has the rules that every token keeps to, `vouching` what a lease keeps of an attestation.
 
 pub mod bundles;
 pub mod claims;
@@ -18,6 +18,7 @@ pub mod oidc;
 #[cfg(test)]
 mod testing;
 pub mod verifiers;
+mod vouching;
 
 use std::sync::Arc;
 

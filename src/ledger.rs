@@ -23,11 +23,11 @@ use ring::digest;
 use self::lineage::{Lineage, Loss};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
-use crate::model::lease::{Cause, Handle, Lease, Receipt, ReceiptSignature};
+use crate::model::lease::{Cause, Handle, Lease, Receipt, ReceiptSignature, Vouched};
 use crate::model::name::{AgentName, ToolName, UserId};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
-use crate::model::ttl::Bound;
+use crate::model::ttl::{Bound, Ttl};
 
 /// Live state. What was given out is never given back: [`Lineage`] finds out when a ledger was lost or
 /// rolled back.
@@ -82,7 +82,8 @@ pub trait Ledger: Lineage {
     async fn activate(&self, id: LeaseId, handle: &Handle, expires_at: Timestamp) -> Result<(), LedgerError>;
 
     /// An active lease lives on until `terms.expires_at`, and says which decision let it and what bounded
-    /// it; or it stays as it was where that is longer: the credential of before is still out. Refuses when it is not active at `now`, its task
+    /// it; or it stays as it was where that is longer: the credential of before is still out. An earlier end
+    /// ([`Lease::curtailed`]) moves with it, and is gone once that credential ends first. Refuses when it is not active at `now`, its task
     /// is not open, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
     async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError>;
 
@@ -176,6 +177,10 @@ pub struct Renewal {
     pub decision: DecisionId,
     /// What bounded its life this time.
     pub bounded_by: Bound,
+    /// The life that was asked for this time.
+    pub requested: Option<Ttl>,
+    /// What stands behind it this time.
+    pub vouched: Option<Vouched>,
 }
 
 /// What came of opening a task.
@@ -330,12 +335,17 @@ pub struct Filter {
     pub user: Option<UserId>,
     /// In this state ([`crate::model::lease::LeaseState::as_str`]).
     pub state: Option<StateName>,
+    /// Only reserved and active ones.
+    pub live: bool,
 }
 
 impl Filter {
-    /// The leases that a selector can match; for those without an index of their own, all.
+    /// The live leases that a selector can match; for those without an index of their own, all live ones.
     pub fn of(selector: &Selector) -> Self {
-        let all = Self::default();
+        let all = Self {
+            live: true,
+            ..Self::default()
+        };
         match selector {
             Selector::Task(id) => Self {
                 task: Some(*id),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::{Budgets, Ledger};
 use dayfly::model::access::{Access, Scope};
+use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::ids::{DecisionId, LeaseId, TaskId};
-use dayfly::model::lease::{Ending, Handle, Lease, LeaseState};
+use dayfly::model::lease::{Ending, Handle, Lease, LeaseState, Vouched, VouchingKey};
 use dayfly::model::task::{Charter, Task, TaskState};
 use dayfly::model::time::Timestamp;
-use dayfly::model::ttl::Bound;
+use dayfly::model::ttl::{Bound, Ttl};
 use tokio::task::JoinSet;
 
 /// How many reserve at the same time.
@@ -50,6 +51,13 @@ fn tool<T: std::str::FromStr<Err: std::fmt::Debug>>(number: usize) -> T {
     format!("tool-{}", number % TOOLS).parse().unwrap()
 }
 
+/// What stands behind each lease.
+const VOUCHED: Vouched = Vouched {
+    kind: EvidenceKind::JwtSvid,
+    key: Some(VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])),
+    until: Timestamp::from_millis(1_795_332_600_250),
+};
+
 /// Issued one after the other, ten in a millisecond, for an hour.
 fn lease(task: &Charter, number: usize) -> Lease {
     let issued_at = task
@@ -73,6 +81,9 @@ fn lease(task: &Charter, number: usize) -> Lease {
         issued_at,
         expires_at: issued_at.plus(Duration::from_secs(3600)),
         bounded_by: Bound::Policy,
+        requested: Ttl::from_secs(300),
+        vouched: Some(VOUCHED),
+        curtailed: None,
         state: LeaseState::Active,
     }
 }

@@ -5,7 +5,7 @@ use crate::ledger::Renewal;
 use crate::ledger::reservation::Reservation;
 use crate::model::access::Access;
 use crate::model::ids::{LeaseId, RequestId};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Vouched};
 use crate::model::ttl::Ttl;
 use crate::registry::Caller;
 
@@ -78,6 +78,8 @@ impl Broker {
                 expires_at: until,
                 decision,
                 bounded_by: granted.by,
+                requested: ttl,
+                vouched: Some(Vouched::by(permit.request().caller.workload().attestation())),
             };
             let reservation = Reservation::renew(&*self.parts.ledger, permit, id, terms, now).await?;
             let renewed = provider.renew(&reservation).await?;

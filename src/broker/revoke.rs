@@ -7,7 +7,7 @@ use crate::journal::record::{Record, Result as Decided, Verb};
 use crate::ledger::{Filter, LedgerError, Page, Refusal};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, RequestId, TaskId};
-use crate::model::lease::{Cause, Lease, LeaseState};
+use crate::model::lease::{Cause, Lease};
 use crate::model::name::{AgentName, ToolName};
 use crate::model::task::{Outcome, TaskChange};
 use crate::registry::Caller;
@@ -145,8 +145,7 @@ impl Broker {
         loop {
             let leases = self.parts.ledger.find(&filter, &page).await?;
             for lease in &leases {
-                let live = matches!(lease.state, LeaseState::Reserved | LeaseState::Active);
-                if !live || !lease.is_cut_by(cutoff) {
+                if !lease.is_cut_by(cutoff) {
                     continue;
                 }
                 match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {

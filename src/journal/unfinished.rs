@@ -117,6 +117,9 @@ fn lease_of(id: LeaseId, record: &Record) -> Option<Lease> {
         issued_at: record.at,
         expires_at: record.at.plus(record.granted?.as_duration()),
         bounded_by: record.bounded_by?,
+        requested: record.requested,
+        vouched: None,
+        curtailed: None,
         state: LeaseState::Active,
     })
 }

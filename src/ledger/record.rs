@@ -2,9 +2,11 @@
 //! format, then postcard of a mirror of the model.
 //!
 //! The mirrors are spelled out here so that a change to the model does not change what is on disk
-//! behind its back. Postcard numbers the variants of an enum: in a mirror, and in `Ending`, `Bound`
-//! and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
+//! behind its back. Postcard numbers the variants of an enum: in a mirror, and in `Ending`, `Bound`,
+//! `EvidenceKind` and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
 //! new format, and the old one stays readable.
+//!
+//! Format 2 of a lease, and of what a renewal says, is format 1 with [`StoredGrounds`] behind it.
 
 mod state;
 
@@ -15,19 +17,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::state::{StoredCause, StoredLeaseState, StoredSignature};
-use super::LedgerError;
+use super::{LedgerError, Renewal};
 use crate::model::access::{Access, ResourcePath, Scope};
+use crate::model::attestation::EvidenceKind;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
-use crate::model::lease::{Cause, Ending, Handle, Lease, ReceiptSignature};
+use crate::model::lease::{Cause, Ending, Handle, Lease, ReceiptSignature, Vouched, VouchingKey};
 use crate::model::name::{AgentName, Environment, Operation, ProviderName, Purpose, ToolName, UserId};
 use crate::model::spiffe::TrustDomain;
 use crate::model::task::{Charter, Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
 
-/// The format that is written.
+/// The format that is written, of all but leases.
 const FORMAT: u8 = 1;
+/// The format of leases that is written.
+const LEASE_FORMAT: u8 = 2;
 
 /// Room that most records fit into, in bytes; they are seldom kept for longer than it takes to send them.
 const ROOM: usize = 512;
@@ -44,23 +49,41 @@ pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
 
 /// The bytes of a lease.
 pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
-    encode("lease", &StoredLease::of(lease))
+    let grounds = StoredGrounds::of(lease.vouched, lease.requested);
+    encode_as(LEASE_FORMAT, "lease", &(StoredLease::of(lease), grounds))
 }
 
 /// The lease of these bytes. When its next attempt is, adapters keep beside it ([`super::rules::next_due`]):
 /// it changes with each claim.
 pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
-    decode::<StoredLease<'_>>("lease", bytes).map(StoredLease::into_lease)
+    let (lease, grounds) = decode_with_grounds::<StoredLease<'_>>("lease", bytes)?;
+    Ok(Lease {
+        vouched: grounds.vouched(),
+        requested: grounds.requested,
+        ..lease.into_lease()
+    })
 }
 
-/// The bytes of what a renewal says about a lease beside its expiry: the decision and what bounded it.
-pub fn encode_renewal(decision: DecisionId, bounded_by: Bound) -> Result<Vec<u8>, LedgerError> {
-    encode("renewal", &(decision, bounded_by))
+/// The bytes of what a renewal says about a lease beside its expiry.
+pub fn encode_renewal(terms: &Renewal) -> Result<Vec<u8>, LedgerError> {
+    let grounds = StoredGrounds::of(terms.vouched, terms.requested);
+    encode_as(
+        LEASE_FORMAT,
+        "renewal",
+        &(terms.decision, terms.bounded_by, grounds),
+    )
 }
 
-/// The decision and the bound of these bytes.
-pub fn decode_renewal(bytes: &[u8]) -> Result<(DecisionId, Bound), LedgerError> {
-    decode("renewal", bytes)
+/// The lease as the renewal of these bytes left it, but for its expiry.
+pub fn decode_renewal(bytes: &[u8], lease: Lease) -> Result<Lease, LedgerError> {
+    let ((decision, bounded_by), grounds) = decode_with_grounds("renewal", bytes)?;
+    Ok(Lease {
+        decision,
+        bounded_by,
+        vouched: grounds.vouched(),
+        requested: grounds.requested,
+        ..lease
+    })
 }
 
 /// The bytes of the signature on a receipt.
@@ -101,25 +124,50 @@ pub fn encode_selector(selector: &Selector) -> Result<Vec<u8>, LedgerError> {
 }
 
 fn encode<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, LedgerError> {
+    encode_as(FORMAT, what, value)
+}
+
+fn encode_as<T: Serialize>(format: u8, what: &str, value: &T) -> Result<Vec<u8>, LedgerError> {
     let mut bytes = Vec::with_capacity(ROOM);
-    bytes.push(FORMAT);
+    bytes.push(format);
     postcard::to_extend(value, bytes)
         .map_err(|error| LedgerError::Corrupt(format!("a {what} that cannot be written: {error}")))
 }
 
 fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, LedgerError> {
     match bytes.split_first() {
-        Some((&FORMAT, body)) => match postcard::take_from_bytes(body) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(corrupt(what, format_args!("{} bytes too long", rest.len()))),
-            Err(error) => Err(corrupt(what, format_args!("{error}"))),
-        },
-        Some((other, _)) => Err(corrupt(
-            what,
-            format_args!("format {other}, and this version of Dayfly reads format {FORMAT}"),
-        )),
+        Some((&FORMAT, body)) => read(what, body),
+        Some((&other, _)) => Err(unknown(what, other, "format 1")),
         None => Err(corrupt(what, format_args!("no bytes"))),
     }
+}
+
+/// Reads what has grounds behind it since format 2.
+fn decode_with_grounds<T: DeserializeOwned>(
+    what: &str,
+    bytes: &[u8],
+) -> Result<(T, StoredGrounds), LedgerError> {
+    match bytes.split_first() {
+        Some((&FORMAT, body)) => Ok((read(what, body)?, StoredGrounds::default())),
+        Some((&LEASE_FORMAT, body)) => read(what, body),
+        Some((&other, _)) => Err(unknown(what, other, "formats 1 and 2")),
+        None => Err(corrupt(what, format_args!("no bytes"))),
+    }
+}
+
+fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, LedgerError> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(corrupt(what, format_args!("{} bytes too long", rest.len()))),
+        Err(error) => Err(corrupt(what, format_args!("{error}"))),
+    }
+}
+
+fn unknown(what: &str, format: u8, known: &str) -> LedgerError {
+    corrupt(
+        what,
+        format_args!("format {format}, and this version of Dayfly reads {known}"),
+    )
 }
 
 fn corrupt(what: &str, why: std::fmt::Arguments<'_>) -> LedgerError {
@@ -244,6 +292,27 @@ struct StoredLease<'a> {
     state: StoredLeaseState<'a>,
 }
 
+/// What a decision anew needs beside the lease itself.
+#[derive(Serialize, Deserialize, Default)]
+struct StoredGrounds {
+    vouched: Option<(EvidenceKind, Option<VouchingKey>, Timestamp)>,
+    requested: Option<Ttl>,
+}
+
+impl StoredGrounds {
+    fn of(vouched: Option<Vouched>, requested: Option<Ttl>) -> Self {
+        Self {
+            vouched: vouched.map(|vouched| (vouched.kind, vouched.key, vouched.until)),
+            requested,
+        }
+    }
+
+    fn vouched(&self) -> Option<Vouched> {
+        self.vouched
+            .map(|(kind, key, until)| Vouched { kind, key, until })
+    }
+}
+
 /// The handle of a token is its lease id, which need not be stored twice.
 #[derive(Serialize, Deserialize)]
 enum StoredHandle<'a> {
@@ -275,11 +344,12 @@ impl<'a> StoredLease<'a> {
             issued_at: lease.issued_at,
             expires_at: lease.expires_at,
             bounded_by: lease.bounded_by,
-            state: StoredLeaseState::of(&lease.state),
+            state: StoredLeaseState::of(&lease.state, lease.curtailed),
         }
     }
 
     fn into_lease(self) -> Lease {
+        let (state, curtailed) = self.state.into_state();
         Lease {
             id: self.id,
             task: self.task,
@@ -301,7 +371,10 @@ impl<'a> StoredLease<'a> {
             issued_at: self.issued_at,
             expires_at: self.expires_at,
             bounded_by: self.bounded_by,
-            state: self.state.into_state(),
+            requested: None,
+            vouched: None,
+            curtailed,
+            state,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Budgets, IdempotencyKey, Ledger, LedgerError, Renewal};
 use crate::model::ids::{DecisionId, LeaseId};
-use crate::model::lease::{Ending, Handle, Lease, LeaseState};
+use crate::model::lease::{Ending, Handle, Lease, LeaseState, Vouched};
 use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
@@ -78,16 +78,18 @@ impl Draft {
             tool,
             access,
             task,
+            ttl,
             ..
         } = permit.request();
         let task = task.as_ref()?;
         let agent = caller.agent();
+        let attestation = caller.workload().attestation();
         let lease = Lease {
             id: terms.id,
             task: task.id,
             agent: agent.name.clone(),
             environment: agent.environment.clone(),
-            trust_domain: caller.workload().attestation().trust_domain.clone(),
+            trust_domain: attestation.trust_domain.clone(),
             on_behalf_of: task.on_behalf_of.clone(),
             tool: tool.name.clone(),
             actions: access.actions().clone(),
@@ -99,6 +101,9 @@ impl Draft {
             issued_at: terms.issued_at,
             expires_at: terms.expires_at,
             bounded_by: terms.bounded_by,
+            requested: *ttl,
+            vouched: Some(Vouched::by(attestation)),
+            curtailed: None,
             state: if terms.self_contained {
                 LeaseState::Active
             } else {
@@ -157,6 +162,9 @@ impl Reservation {
             expires_at: terms.expires_at,
             decision: terms.decision,
             bounded_by: terms.bounded_by,
+            requested: terms.requested,
+            vouched: terms.vouched,
+            curtailed: None,
             ..ledger.renew(id, terms, now).await?
         };
         Ok(Self {

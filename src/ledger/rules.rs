@@ -3,12 +3,12 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::Refusal;
+use super::{Refusal, Renewal};
 use crate::model::cutoff::{Cutoff, Selector};
-use crate::model::lease::{Cause, Effort, Lease, LeaseState, Receipt, ReceiptSignature};
+use crate::model::lease::{Cause, Curtailed, Effort, Lease, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
-use crate::model::ttl::Ttl;
+use crate::model::ttl::{Bound, Ttl};
 
 /// How long a reservation may stay without being activated.
 pub const MINT_TIME: Duration = Duration::from_secs(60);
@@ -36,12 +36,12 @@ pub fn room(limit: u32, shards: NonZeroU16, others: impl IntoIterator<Item = u32
     taken.fold(limit, u32::saturating_sub)
 }
 
-/// When a lease falls due by itself: a reservation after [`MINT_TIME`], an active lease at its expiry.
+/// When a lease falls due by itself: a reservation after [`MINT_TIME`], an active lease at its end.
 /// `None` for a lease that already has to end, whose next attempt is somebody's decision.
 pub fn due_at(lease: &Lease) -> Option<Timestamp> {
     match lease.state {
         LeaseState::Reserved => Some(lease.issued_at.plus(MINT_TIME).min(lease.expires_at)),
-        LeaseState::Active => Some(lease.expires_at),
+        LeaseState::Active => Some(lease.ends_at()),
         LeaseState::Revoking(_) | LeaseState::Stuck(_) | LeaseState::Ended { .. } => None,
     }
 }
@@ -66,26 +66,74 @@ pub fn next_due(mut lease: Lease, due: Timestamp) -> Lease {
     lease
 }
 
-/// Why a lease that fell due has to end, and since when. An active lease ended at its expiry,
+/// Why a lease that fell due has to end, and since when. An active lease ended when it had to,
 /// however late the reaper comes.
 pub fn fallen_due(lease: &Lease, now: Timestamp) -> (Cause, Timestamp) {
-    match lease.state {
-        LeaseState::Active => (Cause::Expired, lease.expires_at),
+    match (&lease.state, curtailed(lease)) {
+        (LeaseState::Active, Some(curtailed)) => (curtailed.cause, curtailed.at),
+        (LeaseState::Active, None) => (expiry(lease.bounded_by), lease.expires_at),
         _ => (Cause::Compensated, now),
     }
 }
 
-/// Whether somebody ordered this end. It goes before what ends by itself.
+/// The end of a lease before that of its credential, if there is one.
+pub fn curtailed(lease: &Lease) -> Option<Curtailed> {
+    lease
+        .curtailed
+        .filter(|curtailed| curtailed.at < lease.expires_at)
+}
+
+/// Why a lease ends whose own time is up.
+pub const fn expiry(bounded_by: Bound) -> Cause {
+    match bounded_by {
+        Bound::Attestation => Cause::AttestationExpired,
+        _ => Cause::Expired,
+    }
+}
+
+/// The lease after a renewal; `None` where the credential of before gives it longer, or as long. A renewal
+/// is a decision: where it gives less than that credential would last, it moves the earlier end.
+pub fn renewed(lease: &Lease, terms: &Renewal) -> Option<Lease> {
+    if terms.expires_at <= lease.ends_at() {
+        return None;
+    }
+    let at = terms.expires_at;
+    let curtailed = lease.curtailed.filter(|_| at < lease.expires_at);
+    Some(Lease {
+        expires_at: lease.expires_at.max(at),
+        curtailed: curtailed.map(|curtailed| Curtailed { at, ..curtailed }),
+        decision: terms.decision,
+        bounded_by: terms.bounded_by,
+        requested: terms.requested,
+        vouched: terms.vouched,
+        ..lease.clone()
+    })
+}
+
+/// Whether somebody ordered this end, or it is as pressing as an order. It goes before what ends by itself.
 pub fn is_ordered(cause: Cause) -> bool {
     match cause {
-        Cause::Revoked | Cause::Cutoff | Cause::TaskEnded(Outcome::Revoked) => true,
+        Cause::Revoked
+        | Cause::Cutoff
+        | Cause::TaskEnded(Outcome::Revoked)
+        | Cause::NotPermitted
+        | Cause::Signal
+        | Cause::AgentUnregistered
+        | Cause::AgentSuspended
+        | Cause::AttestationRevoked => true,
         Cause::Expired
         | Cause::TaskEnded(_)
         | Cause::TaskSuspended
         | Cause::Superseded
         | Cause::Compensated
         | Cause::Recovered
-        | Cause::Vanished => false,
+        | Cause::Vanished
+        | Cause::Shortened
+        | Cause::AgentUnowned
+        | Cause::AgentRetired
+        | Cause::ReviewOverdue
+        | Cause::ToolRemoved
+        | Cause::AttestationExpired => false,
     }
 }
 

@@ -8,13 +8,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::access::ResourcePath;
+use super::attestation::EvidenceKind;
 use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
 use super::name::{AgentName, Environment, InvalidName, Operation, ProviderName, ToolName, UserId};
 use super::spiffe::TrustDomain;
 use super::task::Outcome;
 use super::time::Timestamp;
-use super::ttl::Bound;
+use super::ttl::{Bound, Ttl};
 
 /// The provider's name for the thing to end: a `jti`, a role name, a session name. Never a secret.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -74,11 +75,33 @@ pub enum Cause {
     Recovered,
     /// Its credential was not there any more, though nobody here had ended it.
     Vanished,
+    /// Decided anew: policy does not permit it any more.
+    NotPermitted,
+    /// Decided anew: what it may live under today's rules is up.
+    Shortened,
+    /// A signal about its subject.
+    Signal,
+    /// Its agent is not in the registry any more.
+    AgentUnregistered,
+    /// Its agent has no owner any more.
+    AgentUnowned,
+    /// Its agent was suspended.
+    AgentSuspended,
+    /// Its agent was retired.
+    AgentRetired,
+    /// The review of its agent is overdue.
+    ReviewOverdue,
+    /// Its tool is not in the catalogue any more.
+    ToolRemoved,
+    /// The evidence that its life was bound to expired.
+    AttestationExpired,
+    /// The key that vouched for its workload is not trusted any more.
+    AttestationRevoked,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 26] = [
         Self::Expired,
         Self::TaskEnded(Outcome::Completed),
         Self::TaskEnded(Outcome::Failed),
@@ -86,6 +109,7 @@ impl Cause {
         Self::TaskEnded(Outcome::Expired),
         Self::TaskEnded(Outcome::Lost),
         Self::TaskEnded(Outcome::Revoked),
+        Self::TaskEnded(Outcome::ParentEnded),
         Self::TaskSuspended,
         Self::Revoked,
         Self::Cutoff,
@@ -93,6 +117,17 @@ impl Cause {
         Self::Compensated,
         Self::Recovered,
         Self::Vanished,
+        Self::NotPermitted,
+        Self::Shortened,
+        Self::Signal,
+        Self::AgentUnregistered,
+        Self::AgentUnowned,
+        Self::AgentSuspended,
+        Self::AgentRetired,
+        Self::ReviewOverdue,
+        Self::ToolRemoved,
+        Self::AttestationExpired,
+        Self::AttestationRevoked,
     ];
 
     /// The word that the API, records and metrics use.
@@ -105,6 +140,7 @@ impl Cause {
             Self::TaskEnded(Outcome::Expired) => "task_expired",
             Self::TaskEnded(Outcome::Lost) => "task_lost",
             Self::TaskEnded(Outcome::Revoked) => "task_revoked",
+            Self::TaskEnded(Outcome::ParentEnded) => "task_parent_ended",
             Self::TaskSuspended => "task_suspended",
             Self::Revoked => "revoked",
             Self::Cutoff => "cutoff",
@@ -112,6 +148,17 @@ impl Cause {
             Self::Compensated => "compensated",
             Self::Recovered => "recovered",
             Self::Vanished => "vanished",
+            Self::NotPermitted => "not_permitted",
+            Self::Shortened => "shortened",
+            Self::Signal => "signal",
+            Self::AgentUnregistered => "agent_unregistered",
+            Self::AgentUnowned => "agent_unowned",
+            Self::AgentSuspended => "agent_suspended",
+            Self::AgentRetired => "agent_retired",
+            Self::ReviewOverdue => "review_overdue",
+            Self::ToolRemoved => "tool_removed",
+            Self::AttestationExpired => "attestation_expired",
+            Self::AttestationRevoked => "attestation_revoked",
         }
     }
 }
@@ -218,9 +265,30 @@ pub struct ReceiptSignature {
 }
 
 /// Names the key that signed the evidence for a workload: enough to compare with, and of one size.
+/// Made by [`VouchingKey::of`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VouchingKey(pub [u8; 8]);
+
+/// What stood behind a lease when it was decided last: enough of the attestation to decide anew by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vouched {
+    /// Which kind of evidence it was.
+    pub kind: EvidenceKind,
+    /// The key that signed it; none where the evidence named none.
+    pub key: Option<VouchingKey>,
+    /// When the evidence ends by itself.
+    pub until: Timestamp,
+}
+
+/// An end before the credential's own, because less was permitted since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Curtailed {
+    /// When.
+    pub at: Timestamp,
+    /// Why, once it falls due then.
+    pub cause: Cause,
+}
 
 /// Where a lease stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -306,10 +374,17 @@ pub struct Lease {
     pub decision: DecisionId,
     /// When it was issued.
     pub issued_at: Timestamp,
-    /// When it ends by itself.
+    /// When its credential ends by itself.
     pub expires_at: Timestamp,
     /// What bounded its life.
     pub bounded_by: Bound,
+    /// The life that was asked for; none where the tool's default was taken.
+    pub requested: Option<Ttl>,
+    /// What stood behind it. Not known of a lease from before this was kept, or from a journal: it
+    /// cannot be decided anew.
+    pub vouched: Option<Vouched>,
+    /// Has to end before its credential does. Only while it is reserved or active.
+    pub curtailed: Option<Curtailed>,
     /// Where it stands.
     pub state: LeaseState,
 }
@@ -336,9 +411,15 @@ impl Lease {
         }
     }
 
+    /// When it has to end unless something happens: with its credential, or before.
+    pub fn ends_at(&self) -> Timestamp {
+        let curtailed = self.curtailed.map_or(Timestamp::MAX, |curtailed| curtailed.at);
+        self.expires_at.min(curtailed)
+    }
+
     /// Whether its credential counts as active at this instant, as far as the lease itself knows.
     pub fn is_live(&self, now: Timestamp) -> bool {
-        matches!(self.state, LeaseState::Active) && now < self.expires_at
+        matches!(self.state, LeaseState::Active) && now < self.ends_at()
     }
 
     /// Whether a cutoff ends it.

@@ -25,17 +25,20 @@ pub enum Outcome {
     Lost,
     /// Somebody who may ended it.
     Revoked,
+    /// The task that it was part of ended.
+    ParentEnded,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Completed,
         Self::Failed,
         Self::Cancelled,
         Self::Expired,
         Self::Lost,
         Self::Revoked,
+        Self::ParentEnded,
     ];
 
     /// The word that the API, records and metrics use.
@@ -47,6 +50,7 @@ impl Outcome {
             Self::Expired => "expired",
             Self::Lost => "lost",
             Self::Revoked => "revoked",
+            Self::ParentEnded => "parent_ended",
         }
     }
 }

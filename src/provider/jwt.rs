@@ -247,6 +247,9 @@ mod tests {
             issued_at: AT,
             expires_at: AT.plus(std::time::Duration::from_secs(300)),
             bounded_by: Bound::Policy,
+            requested: None,
+            vouched: None,
+            curtailed: None,
             state: LeaseState::Active,
         }
     }

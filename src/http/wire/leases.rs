@@ -91,6 +91,7 @@ impl WhichLeases {
             tool: self.tool,
             user: self.user,
             state: self.state,
+            live: false,
         };
         (filter, page)
     }

@@ -46,6 +46,9 @@ fn lease() -> Lease {
         issued_at: AT,
         expires_at: AT,
         bounded_by: Bound::Policy,
+        requested: None,
+        vouched: None,
+        curtailed: None,
         state: LeaseState::Active,
     }
 }

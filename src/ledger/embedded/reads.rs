@@ -8,7 +8,7 @@ use super::layout::{
 use super::store::Store;
 use super::tables::read_lease;
 use crate::ledger::record::{decode_cutoff, decode_task, encode_selector};
-use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, Refusal, rules};
+use crate::ledger::{Changes, Cursor, Filter, LedgerError, Page, Refusal, StateName, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::Lease;
@@ -77,7 +77,7 @@ impl Snapshot {
         let Some(from) = page.after.map_or(Some([0; 16]), |after| next(after.to_bytes())) else {
             return Ok(Vec::new());
         };
-        let properties: Vec<_> = [
+        let mut properties: Vec<_> = [
             filter.task.map(Property::task),
             filter.user.as_ref().map(|user| Property::user(user.as_str())),
             filter.agent.as_ref().map(|agent| Property::agent(agent.as_str())),
@@ -89,11 +89,24 @@ impl Snapshot {
         .collect();
 
         let table = self.0.open_table(LEASES)?;
-        if properties.is_empty() {
+        if properties.is_empty() && !filter.live {
             let rows = table.range::<&Id>(&from..)?.take(limit);
             return rows.map(|row| stored(&row?.1)).collect();
         }
-        let ids = with_all(&self.0.open_table(INDEX)?, &properties, from, limit)?;
+        let index = self.0.open_table(INDEX)?;
+        let mut ids = Vec::new();
+        if filter.live {
+            // Each state has an index of its own; the first of both together are those of the union.
+            for state in [StateName::Reserved, StateName::Active] {
+                properties.push(Property::state(state));
+                ids.extend(with_all(&index, &properties, from, limit)?);
+                properties.pop();
+            }
+            ids.sort_unstable();
+            ids.truncate(limit);
+        } else {
+            ids = with_all(&index, &properties, from, limit)?;
+        }
         let lease = |id: Id| match table.get(&id)? {
             Some(row) => stored(&row),
             None => Err(damaged("the index of leases")),

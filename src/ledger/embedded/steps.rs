@@ -102,6 +102,7 @@ pub(super) fn advance(
 fn turned(row: &Row, cause: Cause, since: Timestamp) -> Lease {
     Lease {
         state: rules::revoking(cause, since),
+        curtailed: None,
         ..row.lease.clone()
     }
 }
@@ -198,14 +199,8 @@ pub(super) fn renew(
     if let Some(selector) = tables.cut_by(&row.lease)? {
         return Err(Refusal::Cut(selector).into());
     }
-    if terms.expires_at <= row.lease.expires_at {
+    let Some(lease) = rules::renewed(&row.lease, &terms) else {
         return Ok(row.lease);
-    }
-    let lease = Lease {
-        expires_at: terms.expires_at,
-        decision: terms.decision,
-        bounded_by: terms.bounded_by,
-        ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)?;
     Ok(lease)
@@ -257,10 +252,13 @@ fn claim_lease(
     let mut lease = row.lease.clone();
     if matches!(lease.state, LeaseState::Reserved | LeaseState::Active) {
         let (cause, since) = rules::fallen_due(&lease, now);
-        if lease.state == LeaseState::Reserved && now < lease.expires_at {
+        // A credential may be out that nobody told us of, or that looks as if it were good for longer.
+        let early = lease.state == LeaseState::Reserved || rules::curtailed(&lease).is_some();
+        if early && now < lease.expires_at {
             tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
         }
         lease.state = rules::revoking(cause, since);
+        lease.curtailed = None;
     }
     // Odd numbers are holds; a hold that ran out is followed by the next odd one.
     let hold = (row.hold + 1) | 1;

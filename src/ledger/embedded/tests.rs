@@ -71,6 +71,9 @@ fn lease(task: &Task, number: u8) -> Lease {
         issued_at: at(1),
         expires_at: at(300),
         bounded_by: Bound::Default,
+        requested: None,
+        vouched: None,
+        curtailed: None,
         state: LeaseState::Active,
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::lease::{Cause, Effort, LeaseState, Receipt, ReceiptSignature};
+use crate::model::lease::{Cause, Curtailed, Effort, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::Outcome;
 use crate::model::time::Timestamp;
 
@@ -27,6 +27,15 @@ pub(super) enum StoredLeaseState<'a> {
         receipt: StoredReceipt,
         signature: StoredSignature<'a>,
     },
+    ReservedCurtailed(StoredCurtailed),
+    ActiveCurtailed(StoredCurtailed),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredCurtailed {
+    at: Timestamp,
+    #[serde(with = "StoredCause")]
+    cause: Cause,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,6 +50,17 @@ pub(super) enum StoredCause {
     Compensated,
     Recovered,
     Vanished,
+    NotPermitted,
+    Shortened,
+    Signal,
+    AgentUnregistered,
+    AgentUnowned,
+    AgentSuspended,
+    AgentRetired,
+    ReviewOverdue,
+    ToolRemoved,
+    AttestationExpired,
+    AttestationRevoked,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,7 +82,8 @@ pub(super) enum StoredReceipt {
 }
 
 impl<'a> StoredLeaseState<'a> {
-    pub(super) fn of(state: &'a LeaseState) -> Self {
+    pub(super) fn of(state: &'a LeaseState, curtailed: Option<Curtailed>) -> Self {
+        let curtailed = curtailed.map(|Curtailed { at, cause }| StoredCurtailed { at, cause });
         let effort = |effort: &Effort| StoredEffort {
             cause: effort.cause,
             since: effort.since,
@@ -70,8 +91,8 @@ impl<'a> StoredLeaseState<'a> {
             last_error: effort.last_error.clone(),
         };
         match state {
-            LeaseState::Reserved => Self::Reserved,
-            LeaseState::Active => Self::Active,
+            LeaseState::Reserved => curtailed.map_or(Self::Reserved, Self::ReservedCurtailed),
+            LeaseState::Active => curtailed.map_or(Self::Active, Self::ActiveCurtailed),
             LeaseState::Revoking(made) => Self::Revoking(effort(made)),
             LeaseState::Stuck(made) => Self::Stuck(effort(made)),
             LeaseState::Ended {
@@ -94,7 +115,14 @@ impl<'a> StoredLeaseState<'a> {
         }
     }
 
-    pub(super) fn into_state(self) -> LeaseState {
+    pub(super) fn into_state(self) -> (LeaseState, Option<Curtailed>) {
+        let curtailed = match &self {
+            Self::ReservedCurtailed(curtailed) | Self::ActiveCurtailed(curtailed) => Some(Curtailed {
+                at: curtailed.at,
+                cause: curtailed.cause,
+            }),
+            _ => None,
+        };
         let effort = |effort: StoredEffort| Effort {
             cause: effort.cause,
             since: effort.since,
@@ -102,9 +130,9 @@ impl<'a> StoredLeaseState<'a> {
             last_error: effort.last_error,
             next_at: effort.since,
         };
-        match self {
-            Self::Reserved => LeaseState::Reserved,
-            Self::Active => LeaseState::Active,
+        let state = match self {
+            Self::Reserved | Self::ReservedCurtailed(_) => LeaseState::Reserved,
+            Self::Active | Self::ActiveCurtailed(_) => LeaseState::Active,
             Self::Revoking(made) => LeaseState::Revoking(effort(made)),
             Self::Stuck(made) => LeaseState::Stuck(effort(made)),
             Self::Ended { cause, at, receipt } => LeaseState::Ended {
@@ -124,7 +152,8 @@ impl<'a> StoredLeaseState<'a> {
                 receipt: receipt.into_receipt(),
                 signed: Some(signature.into_signature()),
             },
-        }
+        };
+        (state, curtailed)
     }
 }
 

@@ -3,13 +3,19 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::lease::{Effort, LeaseState, Receipt};
+use crate::model::lease::{Curtailed, Effort, LeaseState, Receipt};
 
 const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 
 fn task_id() -> TaskId {
     TaskId::new(AT, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
 }
+
+const VOUCHED: Vouched = Vouched {
+    kind: EvidenceKind::JwtSvid,
+    key: Some(VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])),
+    until: Timestamp::from_millis(AT.as_millis() + 3_600_000),
+};
 
 fn lease() -> Lease {
     let id = LeaseId::new(task_id(), AT, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
@@ -30,6 +36,9 @@ fn lease() -> Lease {
         issued_at: AT,
         expires_at: Timestamp::from_millis(AT.as_millis() + 300_000),
         bounded_by: Bound::Policy,
+        requested: Ttl::from_secs(300),
+        vouched: Some(VOUCHED),
+        curtailed: None,
         state: LeaseState::Active,
     }
 }
@@ -74,19 +83,64 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 const LEASE_1: &str = "0101a201f2833a7102880706050403020101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e010b6578616d706c652e6f72670109757365722d343731310363726d010472656164010c637573746f6d6572732f3432036a7774010101a201f2833a73038303030303030303ba86ca8fa0349aaedc8fa0340201";
+const GROUNDS: &str = "010001e5fe5059db697df8bae3a591a03401ac02";
 const TASK_1: &str = "0101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e001c7370696666653a2f2f6578616d706c652e6f72672f737570706f72740f616e737765722061207469636b6574020363726d010472656164000363726d0104726561640109637573746f6d65727300ba86ca8fa034bae3a591a034013c01ba86ca8fa034";
 const CUTOFF_1: &str = "01020b737570706f72742d626f74ffb7ff90fdce39ba86ca8fa0340105";
 
+/// Before leases said what stood behind them.
+fn lease_1() -> Lease {
+    Lease {
+        requested: None,
+        vouched: None,
+        ..lease()
+    }
+}
+
 #[test]
 fn format_1_stays_readable() {
-    assert_eq!(decode_lease(&unhex(LEASE_1)).unwrap(), lease());
+    assert_eq!(decode_lease(&unhex(LEASE_1)).unwrap(), lease_1());
     assert_eq!(decode_task(&unhex(TASK_1)).unwrap(), task());
     assert_eq!(decode_cutoff(&unhex(CUTOFF_1)).unwrap(), cutoff());
 }
 
 #[test]
-fn format_1_is_what_is_written() {
-    assert_eq!(hex(&encode_lease(&lease()).unwrap()), LEASE_1);
+fn a_lease_of_format_2_is_one_of_format_1_with_its_grounds_behind_it() {
+    let grounds = hex(&encode_lease(&lease()).unwrap());
+    assert_eq!(grounds, format!("02{}{GROUNDS}", &LEASE_1[2..]));
+    assert_eq!(decode_lease(&unhex(&grounds)).unwrap(), lease());
+    let none = hex(&encode_lease(&lease_1()).unwrap());
+    assert_eq!(none, format!("02{}0000", &LEASE_1[2..]));
+}
+
+#[test]
+fn a_renewal_of_before_it_had_grounds_stays_readable() {
+    let terms = Renewal {
+        expires_at: AT,
+        decision: DecisionId::new(AT, [4; 10]),
+        bounded_by: Bound::Attestation,
+        requested: lease().requested,
+        vouched: lease().vouched,
+    };
+    let renewed = Lease {
+        decision: terms.decision,
+        bounded_by: terms.bounded_by,
+        ..lease()
+    };
+    let bytes = encode_renewal(&terms).unwrap();
+    let written = format!("0201a201f2833a74048404040404040404{}", "07");
+    assert_eq!(hex(&bytes), format!("{written}{GROUNDS}"));
+    assert_eq!(decode_renewal(&bytes, lease_1()).unwrap(), renewed);
+    let before = unhex(&format!("01{}", &written[2..]));
+    let known = Lease {
+        requested: None,
+        vouched: None,
+        ..renewed
+    };
+    assert_eq!(decode_renewal(&before, lease()).unwrap(), known);
+}
+
+#[test]
+fn format_1_is_what_is_written_of_all_else() {
     assert_eq!(hex(&encode_task(&task()).unwrap()), TASK_1);
     assert_eq!(hex(&encode_cutoff(&cutoff()).unwrap()), CUTOFF_1);
 }
@@ -120,15 +174,18 @@ fn ended(signed: Option<ReceiptSignature>) -> Lease {
     }
 }
 
-const LIVING: usize = LEASE_1.len() - 2; // without the state
+/// The lease without its state, and what comes behind that.
+fn around() -> (String, String) {
+    let bytes = hex(&encode_lease(&lease()).unwrap());
+    let state = LEASE_1.len() - 2;
+    (bytes[..state].to_owned(), bytes[state + 2..].to_owned())
+}
 
 #[test]
 fn an_end_of_before_receipts_were_signed_stays_readable() {
     let bytes = hex(&encode_lease(&ended(None)).unwrap());
-    assert_eq!(
-        bytes,
-        format!("{}0403ba86ca8fa03401ba86ca8fa034", &LEASE_1[..LIVING])
-    );
+    let (before, behind) = around();
+    assert_eq!(bytes, format!("{before}0403ba86ca8fa03401ba86ca8fa034{behind}"));
     assert_eq!(decode_lease(&unhex(&bytes)).unwrap(), ended(None));
 }
 
@@ -140,16 +197,17 @@ fn an_end_with_its_signature_is_written_like_this() {
         hex(b"https://dayfly.example.org")
     );
     let bytes = hex(&encode_lease(&ended(Some(signature()))).unwrap());
-    assert_eq!(bytes, format!("{}{written}", &LEASE_1[..LIVING]));
+    let (before, behind) = around();
+    assert_eq!(bytes, format!("{before}{written}{behind}"));
     let alone = encode_signature(&signature()).unwrap();
     assert_eq!(hex(&alone), format!("01{}", &written[30..]));
     assert_eq!(alone.len(), 96);
 }
 
 #[test]
-fn a_typical_lease_takes_150_bytes() {
+fn a_typical_lease_takes_170_bytes() {
     let size = encode_lease(&lease()).unwrap().len();
-    assert!(size <= 150, "{size}");
+    assert!(size <= 170, "{size}");
 }
 
 #[test]
@@ -175,7 +233,13 @@ fn the_numbers_of_variants_do_not_move() {
         Bound::Attestation,
     ];
     assert_eq!(bounds.map(number).concat(), [0, 1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(Outcome::ALL.map(number).concat(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(Outcome::ALL.map(number).concat(), [0, 1, 2, 3, 4, 5, 6]);
+    let kinds = [
+        EvidenceKind::JwtSvid,
+        EvidenceKind::Kubernetes,
+        EvidenceKind::Oidc,
+    ];
+    assert_eq!(kinds.map(number).concat(), [0, 1, 2]);
     #[derive(Serialize)]
     struct Stored(#[serde(with = "StoredCause")] Cause);
     let causes = [
@@ -188,9 +252,22 @@ fn the_numbers_of_variants_do_not_move() {
         Cause::Compensated,
         Cause::Recovered,
         Cause::Vanished,
+        Cause::NotPermitted,
+        Cause::Shortened,
+        Cause::Signal,
+        Cause::AgentUnregistered,
+        Cause::AgentUnowned,
+        Cause::AgentSuspended,
+        Cause::AgentRetired,
+        Cause::ReviewOverdue,
+        Cause::ToolRemoved,
+        Cause::AttestationExpired,
+        Cause::AttestationRevoked,
     ];
     let causes = causes.map(|cause| number(Stored(cause)));
-    assert_eq!(causes.concat(), [0, 1, 0, 2, 3, 4, 5, 6, 7, 8]);
+    let mut numbers = vec![0, 1, 0];
+    numbers.extend(2..=19);
+    assert_eq!(causes.concat(), numbers);
 }
 
 #[test]
@@ -245,12 +322,25 @@ where
 }
 
 fn cause() -> impl Strategy<Value = Cause> {
-    prop_oneof![
-        Just(Cause::Expired),
-        Just(Cause::TaskEnded(Outcome::Lost)),
-        Just(Cause::TaskSuspended),
-        Just(Cause::Superseded),
-    ]
+    prop::sample::select(Cause::ALL.to_vec())
+}
+
+fn vouched() -> impl Strategy<Value = Vouched> {
+    let kinds = [
+        EvidenceKind::JwtSvid,
+        EvidenceKind::Kubernetes,
+        EvidenceKind::Oidc,
+    ];
+    let fields = (
+        prop::sample::select(kinds.to_vec()),
+        prop::option::of(any::<[u8; 8]>()),
+        instant(),
+    );
+    fields.prop_map(|(kind, key, until)| Vouched {
+        kind,
+        key: key.map(VouchingKey),
+        until,
+    })
 }
 
 fn any_signature() -> impl Strategy<Value = ReceiptSignature> {
@@ -308,9 +398,14 @@ prop_compose! {
         actions in prop::collection::btree_set(parsed("[a-z]{1,8}"), 0..5),
         resources in prop::collection::btree_set(parsed("[a-z0-9]{1,8}/[a-z0-9]{1,8}"), 0..5),
         handle in prop::option::of(".{0,60}"),
+        (requested, vouched) in (prop::option::of(1..=3600u32), prop::option::of(vouched())),
+        curtailed in prop::option::of((instant(), cause())),
         state in lease_state(),
     ) -> Lease {
+        let live = matches!(state, LeaseState::Reserved | LeaseState::Active);
         Lease {
+            requested: requested.and_then(Ttl::from_secs), vouched,
+            curtailed: curtailed.filter(|_| live).map(|(at, cause)| Curtailed { at, cause }),
             id: LeaseId::new(task_id(), issued_at, random),
             agent, trust_domain, on_behalf_of, actions, resources, issued_at, expires_at, state,
             handle: handle.map(Handle),
@@ -347,7 +442,10 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_record_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let bytes = [&[FORMAT], bytes.as_slice()].concat();
+        let bytes = [&[LEASE_FORMAT], bytes.as_slice()].concat();
+        let _ = decode_lease(&bytes);
+        let _ = decode_renewal(&bytes, lease());
+        let bytes = [&[FORMAT], &bytes[1..]].concat();
         let _ = decode_lease(&bytes);
         let _ = decode_task(&bytes);
         let _ = decode_cutoff(&bytes);

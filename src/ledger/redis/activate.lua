@@ -22,6 +22,6 @@ end
 
 l.state, l.handle, l.expires_at = 'a', ARGV[2], tonumber(ARGV[3])
 redis.call('HSET', KEYS[1], id, lease_pack(l))
-redis.call('ZADD', KEYS[2], ARGV[3], 'l' .. id)
+redis.call('ZADD', KEYS[2], ends_at(l), 'l' .. id)
 redis.call('ZREM', KEYS[3], id)
 return { 'ok' }

@@ -17,7 +17,15 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'L
     if raw then
       local l = lease_read(raw)
       if l.state == 'a' then
-        turn(l, tonumber(ARGV[4]), l.expires_at)
+        if l.cause ~= 0 and l.since < l.expires_at then
+          -- Its credential looks as if it were good for longer.
+          if now < l.expires_at then
+            publish_lease(KEYS[5], KEYS[6], now, l.cause, id)
+          end
+          turn(l, l.cause, l.since)
+        else
+          turn(l, l.proof ~= 0 and l.proof or tonumber(ARGV[4]), l.expires_at)
+        end
         redis.call('ZADD', KEYS[4], place(STATES.v, id), id)
       elseif l.state == 'r' then
         -- A credential may be out that nobody told us of.

@@ -108,7 +108,7 @@ impl RedisLedger {
         let mut args = vec![
             shelf.after.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
             look.to_string().into_bytes(),
-            filter.state.map(|state| vec![letter(state)]).unwrap_or_default(),
+            letters(filter),
         ];
         args.extend(classes.iter().cloned());
         let mut reply = self.reaping.run(&script::FIND, &[&keys], &[&args]).await?;
@@ -133,6 +133,7 @@ fn classes(filter: &Filter) -> Vec<Vec<u8>> {
     let indexed =
         filter.task.is_some() || filter.user.is_some() || filter.agent.is_some() || filter.tool.is_some();
     match filter.state {
+        None if filter.live => vec![LIVE.to_vec()],
         None => vec![LIVE.to_vec(), ENDED.to_vec()],
         Some(StateName::Ended) => vec![ENDED.to_vec()],
         Some(_) if indexed => vec![LIVE.to_vec()],
@@ -150,6 +151,20 @@ fn is_pending(state: StateName) -> bool {
         StateName::Reserved | StateName::Revoking | StateName::Stuck
     )
 }
+
+/// The letters of the states that are wanted; none where all are.
+fn letters(filter: &Filter) -> Vec<u8> {
+    let live = [StateName::Reserved, StateName::Active];
+    match (filter.live, filter.state) {
+        (false, None) => Vec::new(),
+        (true, None) => live.map(letter).to_vec(),
+        (true, Some(state)) if !live.contains(&state) => vec![NONE],
+        (_, Some(state)) => vec![letter(state)],
+    }
+}
+
+/// The letter of no state.
+const NONE: u8 = b'-';
 
 fn letter(state: StateName) -> u8 {
     match state {

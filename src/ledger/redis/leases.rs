@@ -3,7 +3,8 @@
 use super::keys::Shard;
 use super::link::Reply;
 use super::packed::{
-    cause_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease, unpack_task,
+    cause_code, expiry_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease,
+    unpack_task,
 };
 use super::script::Step;
 use super::shares::Counted;
@@ -145,7 +146,8 @@ impl RedisLedger {
             id.to_bytes().to_vec(),
             instant(terms.expires_at),
             instant(now),
-            record::encode_renewal(terms.decision, terms.bounded_by)?,
+            record::encode_renewal(&terms)?,
+            super::number(expiry_code(terms.bounded_by).into()),
         ];
         let (mut reply, selectors) = self.run_known(&script::RENEW, shard, &keys, args).await?;
         match reply.word.as_str() {

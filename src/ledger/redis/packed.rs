@@ -4,12 +4,13 @@
 //!
 //! The layouts are those of `prelude.lua`. Numbers are big-endian, instants are milliseconds in six bytes.
 
-use crate::ledger::{LedgerError, record};
+use crate::ledger::{LedgerError, record, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
-use crate::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt, ReceiptSignature};
+use crate::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
+use crate::model::ttl::Bound;
 
 /// The bytes of a lease's head, but for an error.
 const HEAD: usize = 50;
@@ -77,7 +78,10 @@ pub(super) fn state_letter(state: &LeaseState) -> u8 {
 /// A lease as it is stored.
 pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     let (cause, since, attempts, error) = match &lease.state {
-        LeaseState::Reserved | LeaseState::Active => (0, Timestamp::EPOCH, 0, None),
+        LeaseState::Reserved | LeaseState::Active => match lease.curtailed {
+            Some(Curtailed { at, cause }) => (cause_code(cause), at, 0, None),
+            None => (0, Timestamp::EPOCH, 0, None),
+        },
         LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (
             cause_code(effort.cause),
             effort.since,
@@ -87,7 +91,7 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
         LeaseState::Ended { cause, at, .. } => (cause_code(*cause), *at, 0, None),
     };
     let (proof, at) = match &lease.state {
-        LeaseState::Reserved | LeaseState::Active => (0, Timestamp::EPOCH),
+        LeaseState::Reserved | LeaseState::Active => (expiry_code(lease.bounded_by), Timestamp::EPOCH),
         LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (0, effort.next_at),
         LeaseState::Ended { receipt, .. } => (proof_code(*receipt), receipt.at()),
     };
@@ -134,8 +138,15 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     let (renewal, stored) = head.0.split_at_checked(length.into()).ok_or_else(too_short)?;
     let mut lease = record::decode_lease(stored)?;
     if !renewal.is_empty() {
-        (lease.decision, lease.bounded_by) = record::decode_renewal(renewal)?;
+        lease = record::decode_renewal(renewal, lease)?;
     }
+    let curtailed = match state {
+        b'r' | b'a' if cause != 0 => Some(Curtailed {
+            at: since,
+            cause: cause_of(cause)?,
+        }),
+        _ => None,
+    };
     let effort = || -> Result<Effort, LedgerError> {
         Ok(Effort {
             cause: cause_of(cause)?,
@@ -161,6 +172,7 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     let lease = Lease {
         handle: handle.map(Handle).or(lease.handle),
         expires_at,
+        curtailed,
         state,
         ..lease
     };
@@ -176,6 +188,9 @@ pub(super) fn optional(text: Option<&str>) -> Vec<u8> {
         .unwrap_or_default()
 }
 
+/// The ends of tasks have the numbers from here to 63.
+const OUTCOMES: u8 = 16;
+
 /// The number of a cause in heads and arguments. Numbers are never given twice.
 pub(super) fn cause_code(cause: Cause) -> u8 {
     match cause {
@@ -187,8 +202,24 @@ pub(super) fn cause_code(cause: Cause) -> u8 {
         Cause::Compensated => 6,
         Cause::Recovered => 7,
         Cause::Vanished => 8,
-        Cause::TaskEnded(outcome) => 16 + outcome_code(outcome),
+        Cause::TaskEnded(outcome) => OUTCOMES + outcome_code(outcome),
+        Cause::NotPermitted => 64,
+        Cause::Shortened => 65,
+        Cause::Signal => 66,
+        Cause::AgentUnregistered => 67,
+        Cause::AgentUnowned => 68,
+        Cause::AgentSuspended => 69,
+        Cause::AgentRetired => 70,
+        Cause::ReviewOverdue => 71,
+        Cause::ToolRemoved => 72,
+        Cause::AttestationExpired => 73,
+        Cause::AttestationRevoked => 74,
     }
+}
+
+/// Why a lease ends whose own time is up, in its head while it lives.
+pub(super) fn expiry_code(bounded_by: Bound) -> u8 {
+    cause_code(rules::expiry(bounded_by))
 }
 
 fn cause_of(code: u8) -> Result<Cause, LedgerError> {
@@ -201,7 +232,18 @@ fn cause_of(code: u8) -> Result<Cause, LedgerError> {
         6 => Cause::Compensated,
         7 => Cause::Recovered,
         8 => Cause::Vanished,
-        16.. => Cause::TaskEnded(outcome_of(code - 16)?),
+        OUTCOMES..64 => Cause::TaskEnded(outcome_of(code - OUTCOMES)?),
+        64 => Cause::NotPermitted,
+        65 => Cause::Shortened,
+        66 => Cause::Signal,
+        67 => Cause::AgentUnregistered,
+        68 => Cause::AgentUnowned,
+        69 => Cause::AgentSuspended,
+        70 => Cause::AgentRetired,
+        71 => Cause::ReviewOverdue,
+        72 => Cause::ToolRemoved,
+        73 => Cause::AttestationExpired,
+        74 => Cause::AttestationRevoked,
         _ => return Err(unreadable("the cause of an end")),
     })
 }
@@ -215,6 +257,7 @@ pub(super) fn outcome_code(outcome: Outcome) -> u8 {
         Outcome::Expired => 4,
         Outcome::Lost => 5,
         Outcome::Revoked => 6,
+        Outcome::ParentEnded => 7,
     }
 }
 
@@ -226,6 +269,7 @@ fn outcome_of(code: u8) -> Result<Outcome, LedgerError> {
         4 => Outcome::Expired,
         5 => Outcome::Lost,
         6 => Outcome::Revoked,
+        7 => Outcome::ParentEnded,
         _ => return Err(unreadable("the outcome of a task")),
     })
 }
@@ -355,7 +399,6 @@ mod tests {
     use super::*;
     use crate::model::ids::{DecisionId, LeaseId, TaskId};
     use crate::model::lease::Ending;
-    use crate::model::ttl::Bound;
 
     const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 
@@ -378,6 +421,9 @@ mod tests {
             issued_at: AT,
             expires_at: AT,
             bounded_by: Bound::Policy,
+            requested: None,
+            vouched: None,
+            curtailed: None,
             state,
         }
     }
@@ -423,6 +469,19 @@ mod tests {
         for state in states {
             let lease = lease(state);
             assert_eq!(unpack_lease(&pack_lease(&lease).unwrap()).unwrap(), (lease, 0));
+        }
+    }
+
+    #[test]
+    fn an_earlier_end_comes_back_as_it_went() {
+        for cause in Cause::ALL {
+            for state in [LeaseState::Reserved, LeaseState::Active] {
+                let lease = Lease {
+                    curtailed: Some(Curtailed { at: AT, cause }),
+                    ..lease(state)
+                };
+                assert_eq!(unpack_lease(&pack_lease(&lease).unwrap()).unwrap(), (lease, 0));
+            }
         }
     }
 

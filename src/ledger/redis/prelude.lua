@@ -9,6 +9,8 @@ local TASK = '>c1BI6I6I6I6Bc0'
 -- task, state, cause, expires at, since (or ended at), attempts, hold (odd while somebody has it), proof,
 -- the proof's instant (or, while it has to end, when it is due next), handle, last error (or, once it has ended,
 -- the signature on its receipt), what the last renewal says in the record's stead ('' before the first)
+-- While it is reserved or active, `cause` and `since` are those of an end before its expiry (0 where there is
+-- none), and `proof` is the cause of its end at its expiry.
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0Bc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
 local CLASS = 281474976710656 -- 2^48
@@ -59,9 +61,14 @@ local function place(class, id)
   return class * CLASS + made_at(id)
 end
 
+-- When a live lease has to end: with its credential, or before.
+local function ends_at(l)
+  return l.cause ~= 0 and math.min(l.since, l.expires_at) or l.expires_at
+end
+
 -- Turns a reserved or active lease to `revoking`.
 local function turn(l, cause, now)
-  l.state, l.cause, l.since, l.attempts, l.error = 'v', cause, now, 0, ''
+  l.state, l.cause, l.since, l.attempts, l.proof, l.error = 'v', cause, now, 0, 0, ''
 end
 
 -- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease.
@@ -106,7 +113,7 @@ local function live(leases, tasks, cutoffs, id, now, selectors)
   if l.state ~= 'a' then
     return nil, { 'lease_not_open', raw }
   end
-  if now >= l.expires_at then
+  if now >= ends_at(l) then
     return nil, { 'expired' }
   end
   local stored = redis.call('HGET', tasks, l.task)

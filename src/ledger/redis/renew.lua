@@ -1,14 +1,19 @@
 -- KEYS leases due tasks cutoffs
--- ARGV id, expires_at, now, what else the renewal says, selectors...
+-- ARGV id, expires_at, now, what else the renewal says, the cause of its own end, selectors...
 local id, expires_at = ARGV[1], tonumber(ARGV[2])
-local l, refusal = live(KEYS[1], KEYS[3], KEYS[4], id, tonumber(ARGV[3]), { unpack(ARGV, 5) })
+local l, refusal = live(KEYS[1], KEYS[3], KEYS[4], id, tonumber(ARGV[3]), { unpack(ARGV, 6) })
 if not l then
   return refusal
 end
 
--- The credential of before is still out: a lease never ends before it.
-if expires_at > l.expires_at then
-  l.expires_at, l.renewal = expires_at, ARGV[4]
+-- The credential of before is still out: a lease never ends before what was permitted of it.
+if expires_at > ends_at(l) then
+  if expires_at < l.expires_at then
+    l.since = expires_at
+  else
+    l.expires_at, l.cause, l.since = expires_at, 0, 0
+  end
+  l.renewal, l.proof = ARGV[4], tonumber(ARGV[5])
   redis.call('HSET', KEYS[1], id, lease_pack(l))
   redis.call('ZADD', KEYS[2], ARGV[2], 'l' .. id)
 end

@@ -56,6 +56,9 @@ pub(super) fn lease() -> Lease {
         issued_at: AT,
         expires_at: AT.plus(Ttl::from_secs(300).unwrap().as_duration()),
         bounded_by: Bound::Requested,
+        requested: None,
+        vouched: None,
+        curtailed: None,
         state: LeaseState::Reserved,
     }
 }

@@ -24,12 +24,15 @@ use dayfly::ledger::{
     Settlement,
 };
 use dayfly::model::access::{Access, Scope};
+use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::ids::{DecisionId, LeaseId, Randomness, Slot, TaskId};
-use dayfly::model::lease::{Cause, Ending, Lease, LeaseState, Receipt, ReceiptSignature};
+use dayfly::model::lease::{
+    Cause, Ending, Lease, LeaseState, Receipt, ReceiptSignature, Vouched, VouchingKey,
+};
 use dayfly::model::task::{Charter, Task, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
-use dayfly::model::ttl::Bound;
+use dayfly::model::ttl::{Bound, Ttl};
 
 /// Makes ledgers of one adapter.
 #[async_trait]
@@ -111,6 +114,13 @@ fn task_in(slot: Slot, opened_at: Timestamp) -> Task {
     }
 }
 
+/// What stands behind each lease.
+const VOUCHED: Vouched = Vouched {
+    kind: EvidenceKind::JwtSvid,
+    key: Some(VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])),
+    until: Timestamp::from_millis(1_795_332_600_250),
+};
+
 /// A reservation for the task that nobody has written down yet.
 fn lease_at(task: &Task, issued_at: Timestamp) -> Lease {
     let charter = &task.charter;
@@ -131,6 +141,9 @@ fn lease_at(task: &Task, issued_at: Timestamp) -> Lease {
         issued_at,
         expires_at: issued_at.plus(LEASE_LIFE),
         bounded_by: Bound::Policy,
+        requested: Ttl::from_secs(300),
+        vouched: Some(VOUCHED),
+        curtailed: None,
         state: LeaseState::Reserved,
     }
 }
@@ -270,6 +283,12 @@ fn until(seconds: u64) -> Renewal {
         expires_at: at(seconds),
         decision: DecisionId::new(at(0), random()),
         bounded_by: Bound::Requested,
+        requested: Ttl::from_secs(u32::try_from(seconds).unwrap()),
+        vouched: Some(Vouched {
+            kind: EvidenceKind::Oidc,
+            key: None,
+            until: at(seconds),
+        }),
     }
 }
 
@@ -323,11 +342,12 @@ macro_rules! ledger_contract {
                 a_repeated_reservation_is_known, a_refused_reservation_leaves_no_trace,
                 activating_gives_handle_and_expiry, activating_happens_once,
                 a_reserved_lease_is_named_once_its_name_is_known, nothing_is_activated_after_the_task, renewing_moves_the_expiry,
-                renewing_never_brings_the_expiry_forward,
+                renewing_moves_an_earlier_end, renewing_never_brings_the_expiry_forward,
                 only_what_is_active_is_renewed, only_what_is_active_is_live, nothing_is_live_without_its_task,
                 a_revoked_lease_is_due_at_once,
                 revoking_again_changes_nothing, an_unknown_lease_is_refused;
-            claims: an_expired_lease_is_claimed, an_abandoned_reservation_is_claimed,
+            claims: an_expired_lease_is_claimed, a_lease_that_was_bound_to_its_evidence_ends_with_it,
+                a_curtailed_lease_falls_due_before_its_credential_does, an_abandoned_reservation_is_claimed,
                 a_short_reservation_is_claimed_at_its_expiry, a_task_past_its_deadline_is_claimed,
                 a_lost_task_is_claimed, a_claimed_task_returns_until_it_is_ended,
                 a_hold_excludes_others, a_late_settlement_is_refused,

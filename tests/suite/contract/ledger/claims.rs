@@ -4,15 +4,15 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use dayfly::ledger::rules::{self, MINT_TIME};
-use dayfly::ledger::{Budgets, Claim, Filter, Ledger, Page, Refusal, Settlement, StateName};
+use dayfly::ledger::{Budgets, Claim, Filter, Ledger, Page, Refusal, Renewal, Settlement, StateName};
 use dayfly::model::cutoff::Selector;
-use dayfly::model::lease::{Cause, Effort, Lease, LeaseState, Receipt};
+use dayfly::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, TaskChange};
-use dayfly::model::ttl::Ttl;
+use dayfly::model::ttl::{Bound, Ttl};
 
 use super::{
     HOLD, RETENTION, START, Shorthand as _, TASK_LIFE, active_at, at, cause_of, ended, lease_at, refusal,
-    secs, signature, task_at,
+    secs, signature, task_at, until,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -35,6 +35,76 @@ pub(super) async fn an_expired_lease_is_claimed(ledger: Subject) {
         "and it is written down so"
     );
     assert_eq!(ledger.told().await, [], "its time was up for everybody");
+}
+
+pub(super) async fn a_lease_that_was_bound_to_its_evidence_ends_with_it(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let bound = Lease {
+        bounded_by: Bound::Attestation,
+        ..active_at(&task, at(1))
+    };
+    let bound = ledger.hold(bound).await;
+    let renewed = ledger.hold(active_at(&task, at(1))).await;
+    let terms = Renewal {
+        bounded_by: Bound::Attestation,
+        ..until(302)
+    };
+    ledger.renew(renewed.id, terms, at(2)).await.unwrap();
+    for (lease, since) in [(bound, at(301)), (renewed, at(302))] {
+        let claim = ledger.due_leases(since).await.pop().unwrap();
+        let effort = rules::effort(&claim.lease.state).unwrap();
+        assert_eq!(claim.lease.id, lease.id);
+        assert_eq!((effort.cause, effort.since), (Cause::AttestationExpired, since));
+    }
+    assert_eq!(ledger.told().await, [], "their time was up for everybody");
+}
+
+/// Its credential looks as if it were good for longer, so everybody is told.
+pub(super) async fn a_curtailed_lease_falls_due_before_its_credential_does(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let cause = Cause::Shortened;
+    let curtailed = |at| Some(Curtailed { at, cause });
+    let lease = Lease {
+        curtailed: curtailed(at(60)),
+        ..active_at(&task, at(1))
+    };
+    let lease = ledger.hold(lease).await;
+    assert!(lease.is_live(at(59)) && !lease.is_live(at(60)));
+    let reserved = Lease {
+        curtailed: curtailed(at(50)),
+        ..lease_at(&task, at(1))
+    };
+    let reserved = ledger.hold(reserved).await;
+    let handle = Handle("h".to_owned());
+    ledger.activate(reserved.id, &handle, at(300)).await.unwrap();
+    assert!(ledger.due(at(49)).await.is_empty());
+    for (lease, since) in [(&reserved, at(50)), (&lease, at(60))] {
+        let claims = ledger.due_leases(since).await;
+        let [claim] = claims.as_slice() else {
+            panic!("{claims:?}")
+        };
+        let effort = rules::effort(&claim.lease.state).unwrap();
+        assert_eq!((claim.lease.id, claim.lease.curtailed), (lease.id, None));
+        assert_eq!((effort.cause, effort.since), (cause, since));
+        assert_eq!(claim.lease, ledger.stored(lease.id).await);
+    }
+    let ends = [reserved.id, lease.id].map(Selector::Lease);
+    assert_eq!(ledger.told().await, ends);
+
+    // The provider gave it less than that.
+    let short = Lease {
+        curtailed: curtailed(at(120)),
+        ..lease_at(&task, at(61))
+    };
+    let short = ledger.hold(short).await;
+    ledger.activate(short.id, &handle, at(110)).await.unwrap();
+    let claims = ledger.due(at(119)).await;
+    let claim = claims.iter().find_map(|claim| match claim {
+        Claim::Lease(claim) if claim.lease.id == short.id => Some(&claim.lease),
+        _ => None,
+    });
+    assert_eq!(cause_of(claim.unwrap()), Some(Cause::Expired));
+    assert_eq!(ledger.told().await, ends);
 }
 
 pub(super) async fn an_abandoned_reservation_is_claimed(ledger: Subject) {

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use dayfly::ledger::{Filter, Ledger, Page, Settlement, StateName};
+use dayfly::model::cutoff::Selector;
 use dayfly::model::ids::{LeaseId, Slot};
 use dayfly::model::lease::{Cause, Lease};
 
@@ -128,6 +129,12 @@ pub(super) async fn leases_are_found_by_their_state(ledger: Subject) {
     assert_eq!(in_state(StateName::Revoking).await, [revoking.id]);
     assert_eq!(in_state(StateName::Stuck).await, [stuck.id]);
     assert_eq!(in_state(StateName::Ended).await, [over.id]);
+    for filter in [
+        Filter::of(&Selector::Task(task.charter.id)),
+        Filter::of(&Selector::All),
+    ] {
+        assert_eq!(found(&ledger, &filter).await, [reserved.id, active.id]);
+    }
 
     let claim = ledger
         .due_leases(at(50))
@@ -143,9 +150,9 @@ pub(super) async fn leases_are_found_by_their_state(ledger: Subject) {
 pub(super) async fn filters_combine(ledger: Subject) {
     let leases = a_dozen(&ledger).await;
     ledger.revoke(leases[3].id, Cause::Revoked, at(20)).await.unwrap();
-    // Every subset of the five conditions of one lease against a plain scan.
+    // Every subset of the six conditions of one lease against a plain scan.
     for wanted in &leases {
-        for chosen in 0..32u8 {
+        for chosen in 0..64u8 {
             let on = |bit: u8| chosen & (1 << bit) != 0;
             let state = if wanted.id == leases[3].id {
                 StateName::Revoking
@@ -158,6 +165,7 @@ pub(super) async fn filters_combine(ledger: Subject) {
                 tool: on(2).then(|| wanted.tool.clone()),
                 user: if on(3) { wanted.on_behalf_of.clone() } else { None },
                 state: on(4).then_some(state),
+                live: on(5),
             };
             let fits = |lease: &&Lease| {
                 filter.task.is_none_or(|task| task == lease.task)
@@ -170,6 +178,7 @@ pub(super) async fn filters_combine(ledger: Subject) {
                     && filter
                         .state
                         .is_none_or(|s| (s == StateName::Revoking) == (lease.id == leases[3].id))
+                    && (!filter.live || lease.id != leases[3].id)
             };
             assert_eq!(
                 found(&ledger, &filter).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dayfly::ledger::{Budget, Budgets, Ledger, Refusal, Renewal, rules};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::ids::Slot;
-use dayfly::model::lease::{Cause, Handle, Lease, LeaseState};
+use dayfly::model::lease::{Cause, Curtailed, Handle, Lease, LeaseState};
 use dayfly::model::task::{Outcome, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::{Bound, Ttl};
@@ -299,6 +299,8 @@ pub(super) async fn renewing_moves_the_expiry(ledger: Subject) {
         expires_at: at(500),
         decision: terms.decision,
         bounded_by: Bound::Task,
+        requested: terms.requested,
+        vouched: terms.vouched,
         ..lease
     };
     assert_eq!(renewed, expected);
@@ -309,6 +311,52 @@ pub(super) async fn renewing_moves_the_expiry(ledger: Subject) {
     let claims = ledger.due_leases(at(500)).await;
     assert_eq!(claims.len(), 1);
     assert_eq!(claims[0].lease.decision, terms.decision, "to its end");
+}
+
+/// A renewal is a decision: where an earlier end was decided before, it decides that anew.
+pub(super) async fn renewing_moves_an_earlier_end(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let (at_60, cause) = (at(60), Cause::Shortened);
+    let lease = Lease {
+        curtailed: Some(Curtailed { at: at_60, cause }),
+        ..active_at(&task, at(1))
+    };
+    let lease = ledger.hold(lease).await;
+    assert_eq!(ledger.stored(lease.id).await, lease);
+    assert_eq!(
+        ledger.renew(lease.id, until(60), at(2)).await.unwrap(),
+        lease,
+        "no longer than it may live already"
+    );
+
+    let terms = until(90);
+    let renewed = ledger.renew(lease.id, terms, at(2)).await.unwrap();
+    let expected = Lease {
+        curtailed: Some(Curtailed { at: at(90), cause }),
+        decision: terms.decision,
+        bounded_by: terms.bounded_by,
+        requested: terms.requested,
+        vouched: terms.vouched,
+        ..lease.clone()
+    };
+    assert_eq!(renewed, expected, "the credential of before lasts until 301");
+    assert_eq!(ledger.stored(lease.id).await, expected);
+    assert!(ledger.due(at(89)).await.is_empty());
+    let late = ledger.renew(lease.id, until(200), at(90)).await;
+    assert_eq!(refusal(late), Refusal::LeaseNotOpen("expired"));
+    assert_eq!(ledger.live(lease.id, at(89)).await.unwrap(), expected);
+    let late = ledger.live(lease.id, at(90)).await;
+    assert_eq!(refusal(late), Refusal::LeaseNotOpen("expired"));
+
+    let renewed = ledger.renew(lease.id, until(400), at(89)).await.unwrap();
+    assert_eq!((renewed.curtailed, renewed.expires_at), (None, at(400)));
+    assert!(ledger.due(at(399)).await.is_empty());
+    assert_eq!(ledger.due_leases(at(400)).await.len(), 1);
+    assert_eq!(
+        ledger.told().await,
+        [],
+        "nothing looks good for longer than it was"
+    );
 }
 
 /// The credential of before is still out, whatever the next one is given.

@@ -270,6 +270,8 @@ impl Model {
             known.lease.expires_at = terms.expires_at;
             known.lease.decision = terms.decision;
             known.lease.bounded_by = terms.bounded_by;
+            known.lease.requested = terms.requested;
+            known.lease.vouched = terms.vouched;
             known.due = Some(terms.expires_at);
         }
         Ok(known.lease.clone())

@@ -17,6 +17,8 @@ impl Lab {
             expires_at: until,
             decision: out.lease.decision,
             bounded_by: out.lease.bounded_by,
+            requested: out.lease.requested,
+            vouched: out.lease.vouched,
         };
         let reservation = Reservation::renew(ledger, permit, out.lease.id, terms, self.world.now())
             .await
