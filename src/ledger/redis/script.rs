@@ -2,7 +2,7 @@
 //!
 //! Steps that give something out run by `guard.lua`, which refuses in a ledger that was lost; those that
 //! end something run by `count.lua`, which never does. What others rely on is looked at by `still.lua`,
-//! which refuses like the first and writes nothing. All put the writer's count behind the word.
+//! which refuses like the first and changes nothing. All put the writer's count behind the word.
 //!
 //! A script answers an array. Its first element is `ok` or the name of a refusal; a refusal is an
 //! answer and never a Lua error, so that errors mean faults only.
