@@ -45,6 +45,7 @@ fn agent(name: &str, roles: &[String]) -> Agent {
         status: AgentStatus::Active,
         review_by: Timestamp::MAX,
         may_act_for: Vec::new(),
+        serves: std::collections::BTreeSet::new(),
         ceilings: AgentCeilings::default(),
         facts: BTreeMap::from([("tier".into(), "gold".into())]),
     }

@@ -41,6 +41,7 @@ use dayfly::journal::memory::MemoryJournal;
 use dayfly::journal::note::NoteSigner;
 use dayfly::journal::receipt::ReceiptSigner;
 use dayfly::keys::Algorithm;
+use dayfly::keys::issuer::Issuer;
 use dayfly::keys::key_ring::KeyRing;
 use dayfly::keys::ring_keys::RingSigner;
 use dayfly::ledger::Ledger;
@@ -73,7 +74,8 @@ impl World {
         let signer = RingSigner::generate(Algorithm::Es256, &entropy).unwrap();
         let keys = Arc::new(KeyRing::of(Arc::new(signer)));
         let life = Ttl::from_secs(3600).unwrap();
-        let provider: Arc<dyn Provider> = Arc::new(JwtProvider::new(ISSUER, keys, life).unwrap());
+        let provider: Arc<dyn Provider> =
+            Arc::new(JwtProvider::new(ISSUER, Arc::clone(&keys), life).unwrap());
         let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
         let (ruleset, _) = rules::load(&configuration(), &providers).unwrap();
         let broker = Broker::new(Parts {
@@ -83,6 +85,7 @@ impl World {
             rules: Arc::new(Rules::new(ruleset)),
             ledger,
             providers,
+            issuer: Arc::new(Issuer::new(ISSUER, keys)),
             journal,
             receipts: ReceiptSigner::new(ISSUER, audit_key()),
             settings: Settings {

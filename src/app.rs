@@ -33,6 +33,7 @@ use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::keys::issuer::Issuer;
 use crate::keys::key_ring::KeyRing;
 use crate::ledger::lineage::{Memory, Writer};
 use crate::provider::{ProviderError, Providers};
@@ -81,6 +82,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let entropy: Arc<dyn Entropy> = Arc::new(os_entropy.clone());
 
     let keys = Arc::new(providers::open_keys(&config, &os_entropy, clock.now())?);
+    let tokens = Arc::new(Issuer::new(config.server.public_url.clone(), Arc::clone(&keys)));
     let ambient = providers::Ambient {
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
@@ -127,6 +129,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         rules: Arc::new(Rules::new(ruleset)),
         ledger,
         providers: providers.clone(),
+        issuer: tokens,
         journal: Arc::clone(&journal) as Arc<dyn Journal>,
         receipts,
         settings: settings(&config),

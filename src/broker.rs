@@ -1,7 +1,7 @@
 //! Floor 3, the broker: the use-cases. Knows traits, no technology.
 //!
 //! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
-//! siblings), [`decide`], [`inspect`]. Each starts from a [`Caller`], which only
+//! siblings), [`decide`], [`inspect`], [`introspect`]. Each starts from a [`Caller`], which only
 //! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
 //! The [`reaper`] ends what is due, a person looks after what it cannot end ([`stuck`]), and the [`reconciler`] compares providers with the ledger. When the
 //! ledger was lost, [`quarantine`] keeps to ending until [`recover`] has brought it back.
@@ -12,6 +12,7 @@ pub mod decide;
 pub mod error;
 pub mod facts;
 pub mod inspect;
+pub mod introspect;
 pub mod issue;
 pub mod measure;
 pub mod open;
@@ -43,6 +44,7 @@ use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::receipt::ReceiptSigner;
 use crate::journal::record::Record;
+use crate::keys::issuer::Issuer;
 use crate::ledger::Ledger;
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
 use crate::model::task::{Charter, Task};
@@ -70,6 +72,8 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// Who mints.
     pub providers: Providers,
+    /// In whose name tokens are issued: what it signed is known again.
+    pub issuer: Arc<Issuer>,
     /// The record.
     pub journal: Arc<dyn Journal>,
     /// Signs what is stated about an end.

@@ -14,9 +14,11 @@ mod early;
 mod envelope;
 mod extract;
 mod finish;
+mod form;
 mod gate;
 mod journal;
 mod leases;
+mod oauth;
 pub mod problem;
 mod public;
 mod reader;
@@ -127,6 +129,8 @@ fn prompt() -> Routes {
         .routes(routes!(registry::tool))
         .routes(routes!(journal::read))
         .routes(routes!(journal::checkpoint))
+        .routes(routes!(oauth::introspect))
+        .routes(routes!(oauth::revoke))
 }
 
 /// Routes that may be asked to wait.
@@ -245,18 +249,32 @@ fn describe(api: &mut OpenApi) {
     components.add_security_scheme("evidence", SecurityScheme::Http(evidence));
     let schema = <problem::Details as utoipa::PartialSchema>::schema();
     components.schemas.insert("Problem".into(), schema);
+    let schema = <problem::oauth::OAuthError as utoipa::PartialSchema>::schema();
+    components.schemas.insert("OAuthError".into(), schema);
     api.security = Some(vec![utoipa::openapi::security::SecurityRequirement::new::<
         _,
         [&str; 0],
         &str,
     >("evidence", [])]);
-    let reference = utoipa::openapi::Ref::from_schema_name("Problem");
-    let content = ContentBuilder::new().schema(Some(reference)).build();
-    let problem = ResponseBuilder::new()
-        .description("A problem (RFC 9457).")
-        .content(MEDIA_TYPE, content)
-        .build();
-    for item in api.paths.paths.values_mut() {
+    let failure = |schema: &str, media_type: &str, description: &str| {
+        let reference = utoipa::openapi::Ref::from_schema_name(schema);
+        let content = ContentBuilder::new().schema(Some(reference)).build();
+        ResponseBuilder::new()
+            .description(description)
+            .content(media_type, content)
+            .build()
+    };
+    let problem = failure("Problem", MEDIA_TYPE, "A problem (RFC 9457).");
+    let oauth = failure(
+        "OAuthError",
+        "application/json",
+        "An OAuth error (RFC 6749 §5.2).",
+    );
+    for (path, item) in &mut api.paths.paths {
+        let problem = match path.starts_with(problem::oauth::PATHS) {
+            true => &oauth,
+            false => &problem,
+        };
         let operations = [&mut item.get, &mut item.post];
         for operation in operations.into_iter().flatten() {
             let responses = &mut operation.responses.responses;
@@ -401,7 +419,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 30);
+        assert_eq!(paths.len(), 32);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
@@ -411,8 +429,10 @@ mod tests {
                 );
                 assert!(operation["summary"].is_string(), "{method} {path}");
                 let public = operation["security"] == serde_json::json!([{}]);
-                assert_eq!(public, !path.starts_with("/v1/"), "{method} {path}");
-                let failure = &operation["responses"]["default"]["content"][MEDIA_TYPE];
+                let oauth = path.starts_with(problem::oauth::PATHS);
+                assert_eq!(public, !path.starts_with("/v1/") && !oauth, "{method} {path}");
+                let media_type = if oauth { "application/json" } else { MEDIA_TYPE };
+                let failure = &operation["responses"]["default"]["content"][media_type];
                 assert!(failure.is_object(), "{method} {path}");
             }
         }

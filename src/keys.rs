@@ -4,6 +4,7 @@
 //! Keys are parsed once; nothing on the request path reads a file or an encoding.
 
 pub mod file;
+pub mod issuer;
 pub mod jose;
 #[cfg(feature = "josekit")]
 pub mod josekit;

@@ -50,6 +50,9 @@ pub enum InvalidRegistry {
     /// A tool took the name that stands for Dayfly itself.
     #[error("the tool name `{DAYFLY}` stands for Dayfly itself: choose another")]
     Reserved,
+    /// An agent is the resource server of a tool that is not there.
+    #[error("the agent `{0}` serves the tool `{1}`, which is not in the catalogue")]
+    UnknownTool(AgentName, ToolName),
     /// A rule for an agent that is not there.
     #[error("a match rule names the agent `{0}`, which is not registered")]
     UnknownAgent(AgentName),
@@ -148,6 +151,12 @@ impl Registry {
             }
             if registry.tools.insert(name.clone(), Arc::new(tool)).is_some() {
                 return Err(InvalidRegistry::ToolTwice(name));
+            }
+        }
+        for agent in registry.agents.values() {
+            let unknown = |tool: &&ToolName| tool.as_str() == DAYFLY || !registry.tools.contains_key(*tool);
+            if let Some(tool) = agent.serves.iter().find(unknown) {
+                return Err(InvalidRegistry::UnknownTool(agent.name.clone(), tool.clone()));
             }
         }
         for (rule, agent) in rules {
@@ -253,6 +262,7 @@ mod tests {
             status: AgentStatus::Active,
             review_by: Timestamp::MAX,
             may_act_for: Vec::new(),
+            serves: BTreeSet::new(),
             ceilings: AgentCeilings::default(),
             facts: BTreeMap::new(),
         }
@@ -302,6 +312,19 @@ mod tests {
             nobody.err(),
             Some(InvalidRegistry::UnknownAgent("b".parse().unwrap()))
         );
+        for tool in ["crm", DAYFLY] {
+            let server = Agent {
+                serves: [tool.parse().unwrap()].into(),
+                ..agent("a")
+            };
+            assert_eq!(
+                Registry::new([server], [], []).err(),
+                Some(InvalidRegistry::UnknownTool(
+                    "a".parse().unwrap(),
+                    tool.parse().unwrap()
+                ))
+            );
+        }
         assert_eq!(
             Registry::new([], [], [builtin::dayfly()]).err(),
             Some(InvalidRegistry::Reserved)

@@ -156,7 +156,7 @@ impl Broker {
 
     /// A permitted look. It is decided each time and recorded once in five minutes for each caller and
     /// what it looks at: whoever follows the journal would otherwise write it. Denials are recorded always.
-    async fn look(
+    pub(super) async fn look(
         &self,
         caller: &Caller,
         operation: &'static str,

@@ -6,12 +6,15 @@ use crate::journal::record::{Result, Verb};
 use crate::model::lease::{Cause, Receipt};
 use crate::model::name::ProviderName;
 
+use super::introspect::Found;
 use super::reconciler::Mismatch;
 
 /// Decisions, by verb and result.
 pub const DECISIONS: &str = "dayfly_decisions_total";
 /// Evidence that was refused, by reason.
 pub const REFUSED_EVIDENCE: &str = "dayfly_evidence_refused_total";
+/// Introspections that were answered, by what was found.
+pub const INTROSPECTIONS: &str = "dayfly_introspections_total";
 /// Leases that ended, by cause and proof.
 pub const ENDED: &str = "dayfly_leases_ended_total";
 /// Attempts to end a lease that failed.
@@ -42,6 +45,10 @@ pub(super) fn decided(verb: Verb, result: Result) {
 
 pub(super) fn refused_evidence(reason: &'static str) {
     metrics::counter!(REFUSED_EVIDENCE, "reason" => reason).increment(1);
+}
+
+pub(super) fn introspected(found: Found) {
+    metrics::counter!(INTROSPECTIONS, "found" => found.as_str()).increment(1);
 }
 
 pub(super) fn ended(cause: Cause, receipt: Receipt, lag: Duration) {

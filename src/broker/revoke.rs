@@ -9,7 +9,9 @@ use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, RequestId, TaskId};
 use crate::model::lease::{Cause, Lease};
 use crate::model::name::{AgentName, ToolName};
+use crate::model::secret::Secret;
 use crate::model::task::{Outcome, TaskChange};
+use crate::model::time::Timestamp;
 use crate::registry::Caller;
 
 use super::complete::Completed;
@@ -45,12 +47,53 @@ impl Broker {
         let record = self
             .may_end(caller, record, &lease.agent, BrokerError::NoLease)
             .await?;
+        self.order_end(id, record.reason(reason)).await
+    }
+
+    /// Ends the lease of a token: the caller's own or, if policy permits `dayfly:revoke`, another's, which is
+    /// said where it does not: whoever holds the token knows that there is one. What is no token of ours,
+    /// has expired, or is not known any more needs no end.
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        token: &Secret,
+        request: RequestId,
+    ) -> Result<(), BrokerError> {
+        let Some(token) = self.parts.issuer.recognise(token.expose()) else {
+            return Ok(());
+        };
+        if Timestamp::from_secs(token.exp) <= self.now() {
+            return Ok(());
+        }
+        let id = token.marks.lease;
+        let Some(lease) = self.parts.ledger.lease(id).await? else {
+            // A ledger that was lost has forgotten it, and the token may be alive.
+            return self.outside_quarantine();
+        };
+        let record = Record {
+            lease: Some(id),
+            task: Some(lease.task),
+            ..self.revoking(caller, request)
+        };
+        let record = match lease.agent == caller.agent().name {
+            true => record,
+            false => {
+                self.may_about(caller, record, "revoke", Some(&lease.agent))
+                    .await?
+            }
+        };
+        self.order_end(id, record.reason("its token was handed in to be revoked"))
+            .await
+            .map(drop)
+    }
+
+    async fn order_end(&self, id: LeaseId, record: Record) -> Result<Lease, BrokerError> {
         let lease = self.parts.ledger.revoke(id, Cause::Revoked, self.now()).await?;
         self.due.notify_one();
         let record = Record {
             tool: Some(lease.tool.clone()),
             on_behalf_of: lease.on_behalf_of.clone(),
-            ..record.reason(reason)
+            ..record
         };
         self.record(record).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, oauth};
 use super::public::{discovered, keys};
 use super::{Jwks, Limits};
 
@@ -28,14 +28,15 @@ pub fn early(issuer: String, jwks: Jwks, limits: &Limits, open: watch::Receiver<
         let (open, places) = (open.clone(), Arc::clone(&places));
         async move {
             let Ok(place) = places.try_acquire() else {
-                return not_yet();
+                return not_yet(request.uri().path());
             };
+            let path = request.uri().path().to_owned();
             let opened = timeout(patience, opened(open)).await;
             // For those who wait here only: the routes have gates of their own.
             drop(place);
             match opened {
                 Ok(Some(router)) => pass(router, request).await,
-                _ => not_yet(),
+                _ => not_yet(&path),
             }
         }
     };
@@ -60,9 +61,12 @@ async fn pass(router: Router, request: Request) -> Response {
     }
 }
 
-fn not_yet() -> Response {
-    let problem = Problem::new(Kind::UNAVAILABLE, "Dayfly has not started yet");
-    problem.after(1).render(None)
+fn not_yet(path: &str) -> Response {
+    let problem = Problem::new(Kind::UNAVAILABLE, "Dayfly has not started yet").after(1);
+    match path.starts_with(oauth::PATHS) {
+        true => problem.render_for_oauth(None),
+        false => problem.render(None),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::broker::error::BrokerError;
 use crate::model::ids::RequestId;
 use crate::telemetry::Answers;
 
-use super::problem::Problem;
+use super::problem::{Problem, oauth};
 
 /// The header that names the request in its answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,7 +58,7 @@ pub(super) async fn envelope(
         Err(error) => (None, Problem::from(error).into_response()),
     };
     let mut response = match answer.extensions().get::<Problem>() {
-        Some(problem) => render(problem.clone(), &answer, id),
+        Some(problem) => render(problem.clone(), route, &answer, id),
         None => answer,
     };
     let status = response.status();
@@ -77,8 +77,11 @@ pub(super) async fn envelope(
 }
 
 /// The problem with its body, and the headers that layers inside added to it, such as `allow`.
-fn render(problem: Problem, answer: &Response, id: Option<RequestId>) -> Response {
-    let mut rendered = problem.render(id);
+fn render(problem: Problem, route: &str, answer: &Response, id: Option<RequestId>) -> Response {
+    let mut rendered = match route.starts_with(oauth::PATHS) {
+        true => problem.render_for_oauth(id),
+        false => problem.render(id),
+    };
     for (name, value) in answer.headers() {
         if name != axum::http::header::CONTENT_LENGTH {
             rendered.headers_mut().entry(name).or_insert(value.clone());

@@ -169,7 +169,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
+        if !is_media_type(request.headers(), "application/json") {
             return Err(Problem::new(
                 Kind::MEDIA_TYPE,
                 "send JSON and say so: `Content-Type: application/json`",
@@ -200,7 +200,8 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     }
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// The body as it came.
+pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state)
         .await
         .map_err(|rejection: BytesRejection| match rejection.status() {
@@ -209,13 +210,14 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
         })
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether the body says that it is of this media type. Its parameters do not count.
+pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
     let value = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     value.is_some_and(|value| {
         let essence = value.split(';').next().unwrap_or_default().trim();
-        essence.eq_ignore_ascii_case("application/json")
+        essence.eq_ignore_ascii_case(wanted)
     })
 }
 

@@ -4,6 +4,8 @@
 //! causes, and never leaves. `super::envelope` adds the request id and writes the body, so that
 //! every problem, whoever raised it, has the same shape.
 
+pub(super) mod oauth;
+
 use std::error::Error;
 
 use axum::body::Body;
@@ -187,7 +189,7 @@ impl Problem {
     }
 
     /// Something does not work now. The cause is logged and does not leave.
-    fn unavailable(cause: &dyn Error, detail: &str, retry_after: u32) -> Self {
+    pub(super) fn unavailable(cause: &dyn Error, detail: &str, retry_after: u32) -> Self {
         tracing::error!(error = %chain(cause), "a request could not be served");
         Self::new(Kind::UNAVAILABLE, detail).after(retry_after)
     }

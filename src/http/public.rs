@@ -41,8 +41,8 @@ pub(super) fn keys(jwks: &str) -> impl IntoResponse + use<> {
     (headers, jwks.to_owned())
 }
 
-/// What there is to know about the token issuer (RFC 8414 §2). Only what exists is named: Dayfly has
-/// no OAuth endpoints, so no grant is supported and no endpoint is given.
+/// What there is to know about the token issuer (RFC 8414 §2). Only what exists is named: credentials are
+/// not got by OAuth, so no grant is supported and no token endpoint is given.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Metadata {
     /// The `iss` of tokens.
@@ -53,17 +53,47 @@ pub(super) struct Metadata {
     response_types_supported: [String; 0],
     /// Empty: without it, two grants would be taken for supported.
     grant_types_supported: [String; 0],
+    /// Where resource servers ask whether a token may be relied on (RFC 7662).
+    introspection_endpoint: String,
+    /// `Bearer`: callers prove themselves by evidence.
+    introspection_endpoint_auth_methods_supported: [&'static str; 1],
+    /// What signed answers are signed with (RFC 9701 §7).
+    introspection_signing_alg_values_supported: BTreeSet<String>,
+    /// Where tokens are ended before their expiry (RFC 7009).
+    revocation_endpoint: String,
+    /// The same. Without it, passwords would be taken for supported.
+    revocation_endpoint_auth_methods_supported: [&'static str; 1],
 }
 
 impl Metadata {
-    fn new(issuer: &str) -> Self {
+    fn new(issuer: &str, jwks: &str) -> Self {
+        let at = |path: &str| format!("{}{path}", issuer.trim_end_matches('/'));
         Self {
             issuer: issuer.to_owned(),
-            jwks_uri: format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')),
+            jwks_uri: at("/.well-known/jwks.json"),
             response_types_supported: [],
             grant_types_supported: [],
+            introspection_endpoint: at("/oauth2/introspect"),
+            introspection_endpoint_auth_methods_supported: ["Bearer"],
+            introspection_signing_alg_values_supported: algorithms(jwks),
+            revocation_endpoint: at("/oauth2/revoke"),
+            revocation_endpoint_auth_methods_supported: ["Bearer"],
         }
     }
+}
+
+/// What these keys sign with.
+fn algorithms(jwks: &str) -> BTreeSet<String> {
+    #[derive(serde::Deserialize)]
+    struct Keys {
+        keys: Vec<Key>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Key {
+        alg: Option<String>,
+    }
+    let keys = serde_json::from_str(jwks).map_or_else(|_| Vec::new(), |Keys { keys }| keys);
+    keys.into_iter().filter_map(|key| key.alg).collect()
 }
 
 /// The token issuer's metadata
@@ -72,7 +102,7 @@ impl Metadata {
 #[utoipa::path(get, path = "/.well-known/oauth-authorization-server", tag = "public", security(()),
     responses((status = 200, body = Metadata)))]
 pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let metadata = Metadata::new(&shared.state.issuer);
+    let metadata = Metadata::new(&shared.state.issuer, &(shared.state.jwks)());
     ([(CACHE_CONTROL, KEYS_FRESH)], Answer(metadata))
 }
 
@@ -89,28 +119,18 @@ pub(super) struct Discovery {
     /// Required.
     subject_types_supported: [&'static str; 1],
     /// What the keys sign with.
-    id_token_signing_alg_values_supported: Vec<String>,
+    id_token_signing_alg_values_supported: BTreeSet<String>,
 }
 
 impl Discovery {
     fn new(issuer: &str, jwks: &str) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Keys {
-            keys: Vec<Key>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Key {
-            alg: Option<String>,
-        }
-        let keys = serde_json::from_str(jwks).map_or_else(|_| Vec::new(), |Keys { keys }| keys);
-        let algorithms: BTreeSet<String> = keys.into_iter().filter_map(|key| key.alg).collect();
-        let Metadata { issuer, jwks_uri, .. } = Metadata::new(issuer);
+        let Metadata { issuer, jwks_uri, .. } = Metadata::new(issuer, jwks);
         Self {
             issuer,
             jwks_uri,
             response_types_supported: ["id_token"],
             subject_types_supported: ["public"],
-            id_token_signing_alg_values_supported: algorithms.into_iter().collect(),
+            id_token_signing_alg_values_supported: algorithms(jwks),
         }
     }
 }
@@ -253,11 +273,28 @@ mod tests {
 
     #[test]
     fn metadata_names_only_what_exists() {
-        let json = serde_json::to_value(Metadata::new("https://dayfly.example/")).unwrap();
+        let jwks = r#"{"keys": [{"alg": "ES256"}]}"#;
+        let json = serde_json::to_value(Metadata::new("https://dayfly.example/", jwks)).unwrap();
         assert_eq!(json["issuer"], "https://dayfly.example/", "exactly as in tokens");
         assert_eq!(json["jwks_uri"], "https://dayfly.example/.well-known/jwks.json");
         assert_eq!(json["grant_types_supported"], serde_json::json!([]));
         assert!(json.get("token_endpoint").is_none());
+        assert_eq!(
+            json["introspection_endpoint"],
+            "https://dayfly.example/oauth2/introspect"
+        );
+        assert_eq!(
+            json["revocation_endpoint"],
+            "https://dayfly.example/oauth2/revoke"
+        );
+        for who in ["introspection", "revocation"] {
+            let methods = &json[format!("{who}_endpoint_auth_methods_supported")];
+            assert_eq!(methods, &serde_json::json!(["Bearer"]));
+        }
+        assert_eq!(
+            json["introspection_signing_alg_values_supported"],
+            serde_json::json!(["ES256"])
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::acting::UserPattern;
-use super::name::{AgentName, Environment, Owner, Role, UserId, Zone};
+use super::name::{AgentName, Environment, Owner, Role, ToolName, UserId, Zone};
 use super::time::Timestamp;
 use super::ttl::Ttl;
 
@@ -84,6 +84,8 @@ pub struct Agent {
     pub review_by: Timestamp,
     /// On whose behalf it may open tasks; nobody's, unless somebody is named.
     pub may_act_for: Vec<UserPattern>,
+    /// The tools for which it is the resource server: only of tokens for these is it told whether they hold.
+    pub serves: BTreeSet<ToolName>,
     /// Limits that hold whatever policy says.
     pub ceilings: AgentCeilings,
     /// Facts that its owner states about it; policies see them as tags.

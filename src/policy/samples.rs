@@ -1,6 +1,6 @@
 //! What the tests of this seam share: the agents and tools of the example configuration, built by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::access::Access;
 use crate::model::agent::{Agent, AgentCeilings, AgentStatus, Autonomy};
@@ -29,6 +29,7 @@ pub(super) fn agent(name: &str, roles: &[&str], autonomy: u8) -> Agent {
         status: AgentStatus::Active,
         review_by: Timestamp::MAX,
         may_act_for: Vec::new(),
+        serves: BTreeSet::new(),
         ceilings: AgentCeilings::default(),
         facts: BTreeMap::new(),
     }

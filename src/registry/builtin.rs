@@ -9,7 +9,7 @@ use crate::model::ttl::Ttl;
 use super::DAYFLY;
 
 /// What callers can do here beside their own tasks, and what each of it does to the world.
-const ACTIONS: [(&str, Effect); 7] = [
+const ACTIONS: [(&str, Effect); 8] = [
     ("inspect", Effect::Read),
     ("revoke", Effect::Write),
     ("reconcile", Effect::Write),
@@ -17,6 +17,7 @@ const ACTIONS: [(&str, Effect); 7] = [
     ("abandon", Effect::Write),
     ("journal", Effect::Read),
     ("follow", Effect::Read),
+    ("introspect", Effect::Read),
 ];
 
 /// The tool [`DAYFLY`]. No credential is minted for it: its binding names a provider that cannot be

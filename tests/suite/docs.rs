@@ -187,6 +187,7 @@ fn the_reference_of_metrics_names_every_metric() {
     let metrics = [
         measure::DECISIONS,
         measure::REFUSED_EVIDENCE,
+        measure::INTROSPECTIONS,
         measure::ENDED,
         measure::END_FAILURES,
         measure::STUCK,

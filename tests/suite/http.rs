@@ -34,7 +34,7 @@ impl Api {
         Self::of(World::new())
     }
 
-    fn of(world: World) -> Self {
+    pub(crate) fn of(world: World) -> Self {
         let (keys, stop) = (Arc::clone(&world.keys), CancellationToken::new());
         let state = HttpState {
             broker: Arc::clone(&world.broker),
@@ -54,7 +54,7 @@ impl Api {
         Self { world, router, stop }
     }
 
-    async fn send(&self, request: Request<Body>) -> Response {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
@@ -73,11 +73,11 @@ impl Api {
         .unwrap()
     }
 
-    async fn get(&self, agent: &str, path: &str) -> (StatusCode, Value) {
+    pub(crate) async fn get(&self, agent: &str, path: &str) -> (StatusCode, Value) {
         read(self.send(self.request(agent, "GET", path, None).await).await).await
     }
 
-    async fn post(&self, agent: &str, path: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn post(&self, agent: &str, path: &str, body: Value) -> (StatusCode, Value) {
         read(
             self.send(self.request(agent, "POST", path, Some(body)).await)
                 .await,
@@ -86,7 +86,7 @@ impl Api {
     }
 
     /// A task of support-bot that may read the CRM.
-    async fn open(&self) -> String {
+    pub(crate) async fn open(&self) -> String {
         let body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
         let (status, task) = self.post("support-bot", "/v1/tasks", body).await;
         assert_eq!(status, 201, "{task}");
@@ -94,7 +94,7 @@ impl Api {
     }
 }
 
-async fn read(response: Response) -> (StatusCode, Value) {
+pub(crate) async fn read(response: Response) -> (StatusCode, Value) {
     let status = response.status();
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
@@ -114,8 +114,21 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
         .as_object()
         .unwrap()
         .iter()
-        .filter(|(path, _)| path.starts_with("/v1/"))
+        .filter(|(path, _)| path.starts_with("/v1/") || path.starts_with("/oauth2/"))
     {
+        // At its endpoints OAuth has words of its own, and beside them the kind of the problem.
+        let refusal = |problem: &Value| match path.starts_with("/oauth2/") {
+            true => {
+                let uri = problem["error_uri"].as_str().unwrap();
+                let slug = uri.rsplit('/').next().unwrap().to_owned();
+                (slug, problem["error"].as_str().map(str::to_owned))
+            }
+            false => (slug(problem).to_owned(), None),
+        };
+        let worded = |slug: &str, error: &str| {
+            let oauth = path.starts_with("/oauth2/");
+            (slug.to_owned(), oauth.then(|| error.to_owned()))
+        };
         for method in item.as_object().unwrap().keys() {
             let path = path.replace("{id}", "x").replace("{name}", "x");
             let request = || {
@@ -131,8 +144,8 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
             );
             let (status, problem) = read(response).await;
             assert_eq!(
-                (status.as_u16(), slug(&problem)),
-                (401, "unidentified"),
+                (status.as_u16(), refusal(&problem)),
+                (401, worded("unidentified", "invalid_client")),
                 "{method} {path}"
             );
             let known = request()
@@ -141,14 +154,14 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
                 .unwrap();
             let (status, problem) = read(api.send(known).await).await;
             assert_eq!(
-                (status.as_u16(), slug(&problem)),
-                (403, "not-admitted"),
+                (status.as_u16(), refusal(&problem)),
+                (403, worded("not-admitted", "access_denied")),
                 "{method} {path}"
             );
             asked += 1;
         }
     }
-    assert_eq!(asked, 24);
+    assert_eq!(asked, 26);
     assert_eq!(
         api.world.records(Verb::Attest).len(),
         1,

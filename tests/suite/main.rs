@@ -44,6 +44,8 @@ mod postgres_server;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod receipts;
 #[cfg(test)]
 mod reconciling;

@@ -317,6 +317,14 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Sends a token in a form, as OAuth has it.
+    pub(crate) async fn token(&self, path: &str, token: &str) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.base));
+        read(request.form(&[("token", token)]), &self.evidence).await
+    }
+}
+
 /// What an outage has to look like: the answer names no credential, and says when to come again.
 pub(crate) async fn unavailable(api: &Api, path: &str, body: &Value) -> bool {
     let request = api.client.post(format!("{}{path}", api.base)).json(body);

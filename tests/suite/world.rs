@@ -35,6 +35,7 @@ use dayfly::journal::note::NoteSigner;
 use dayfly::journal::receipt::{self, Claims, ReceiptSigner};
 use dayfly::journal::record::{Record, Verb};
 use dayfly::keys::Algorithm;
+use dayfly::keys::issuer::Issuer;
 use dayfly::keys::key_ring::KeyRing;
 use dayfly::keys::ring_keys::RingSigner;
 use dayfly::ledger::Ledger;
@@ -133,6 +134,7 @@ impl World {
             &ledger,
             (plan.journal)(journal.clone()),
             (provider, plan.other, plan.crm),
+            &keys,
             plan.settings,
         );
         Self {
@@ -154,6 +156,7 @@ impl World {
             &self.ledger,
             self.journal.clone(),
             (provider, None, None),
+            &self.keys,
             settings,
         )
     }
@@ -172,6 +175,7 @@ impl World {
             rules: rules.clone(),
             ledger,
             providers,
+            issuer: Arc::new(Issuer::new(ISSUER, self.keys.clone())),
             journal: self.journal.clone(),
             receipts: ReceiptSigner::new(ISSUER, audit_key()),
             settings: Settings::default(),
@@ -182,7 +186,10 @@ impl World {
     pub(crate) fn rules(tools: impl IntoIterator<Item = Tool>, engine: impl PolicyEngine) -> Arc<Rules> {
         let registry = &configuration().registry;
         let loaded = files::load(&registry.agents, &registry.tools).unwrap().registry;
-        let agents = loaded.agents().map(|agent| Agent::clone(agent));
+        let agents = loaded.agents().map(|agent| Agent {
+            serves: [].into(), // the tools of the examples are not there
+            ..Agent::clone(agent)
+        });
         let rules = loaded.rules().cloned();
         Arc::new(Rules::new(Ruleset {
             registry: Registry::new(agents, rules, tools).unwrap(),
@@ -306,6 +313,7 @@ fn broker(
     ledger: &Arc<dyn Ledger>,
     journal: Arc<dyn Journal>,
     (provider, other, crm): Minting,
+    keys: &Arc<KeyRing>,
     settings: Settings,
 ) -> Arc<Broker> {
     let mut configuration = configuration();
@@ -346,6 +354,7 @@ fn broker(
         rules: Arc::new(Rules::new(ruleset)),
         ledger: ledger.clone(),
         providers,
+        issuer: Arc::new(Issuer::new(ISSUER, keys.clone())),
         journal,
         receipts: ReceiptSigner::new(ISSUER, audit_key()),
         settings,

@@ -44,6 +44,9 @@ pub struct AgentAnswer {
     pub review_by: String,
     /// On whose behalf it may open tasks: user ids, and patterns of them with one `*`.
     pub may_act_for: Vec<String>,
+    /// The tools whose tokens it may introspect: those for which it is the resource server.
+    #[schema(value_type = Vec<String>)]
+    pub serves: BTreeSet<ToolName>,
     /// The longest life of one of its credentials, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
@@ -75,6 +78,7 @@ impl AgentAnswer {
             status: agent.status,
             review_by: last_day_before(agent.review_by),
             may_act_for: agent.may_act_for.iter().map(ToString::to_string).collect(),
+            serves: agent.serves.clone(),
             max_ttl: agent.ceilings.ttl,
             live_credentials: agent.ceilings.live_credentials,
             open_tasks: agent.ceilings.open_tasks,

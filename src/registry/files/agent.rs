@@ -38,6 +38,7 @@ pub(super) fn read(section: &mut Section<'_>, stem: &str) -> Option<Read> {
         "say until when its entry holds without a review: `review_by = 2027-06-30`",
     );
     let may_act_for = section.list("may_act_for").unwrap_or_default();
+    let serves = section.list("serves").unwrap_or_default().into_iter().collect();
     let ceilings = ceilings(&mut section.section("ceilings"));
     let facts = facts(section);
     let rules = section.sections("match").iter_mut().filter_map(rule).collect();
@@ -53,6 +54,7 @@ pub(super) fn read(section: &mut Section<'_>, stem: &str) -> Option<Read> {
             status,
             review_by: review_by?.0,
             may_act_for,
+            serves,
             ceilings,
             facts,
         },
