@@ -18,6 +18,7 @@ pub mod recover;
 pub mod serve;
 pub mod task;
 pub mod terminal;
+pub mod token;
 
 use std::future::ready;
 use std::path::PathBuf;
@@ -59,6 +60,9 @@ enum Command {
     /// Look at leases, renew and end them.
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
+    /// Ask about a token, or end it.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Look at agents, and end all that one holds.
     #[command(subcommand)]
     Agent(inventory::AgentCommand),
@@ -123,6 +127,7 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Policy(command) => Box::pin(ready(command.run(&terminal))),
         Command::Task(command) => Box::pin(command.run(&terminal)),
         Command::Lease(command) => Box::pin(command.run(&terminal)),
+        Command::Token(command) => Box::pin(command.run(&terminal)),
         Command::Agent(command) => Box::pin(command.run(&terminal)),
         Command::Tool(command) => Box::pin(command.run(&terminal)),
         Command::Reconcile(command) => Box::pin(command.run(&terminal)),

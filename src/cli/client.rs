@@ -25,6 +25,13 @@ pub struct Client {
     evidence: Option<Evidence>,
 }
 
+/// What a request carries.
+enum Body<'a> {
+    None,
+    Json(Value),
+    Form(&'a [(&'a str, &'a str)]),
+}
+
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -53,18 +60,21 @@ impl Problem {
         self.body.get(field).and_then(Value::as_str)
     }
 
-    /// The last segment of the type.
+    /// The last segment of the type, which OAuth calls otherwise.
     pub fn slug(&self) -> &str {
         self.text("type")
+            .or_else(|| self.text("error_uri"))
             .and_then(|uri| uri.rsplit('/').next())
             .unwrap_or_default()
     }
 
     fn message(&self) -> String {
-        let title = self.text("title").unwrap_or("the broker refused");
+        let title = self.text("title").or_else(|| self.text("error"));
+        let title = title.unwrap_or("the broker refused");
         let mut text = format!("{title} ({})", self.status.as_u16());
         for (before, field) in [
             (": ", "detail"),
+            (": ", "error_description"),
             ("; field ", "pointer"),
             ("; decision ", "decision"),
             ("; request ", "request_id"),
@@ -121,17 +131,22 @@ impl Client {
 
     /// Reads.
     pub async fn get(&self, path: &str) -> Result<Value, CallError> {
-        self.call(Method::GET, path, &[], None).await
+        self.call(Method::GET, path, &[], Body::None).await
     }
 
     /// Reads what fits a query.
     pub async fn list(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CallError> {
-        self.call(Method::GET, path, query, None).await
+        self.call(Method::GET, path, query, Body::None).await
     }
 
     /// Writes.
     pub async fn post(&self, path: &str, body: Value) -> Result<Value, CallError> {
-        self.call(Method::POST, path, &[], Some(body)).await
+        self.call(Method::POST, path, &[], Body::Json(body)).await
+    }
+
+    /// Sends a form, as OAuth has it.
+    pub async fn form(&self, path: &str, form: &[(&str, &str)]) -> Result<Value, CallError> {
+        self.call(Method::POST, path, &[], Body::Form(form)).await
     }
 
     async fn call(
@@ -139,7 +154,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<Value>,
+        body: Body<'_>,
     ) -> Result<Value, CallError> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if !query.is_empty() {
@@ -154,9 +169,11 @@ impl Client {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
+        request = match body {
+            Body::None => request,
+            Body::Json(body) => request.json(&body),
+            Body::Form(form) => request.form(form),
+        };
         let unreachable =
             |error: reqwest::Error| CallError::Unreachable(self.base.clone(), error.without_url());
         let response = request.send().await.map_err(unreachable)?;
