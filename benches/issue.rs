@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench issue`. The criterion figures are wall times and tell how long an agent waits; on a
 //! machine that others use they say little about cost. So each world also reports the CPU time of one issue,
-//! all threads together. With `DAYFLY_TEST_REDIS` set to the URL of a server, Redis is measured too.
+//! all threads together. What an introspection costs, the other way of that credential, is measured beside it. With `DAYFLY_TEST_REDIS` set to the URL of a server, Redis is measured too.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
 use futures_util::future::join_all;
@@ -48,6 +49,7 @@ use dayfly::ledger::Ledger;
 use dayfly::ledger::embedded::{self, Embedded};
 use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
 use dayfly::model::access::{Access, Scope};
+use dayfly::model::credential::Credential;
 use dayfly::model::ids::TaskId;
 use dayfly::model::secret::Secret;
 use dayfly::model::ttl::Ttl;
@@ -65,6 +67,8 @@ struct World {
     evidence: Evidence,
     task: TaskId,
     access: Access,
+    /// A token for a tool, and the evidence of that tool.
+    shown: (Secret, Evidence),
 }
 
 impl World {
@@ -96,8 +100,13 @@ impl World {
         });
         let now = SystemClock::new().now();
         let life = Ttl::from_secs(300).unwrap();
-        let svid = trust_domain.svid("agents/report-bot", ISSUER, now, life).await;
-        let evidence = Evidence::bearer(&svid.unwrap()).unwrap();
+        let proof = async |path| {
+            let svid = trust_domain.svid(path, ISSUER, now, life).await;
+            Evidence::bearer(&svid.unwrap()).unwrap()
+        };
+        let shown = shown(&broker, &proof("agents/support-bot").await).await;
+        let tool = proof("tools/crm").await;
+        let evidence = proof("agents/report-bot").await;
         let request = broker.request_id().unwrap();
         let caller = broker.attest(&evidence, request).await.unwrap();
         let access = Access::new(
@@ -120,6 +129,7 @@ impl World {
             evidence,
             task: task.charter.id,
             access,
+            shown: (shown, tool),
         }
     }
 
@@ -134,6 +144,48 @@ impl World {
         };
         self.broker.issue(caller, order, request).await.unwrap();
     }
+
+    /// What a tool asks about each request that it gets.
+    async fn introspect(&self) {
+        let (token, tool) = &self.shown;
+        let request = self.broker.request_id().unwrap();
+        let caller = self.broker.attest(tool, request).await.unwrap();
+        let found = self.broker.introspect(&caller, token, request).await.unwrap();
+        assert!(found.is_some());
+    }
+}
+
+/// A token for the CRM.
+async fn shown(broker: &Broker, evidence: &Evidence) -> Secret {
+    let request = broker.request_id().unwrap();
+    let caller = broker.attest(evidence, request).await.unwrap();
+    let access = Access::new(
+        "crm".parse().unwrap(),
+        ["read".parse().unwrap()].into(),
+        [].into(),
+    )
+    .unwrap();
+    let order = OpenOrder {
+        purpose: "answer ticket 4711".parse().unwrap(),
+        scope: Scope::new(vec![access.clone()]).unwrap(),
+        on_behalf_of: None,
+        ttl: None,
+        heartbeat: None,
+        key: None,
+    };
+    let task = broker.open(&caller, order, request).await.unwrap().charter.id;
+    let order = IssueOrder {
+        task,
+        access,
+        ttl: None,
+        key: None,
+    };
+    let issued = broker.issue(caller, order, request).await.unwrap();
+    let token = issued.credential.and_then(|credential| match credential {
+        Credential::Bearer(token) => Some(token),
+        _ => None,
+    });
+    token.unwrap()
 }
 
 fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {
@@ -198,12 +250,33 @@ fn measure(criterion: &mut Criterion, name: &str, runtime: &tokio::runtime::Runt
     group.finish();
 }
 
+/// How long one introspection after another takes.
+fn measure_introspection(name: &str, runtime: &tokio::runtime::Runtime, world: &World) {
+    let took = runtime.block_on(async {
+        let mut took = Vec::new();
+        for _ in 0..4000 {
+            let began = Instant::now();
+            world.introspect().await;
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        took
+    });
+    let at = |part: usize| {
+        took.get(took.len() * part / 100)
+            .map_or(0.0, |took| took.as_secs_f64() * 1e6)
+    };
+    let (p50, p99) = (at(50), at(99));
+    println!("introspect/{name}: p50 {p50:.0} us, p99 {p99:.0} us");
+}
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let runtime = tokio::runtime::Runtime::new().unwrap();
 
     let ledger = Arc::new(Embedded::in_memory(embedded::Config::default()).unwrap());
     let world = runtime.block_on(World::new(ledger, Arc::new(MemoryJournal::new(audit_key()))));
+    measure_introspection("memory", &runtime, &world);
     measure(&mut criterion, "memory", &runtime, &world);
     drop(world);
 
@@ -212,6 +285,7 @@ fn main() {
     let journal = FileJournal::open(&dir.path().join("journal"), Options::default(), audit_key()).unwrap();
     let journal = Arc::new(journal);
     let world = runtime.block_on(World::new(Arc::new(ledger), journal.clone()));
+    measure_introspection("file", &runtime, &world);
     measure(&mut criterion, "file", &runtime, &world);
     drop(world);
 
@@ -225,6 +299,7 @@ fn main() {
         };
         let ledger = runtime.block_on(RedisLedger::connect(&config)).unwrap();
         let world = runtime.block_on(World::new(Arc::new(ledger), journal));
+        measure_introspection("redis", &runtime, &world);
         measure(&mut criterion, "redis", &runtime, &world);
     } else {
         println!("DAYFLY_TEST_REDIS is not set: Redis is not measured");
