@@ -3,6 +3,7 @@
 //! Deciding is synchronous and total: it can do no I/O, and it has no error that a caller could wave
 //! through. A fault is a denial. The one door to a [`permit::Permit`] is [`permit::Permit::obtain`].
 
+pub mod affected;
 pub mod cases;
 pub mod cedar;
 pub mod explain;
@@ -34,6 +35,8 @@ use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
 use crate::registry::Caller;
+
+use affected::Outline;
 
 /// Who asks, for which access to which tool, and in which circumstances.
 #[derive(Clone, Debug)]
@@ -128,4 +131,9 @@ pub trait PolicyEngine: Send + Sync + 'static {
     /// The same without a proof that somebody asks. What was permitted before is asked again this way;
     /// nothing is issued on the answer.
     fn answer(&self, question: &Question<'_>) -> Decision;
+
+    /// The policies that decide, to be compared with those of another engine; none where it cannot tell.
+    fn outline(&self) -> Option<Outline<'_>> {
+        None
+    }
 }

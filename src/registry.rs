@@ -5,6 +5,7 @@
 //! or is refused and recorded as a sighting. Only this module can make a `Caller`.
 
 pub mod builtin;
+pub mod difference;
 pub mod files;
 pub mod matching;
 pub mod revision;
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
     use crate::model::agent::{AgentCeilings, AgentStatus, Autonomy};
 
-    fn agent(name: &str) -> Agent {
+    pub(super) fn agent(name: &str) -> Agent {
         Agent {
             name: name.parse().unwrap(),
             owner: None,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -16,11 +16,10 @@ use crate::model::access::Access;
 use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Decision;
 use crate::model::document::problem::Problems;
-use crate::model::fact::Facts;
+use crate::model::fact::{Fact, Facts, FactsVersion, Subject};
 use crate::model::ids::TaskId;
-use crate::model::name::{AgentName, Purpose, UserId};
+use crate::model::name::{AgentName, FactName, FactValue, InvalidName, Purpose, UserId};
 use crate::model::ttl::Ttl;
-use crate::policy::explain::Outcome;
 use crate::policy::{Attested, Question, TaskContext, cases};
 use crate::registry::files::{files_in, read_text};
 
@@ -75,9 +74,39 @@ pub struct Explain {
     /// For how long.
     #[arg(long)]
     ttl: Option<Ttl>,
+    /// A fact that would be in force, as `agent/support-bot:risk=high`; about a `tool/…`, a `user/…`, an
+    /// `environment/…`, or the `task`. As often as there are facts.
+    #[arg(long = "fact", value_name = "WHOM:NAME=VALUE", value_parser = stated)]
+    facts: Vec<Stated>,
     /// The trust domain that would vouch for the workload.
     #[arg(long)]
     trust_domain: Option<crate::model::spiffe::TrustDomain>,
+}
+
+/// A fact, as the command line says it.
+#[derive(Clone, Debug)]
+struct Stated {
+    /// None: the task that the question is about, which has no name yet.
+    about: Option<Subject>,
+    name: FactName,
+    value: FactValue,
+}
+
+/// Reads `agent/support-bot:risk=high`. Ids of users may hold anything, names of facts neither `:` nor `=`.
+fn stated(text: &str) -> Result<Stated, String> {
+    let shape = || format!("`{text}` is no fact: write it as `agent/support-bot:risk=high`");
+    let (about, value) = text.split_once('=').ok_or_else(shape)?;
+    let (about, name) = about.rsplit_once(':').ok_or_else(shape)?;
+    let about = match about {
+        "task" => Ok(None),
+        about => about.parse().map(Some),
+    };
+    let wrong = |error: InvalidName| error.to_string();
+    Ok(Stated {
+        about: about.map_err(wrong)?,
+        name: name.parse().map_err(wrong)?,
+        value: value.parse().map_err(wrong)?,
+    })
 }
 
 impl Which {
@@ -200,6 +229,23 @@ impl Explain {
             on_behalf_of: self.on_behalf_of,
             opened_at: now,
         });
+        let facts = self.facts.into_iter().map(|Stated { about, name, value }| {
+            let about = match (about, &task) {
+                (Some(about), _) => about,
+                (None, Some(task)) => Subject::Task(task.id),
+                (None, None) => bail!("there is no task to state a fact about: say `--purpose`"),
+            };
+            Ok(Fact {
+                about,
+                name,
+                value: Some(value),
+                source: "policy explain".parse()?,
+                at: now,
+                expires_at: None,
+            })
+        });
+        let facts: Vec<Fact> = facts.collect::<anyhow::Result<_>>()?;
+        let facts = Facts::default().with(facts, FactsVersion::default());
         let question = Question {
             agent,
             attested: Attested {
@@ -210,7 +256,7 @@ impl Explain {
             access: &self.access,
             task: task.as_ref(),
             ttl: self.ttl,
-            facts: &Facts::default(),
+            facts: &facts,
             at: now,
         };
         let told = checked.engine.explain(&question);
@@ -241,18 +287,40 @@ impl Explain {
             let word = if part.permitted { "permitted" } else { "denied" };
             terminal.line(format!("  {} on {}: {word}", part.action, part.resource))?;
             for finding in &part.findings {
-                let outcome = match &finding.outcome {
-                    Outcome::Matched => "matched".to_owned(),
-                    Outcome::ConditionFalse => "its conditions do not hold".to_owned(),
-                    Outcome::Fault(fault) => format!("could not be evaluated: {fault}"),
-                };
-                let line = format!(
-                    "    {} {} ({}): {outcome}",
-                    finding.effect, finding.policy, finding.at
-                );
+                let line = format!("    {finding}");
                 terminal.line(terminal.paint(Tone::Faint, &line))?;
             }
         }
         Ok(exit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_is_read_whatever_the_id_of_a_user_holds() {
+        for (text, about) in [
+            ("agent/support-bot:risk=high", Some("agent/support-bot")),
+            ("user/user:17:risk=high", Some("user/user:17")),
+            ("task:risk=high", None),
+        ] {
+            let fact = stated(text).unwrap();
+            let whom = fact.about.map(|about| about.to_string());
+            assert_eq!(whom.as_deref(), about, "{text}");
+            assert_eq!((fact.name.as_str(), fact.value.as_str()), ("risk", "high"));
+        }
+        assert_eq!(stated("tool/crm:note=a:b=c").unwrap().value.as_str(), "a:b=c");
+        for bad in [
+            "",
+            "risk=high",
+            "agent/support-bot:risk",
+            "agent/support-bot:risk=",
+            "team/x:risk=high",
+            "agent/support-bot:Risk=high",
+        ] {
+            assert!(stated(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -40,7 +40,7 @@ macro_rules! examples {
     };
 }
 
-const EXAMPLES: [(&str, &str); 13] = examples![
+const EXAMPLES: [(&str, &str); 15] = examples![
     "agents/support-bot.toml",
     "agents/report-bot.toml",
     "agents/ops-console.toml",
@@ -49,9 +49,11 @@ const EXAMPLES: [(&str, &str); 13] = examples![
     "tools/payments.toml",
     "tools/reports.toml",
     "policies/00-baseline.cedar",
+    "policies/05-facts.cedar",
     "policies/10-dayfly.cedar",
     "policies/20-grants.cedar",
     "policies/tests/00-baseline.json",
+    "policies/tests/05-facts.json",
     "policies/tests/10-dayfly.json",
     "policies/tests/20-grants.json",
 ];

@@ -436,11 +436,16 @@ mod tests {
         @id("broken") forbid(principal, action, resource) when { context.task_age * 9223372036854775807 > 1 };
     "#;
 
-    const PACK: [(&str, &str, &str); 3] = [
+    const PACK: [(&str, &str, &str); 4] = [
         (
             "00-baseline.cedar",
             include_str!("../../config/policies/00-baseline.cedar"),
             include_str!("../../config/policies/tests/00-baseline.json"),
+        ),
+        (
+            "05-facts.cedar",
+            include_str!("../../config/policies/05-facts.cedar"),
+            include_str!("../../config/policies/tests/05-facts.json"),
         ),
         (
             "10-dayfly.cedar",

@@ -14,6 +14,7 @@ use crate::model::decision::{Decision, Grounds, Obligations, PolicyId, Revision}
 use crate::model::name::Role;
 use crate::registry::Registry;
 
+use super::affected::Outline;
 use super::entities::{ActionEntity, Catalogue, ResourceEntity, Unfit};
 use super::index::{AgentKey, HeadIndex, Heading, Kept, Presence, Slice, SliceKey};
 use super::live::Live;
@@ -381,6 +382,10 @@ impl PolicyEngine for CedarEngine {
             Err(unfit) => self.conclude(Err(unfit), &Live::default()),
         }
     }
+
+    fn outline(&self) -> Option<Outline<'_>> {
+        Some(Outline::of(&self.policies))
+    }
 }
 
 /// Whether a policy permits or forbids, as a word.
@@ -392,7 +397,7 @@ pub(super) fn effect_word(effect: Effect) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::samples::{self, Asked, engine};
     use super::*;
 
@@ -735,10 +740,9 @@ mod tests {
         }
     }
 
-    mod slicing {
+    pub(in super::super) mod slicing {
         use proptest::prelude::*;
 
-        use super::super::super::reads::Reads;
         use super::*;
 
         fn head() -> impl Strategy<Value = String> {
@@ -776,7 +780,7 @@ mod tests {
             (principal, action, resource).prop_map(|(p, a, r)| format!("({p}, {a}, {r})"))
         }
 
-        fn policy() -> impl Strategy<Value = String> {
+        pub(in super::super::super) fn policy() -> impl Strategy<Value = String> {
             let effect = prop::sample::select(vec!["permit", "permit", "forbid"]);
             let condition = prop::sample::select(vec![
                 "",
@@ -826,8 +830,11 @@ mod tests {
                 .prop_map(|(effect, head, condition)| format!("{effect} {head} {condition};"))
         }
 
+        /// About whom, the name, the value.
+        pub(in super::super::super) type Statement = (&'static str, &'static str, &'static str);
+
         /// Facts at three instants: what is so at one of them need not be so at the next.
-        fn stated() -> impl Strategy<Value = [Vec<(&'static str, &'static str, &'static str)>; 3]> {
+        pub(in super::super::super) fn stated() -> impl Strategy<Value = [Vec<Statement>; 3]> {
             let about = prop::sample::select(vec![
                 "agent/support-bot",
                 "agent/report-bot",
@@ -864,22 +871,8 @@ mod tests {
                 asked.ttl = Ttl::from_secs(ttl);
                 asked.task.on_behalf_of = user.map(|user| user.parse().unwrap());
                 // The policies may be impossible, which the loader would refuse; the index has to cope with them.
-                let loaded = policies.iter().enumerate().map(|(number, text)| {
-                    let id = cedar_policy::PolicyId::new(number.to_string());
-                    let policy = cedar_policy::Policy::parse(Some(id), text).unwrap();
-                    Loaded {
-                        id: PolicyId(number.to_string().into()),
-                        at: Position::of(&"a".into(), "", 0),
-                        effect: policy.effect(),
-                        terms: Default::default(),
-                        reads: Reads::of(&policy),
-                        policy,
-                    }
-                });
-                let mut engine = engine(&registry, "");
-                engine.policies = loaded.collect();
-                engine.index = HeadIndex::of(&engine.policies);
-                engine.mentions = Mentions::of(engine.policies.iter().map(|loaded| &loaded.reads.facts));
+                let policies: Vec<_> = (0..).map(|n: usize| n.to_string()).zip(policies).collect();
+                let engine = samples::unchecked(&registry, &policies);
 
                 let whole = engine.whole().unwrap();
                 let full = |question: &Question<'_>| {

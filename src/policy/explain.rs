@@ -5,7 +5,7 @@ use std::fmt;
 use cedar_policy::PolicySet;
 use serde::Serialize;
 
-use crate::model::decision::{Decision, Obligations, PolicyId};
+use crate::model::decision::{Decision, FactUsed, Obligations, PolicyId};
 
 use super::cedar::{CedarEngine, Verdict, effect_word};
 use super::entities::Unfit;
@@ -46,6 +46,9 @@ pub struct Finding {
     pub effect: &'static str,
     /// What came of it.
     pub outcome: Outcome,
+    /// The facts in force that it looks at, 16 at most.
+    #[serde(skip_serializing_if = "<[FactUsed]>::is_empty")]
+    pub facts: Box<[FactUsed]>,
     /// `@max_ttl`, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<String>,
@@ -116,6 +119,7 @@ impl CedarEngine {
                         effect_word(loaded.effect)
                     },
                     outcome,
+                    facts: prepared.live.used(&loaded.reads.facts),
                     max_ttl: max_ttl.map(|ttl| ttl.to_string()),
                     approval: approval.as_ref().map(ToString::to_string),
                     reason: loaded.terms.reason.clone(),
@@ -160,20 +164,31 @@ impl fmt::Display for Explanation {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matched => f.write_str("matched"),
+            Self::ConditionFalse => f.write_str("its conditions do not hold"),
+            Self::Fault(why) => write!(f, "could not be evaluated: {why}"),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match &self.outcome {
-            Outcome::Matched => "matched".to_owned(),
-            Outcome::ConditionFalse => "its conditions do not hold".to_owned(),
-            Outcome::Fault(why) => format!("could not be evaluated: {why}"),
-        };
-        write!(f, "{} {} ({}): {outcome}", self.effect, self.policy, self.at)?;
+        let Self {
+            effect, policy, at, ..
+        } = self;
+        write!(f, "{effect} {policy} ({at}): {}", self.outcome)?;
+        for (place, fact) in self.facts.iter().enumerate() {
+            write!(f, "{} {fact}", if place == 0 { "; it looked at" } else { "," })?;
+        }
         for (name, value) in [
             ("max_ttl", &self.max_ttl),
             ("approval", &self.approval),
             ("reason", &self.reason),
         ] {
-            if let Some(value) = value {
+            if let (Some(value), Outcome::Matched) = (value, &self.outcome) {
                 write!(f, " @{name}({value:?})")?;
             }
         }
@@ -228,6 +243,25 @@ when { context.requested_ttl * 9223372036854775807 > 0 };
         );
         assert!(fault.contains("crm:comment on crm: deny"), "{fault}");
         assert!(explain("crm:read", &[], "5m").starts_with("permit, for 5m at most\n"));
+    }
+
+    #[test]
+    fn shows_the_facts_that_a_policy_looks_at() {
+        let registry = samples::registry();
+        let mut asked = Asked::new(&registry, "support-bot", "crm:read", &[]);
+        asked.facts = samples::facts(&[
+            ("agent/support-bot", "risk", "low"),
+            ("agent/support-bot", "tier", "gold"),
+        ]);
+        let risky = r#"@id("risky") forbid(principal, action, resource)
+            when { principal.hasTag("risk") && principal.getTag("risk") == "high" };"#;
+        let explanation = samples::engine(&registry, risky).explain(&asked.question());
+        assert!(
+            explanation.to_string().ends_with(
+                "forbid risky (a.cedar:1:1): its conditions do not hold; it looked at agent/support-bot risk=low"
+            ),
+            "{explanation}"
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::reads::{Mentions, View};
 
 /// For whom a policy holds, as far as its head says.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Who {
+pub(super) enum Who {
     Anyone,
     Agent(String),
     Role(String),
@@ -32,14 +32,14 @@ enum Who {
 
 /// For which action: one by name, or a group.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum What {
+pub(super) enum What {
     Anything,
     Action(String),
 }
 
 /// On which resource.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Where {
+pub(super) enum Where {
     Anywhere,
     Tool(String),
     /// The whole tool or a path in it, and what lies below.
@@ -56,7 +56,7 @@ fn named<T>(uid: &EntityUid, kind: &str, key: fn(String) -> T, otherwise: T) -> 
 }
 
 /// What a head says that is not understood here counts as "any": evaluating too much is never wrong.
-fn who(policy: &Policy) -> Who {
+pub(super) fn who(policy: &Policy) -> Who {
     match policy.principal_constraint() {
         PrincipalConstraint::Any | PrincipalConstraint::Is(_) => Who::Anyone,
         PrincipalConstraint::Eq(uid) => named(&uid, "Agent", Who::Agent, Who::Anyone),
@@ -67,7 +67,7 @@ fn who(policy: &Policy) -> Who {
     }
 }
 
-fn what(policy: &Policy) -> Vec<What> {
+pub(super) fn what(policy: &Policy) -> Vec<What> {
     let key = |uid: &EntityUid| named(uid, "Action", What::Action, What::Anything);
     match policy.action_constraint() {
         ActionConstraint::Any => vec![What::Anything],
@@ -76,7 +76,7 @@ fn what(policy: &Policy) -> Vec<What> {
     }
 }
 
-fn place(policy: &Policy) -> Where {
+pub(super) fn place(policy: &Policy) -> Where {
     match policy.resource_constraint() {
         ResourceConstraint::Any | ResourceConstraint::Is(_) => Where::Anywhere,
         ResourceConstraint::Eq(uid) => named(&uid, "Resource", Where::Path, Where::Anywhere),

@@ -83,8 +83,10 @@ impl<'a> Live<'a> {
 
     /// Whether one of these facts is among those that some policies mention.
     pub(super) fn touches(&self, mentions: &Mentions) -> bool {
-        let mut facts = self.0.iter().flat_map(|about| &about.facts);
-        facts.any(|(name, _)| mentions.has(name.as_str()))
+        self.0.iter().any(|About { subject, facts }| {
+            let mut names = facts.iter().map(|(name, _)| name.as_str());
+            names.any(|name| mentions.has(subject, name))
+        })
     }
 
     /// Those that some policies mention, as grounds of a decision.
@@ -94,7 +96,7 @@ impl<'a> Live<'a> {
             facts.map(|(name, value)| (&about.subject, *name, *value))
         });
         facts
-            .filter(|(_, name, _)| mentions.has(name.as_str()))
+            .filter(|(subject, name, _)| mentions.has(subject, name.as_str()))
             .take(MOST_USED)
             .map(|(subject, name, value)| FactUsed::new(subject, name, value))
             .collect()

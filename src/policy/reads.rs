@@ -6,11 +6,13 @@
 //! too, that answer holds for as long as no fact is in force that it mentions. What is not understood here
 //! counts as a look at everything: asking too often is never wrong.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cedar_policy::Policy;
 use serde_json::Value;
+
+use crate::model::fact::Subject;
 
 /// What a policy looks at, beyond the agent, the tool and the action.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -19,7 +21,7 @@ pub(super) struct Reads {
     pub(super) request: bool,
     /// What of the context is dear to make.
     pub(super) view: View,
-    /// The facts, by name, of whomever they are about.
+    /// The facts.
     pub(super) facts: Mentions,
 }
 
@@ -47,26 +49,51 @@ impl View {
     }
 }
 
-/// Names of facts.
+/// Facts, by name and by the kind of whom they are about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Mentions {
     /// These.
-    Only(BTreeSet<Arc<str>>),
+    Only(BTreeMap<Arc<str>, Kinds>),
     /// Any: a name that is not written down but made.
     Any,
 }
 
+/// Kinds of subjects, a bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kinds(u8);
+
+impl Kinds {
+    pub(super) const AGENT: Self = Self(1);
+    pub(super) const TOOL: Self = Self(2);
+    pub(super) const USER: Self = Self(4);
+    pub(super) const TASK: Self = Self(8);
+    pub(super) const ENVIRONMENT: Self = Self(16);
+    const ANY: Self = Self(31);
+
+    const fn of(subject: &Subject) -> Self {
+        match subject {
+            Subject::Agent(_) => Self::AGENT,
+            Subject::Tool(_) => Self::TOOL,
+            Subject::User(_) => Self::USER,
+            Subject::Task(_) => Self::TASK,
+            Subject::Environment(_) => Self::ENVIRONMENT,
+        }
+    }
+}
+
 impl Default for Mentions {
     fn default() -> Self {
-        Self::Only(BTreeSet::new())
+        Self::Only(BTreeMap::new())
     }
 }
 
 impl Mentions {
-    /// Whether the name is among them.
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// Whether a fact of this name about this subject is among them.
+    pub(super) fn has(&self, subject: &Subject, name: &str) -> bool {
         match self {
-            Self::Only(names) => names.contains(name),
+            Self::Only(names) => names
+                .get(name)
+                .is_some_and(|kinds| kinds.0 & Kinds::of(subject).0 != 0),
             Self::Any => true,
         }
     }
@@ -75,13 +102,16 @@ impl Mentions {
         matches!(self, Self::Only(names) if names.is_empty())
     }
 
-    /// The names of all.
+    /// What any of them mentions.
     pub(super) fn of<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut names = BTreeSet::new();
+        let mut names: BTreeMap<Arc<str>, Kinds> = BTreeMap::new();
         for mentions in all {
-            match mentions {
-                Self::Only(more) => names.extend(more.iter().cloned()),
-                Self::Any => return Self::Any,
+            let Self::Only(more) = mentions else {
+                return Self::Any;
+            };
+            for (name, kinds) in more {
+                let known = names.entry(name.clone()).or_insert(*kinds);
+                known.0 |= kinds.0;
             }
         }
         Self::Only(names)
@@ -179,13 +209,17 @@ fn reads(expression: &Value) -> Reads {
 fn tag(expression: &Value) -> Option<Reads> {
     let look = expression.get("hasTag").or_else(|| expression.get("getTag"))?;
     let (whose, name) = (look.get("left")?, look.get("right")?);
-    let facts = match name.get("Value").and_then(Value::as_str) {
-        Some(name) => Mentions::Only(BTreeSet::from([name.into()])),
-        None => Mentions::Any,
+    let (kinds, whose) = match (variable(whose), member(whose)) {
+        (Some("principal"), _) => (Kinds::AGENT, Reads::default()),
+        (_, Some(("resource", "tool"))) => (Kinds::TOOL, Reads::default()),
+        (_, Some(("context", "user"))) => (Kinds::USER, Reads::parties()),
+        (_, Some(("context", "task"))) => (Kinds::TASK, Reads::parties()),
+        (_, Some(("context", "environment"))) => (Kinds::ENVIRONMENT, Reads::parties()),
+        _ => (Kinds::ANY, reads(whose)),
     };
-    let whose = match of_context(whose) {
-        Some("user" | "task") => Reads::parties(),
-        _ => reads(whose),
+    let facts = match name.get("Value").and_then(Value::as_str) {
+        Some(name) => Mentions::Only(BTreeMap::from([(name.into(), kinds)])),
+        None => Mentions::Any,
     };
     let named = Reads {
         facts,
@@ -194,11 +228,14 @@ fn tag(expression: &Value) -> Option<Reads> {
     Some(whose.and(reads(name)).and(named))
 }
 
-/// The `x` of `context.x`.
-fn of_context(expression: &Value) -> Option<&str> {
+fn variable(expression: &Value) -> Option<&str> {
+    expression.get("Var")?.as_str()
+}
+
+/// The `x` and the `y` of `x.y`.
+fn member(expression: &Value) -> Option<(&str, &str)> {
     let look = expression.get(".")?;
-    let of_context = look.pointer("/left/Var")?.as_str()? == "context";
-    look.get("attr")?.as_str().filter(|_| of_context)
+    Some((variable(look.get("left")?)?, look.get("attr")?.as_str()?))
 }
 
 /// `context.x`, `context has x`, `resource.tool` and `resource has tool`.
@@ -311,24 +348,45 @@ mod tests {
 
     #[test]
     fn the_names_of_facts_are_found_and_their_subjects_are_no_look_at_the_request() {
-        let only = |names: &[&str]| Mentions::Only(names.iter().map(|name| (*name).into()).collect());
+        let only = |names: &[(&str, Kinds)]| {
+            Mentions::Only(
+                names
+                    .iter()
+                    .map(|(name, kinds)| ((*name).into(), *kinds))
+                    .collect(),
+            )
+        };
         for (condition, facts, parties) in [
             (
                 r#"principal.hasTag("a") && resource.tool.getTag("b") == "x""#,
-                only(&["a", "b"]),
+                only(&[("a", Kinds::AGENT), ("b", Kinds::TOOL)]),
                 false,
             ),
             (
                 r#"context has user && context.user.hasTag("a")"#,
-                only(&["a"]),
+                only(&[("a", Kinds::USER)]),
                 true,
             ),
             (
                 r#"context has task && context.task.getTag("a") == "x""#,
-                only(&["a"]),
+                only(&[("a", Kinds::TASK)]),
                 true,
             ),
-            (r#"context.environment.hasTag("a")"#, only(&["a"]), true),
+            (
+                r#"context.environment.hasTag("a")"#,
+                only(&[("a", Kinds::ENVIRONMENT)]),
+                true,
+            ),
+            (
+                r#"(if context.has_task then principal else Agent::"b").hasTag("a") || principal.hasTag("a")"#,
+                only(&[("a", Kinds::ANY)]),
+                false,
+            ),
+            (
+                r#"principal.hasTag("a") && context.environment.hasTag("a")"#,
+                only(&[("a", Kinds(17))]),
+                true,
+            ),
             (
                 r#"context.environment == Environment::"staging""#,
                 only(&[]),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::access::Access;
 use crate::model::agent::{Agent, AgentCeilings, AgentStatus, Autonomy};
 use crate::model::attestation::EvidenceKind;
-use crate::model::decision::Revision;
+use crate::model::decision::{PolicyId, Revision};
 use crate::model::fact::{Fact, Facts, FactsVersion};
 use crate::model::ids::TaskId;
 use crate::model::spiffe::TrustDomain;
@@ -15,7 +15,11 @@ use crate::model::ttl::Ttl;
 use crate::registry::Registry;
 
 use super::cedar::{CedarEngine, PolicySource};
-use super::{Attested, Question, TaskContext};
+use super::index::HeadIndex;
+use super::load::Loaded;
+use super::problem::Position;
+use super::reads::{Mentions, Reads};
+use super::{Attested, Question, TaskContext, annotations};
 
 pub(super) fn agent(name: &str, roles: &[&str], autonomy: u8) -> Agent {
     Agent {
@@ -172,4 +176,25 @@ pub(super) fn engine(registry: &Registry, text: &str) -> CedarEngine {
         text: text.into(),
     };
     CedarEngine::load(&[source], registry, Revision("r".into())).unwrap()
+}
+
+/// The same without a check, for policies that the loader would refuse as impossible: each with its id.
+pub(super) fn unchecked(registry: &Registry, policies: &[(String, String)]) -> CedarEngine {
+    let loaded = policies.iter().enumerate().map(|(number, (id, text))| {
+        let place = cedar_policy::PolicyId::new(number.to_string());
+        let policy = cedar_policy::Policy::parse(Some(place), text).unwrap();
+        Loaded {
+            id: PolicyId(id.as_str().into()),
+            at: Position::of(&"a".into(), "", 0),
+            effect: policy.effect(),
+            terms: annotations::read(&policy).0,
+            reads: Reads::of(&policy),
+            policy,
+        }
+    });
+    let mut engine = engine(registry, "");
+    engine.policies = loaded.collect();
+    engine.index = HeadIndex::of(&engine.policies);
+    engine.mentions = Mentions::of(engine.policies.iter().map(|loaded| &loaded.reads.facts));
+    engine
 }
