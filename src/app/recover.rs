@@ -136,9 +136,14 @@ pub async fn run(
             .with_context(|| source.dir.display().to_string())?;
     }
     let unclear = unfinished.unclear();
-    let epoch = Epoch(u64::from_be_bytes(draw(entropy)?));
+    let known = sources.iter().filter_map(|source| match &source.memory {
+        Memory::Mark(mark) => Some(mark.epoch),
+        _ => None,
+    });
+    let now = clock.now();
+    let epoch = Epoch::after(known, now, draw(entropy)?);
     let writers: BTreeSet<Writer> = sources.iter().map(|source| source.writer).collect();
-    let done = recover(&*ledger, unfinished, epoch, &writers, clock.now()).await?;
+    let done = recover(&*ledger, unfinished, epoch, &writers, now).await?;
     Ok(Outcome::Recovered(Report {
         loss,
         epoch,

@@ -54,9 +54,24 @@ pub trait Lineage: Send + Sync + 'static {
     async fn begin_epoch(&self, epoch: Epoch, writers: &BTreeSet<Writer>) -> Result<(), LedgerError>;
 }
 
-/// Names one life of a ledger, from its making to its loss. Random.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Names one life of a ledger, from its making to its loss. The later one is the greater one, so that a
+/// ledger that was put back to what it was before a recovery is told from one that was recovered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Of a new ledger: random, and before any that a recovery begins.
+    pub fn first(drawn: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(drawn) >> 16)
+    }
+
+    /// Of a recovery at this instant: after those that are known, and after others of before by the clock.
+    pub fn after(known: impl IntoIterator<Item = Self>, now: Timestamp, drawn: [u8; 2]) -> Self {
+        let known = known.into_iter().map(|epoch| epoch.0).max().unwrap_or_default();
+        let least = (now.as_millis() << 16).max(known.saturating_add(1));
+        Self(least.saturating_add(u64::from(u16::from_be_bytes(drawn))))
+    }
+}
 
 /// Names a broker to the ledger, the same after every start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -189,7 +204,8 @@ pub(super) fn judge(shards: &[Stand], memory: &Memory) -> Standing {
                 false => Standing::Lost(Loss::RolledBack),
             }
         }
-        Memory::Mark(_) if entered => Standing::Recovered(epoch),
+        Memory::Mark(mark) if entered && epoch > mark.epoch => Standing::Recovered(epoch),
+        Memory::Mark(_) if entered => Standing::Lost(Loss::RolledBack),
         Memory::Journal | Memory::Mark(_) => Standing::Lost(Loss::Replaced),
     }
 }
@@ -222,6 +238,8 @@ hexadecimal! {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const E: Epoch = Epoch(7);
@@ -258,6 +276,7 @@ mod tests {
             (&whole, mark(E, &[5, 9]), Standing::Whole(E)),
             (&whole, mark(E, &[5, 10]), lost(Loss::RolledBack)),
             (&whole, mark(Epoch(6), &[50, 90]), Standing::Recovered(E)),
+            (&whole, mark(Epoch(8), &[1, 1]), lost(Loss::RolledBack)),
             (&foreign, Memory::Nothing, Standing::Whole(E)),
             (&foreign, Memory::Journal, lost(Loss::Replaced)),
             (&foreign, mark(E, &[1, 1]), lost(Loss::RolledBack)),
@@ -278,6 +297,20 @@ mod tests {
         ];
         assert_eq!(judge(&told, &Memory::Nothing), lost(Loss::Told));
         assert_eq!(judge(&told, &mark(Epoch(6), &[1, 1])), lost(Loss::Told));
+    }
+
+    #[test]
+    fn a_later_epoch_is_greater() {
+        let now = Timestamp::from_secs(1_795_329_000);
+        let first = Epoch::first([0xff; 8]);
+        let next = Epoch::after([first], now, [0xff; 2]);
+        assert!(first < Epoch::after([], now, [0; 2]));
+        assert!(next < Epoch::after([], now.plus(Duration::from_millis(1)), [0; 2]));
+        assert!(
+            next < Epoch::after([first, next], now, [0; 2]),
+            "at the same instant"
+        );
+        assert!(Epoch(1 << 62) < Epoch::after([Epoch(1 << 62)], now, [0; 2]));
     }
 
     #[test]

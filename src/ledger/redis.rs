@@ -36,6 +36,7 @@ mod leases;
 mod lineage;
 mod link;
 mod packed;
+mod past;
 mod script;
 mod shares;
 mod tasks;
@@ -49,8 +50,8 @@ use redis::RedisError;
 
 use self::feed::Heads;
 use self::keys::Shards;
-use self::lineage::Past;
 use self::link::Link;
+use self::past::Past;
 use super::lineage::{Memory, Writer};
 use super::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,

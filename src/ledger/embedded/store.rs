@@ -14,6 +14,7 @@ use redb::{
 use super::layout::{EPOCH, FORMAT, META};
 use crate::entropy::{OsEntropy, draw};
 use crate::ledger::LedgerError;
+use crate::ledger::lineage::Epoch;
 
 /// The layout of the tables that is written and read.
 const LAYOUT: u64 = 1;
@@ -152,7 +153,7 @@ pub(super) fn mark(transaction: &WriteTransaction) -> Result<(), LedgerError> {
             let epoch =
                 draw(&OsEntropy::new()).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
             meta.insert(FORMAT, LAYOUT)?;
-            meta.insert(EPOCH, u64::from_be_bytes(epoch))?;
+            meta.insert(EPOCH, Epoch::first(epoch).0)?;
             Ok(())
         }
     }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 
 use super::keys::Shard;
 use super::link::{Link, Reply};
 use super::packed::{pack_lease, task_bytes, unpack_task};
+use super::past::Known;
 use super::script::Step;
-use super::{RedisConfig, RedisLedger, instant, number, script};
+use super::{RedisLedger, instant, number, script};
 use crate::entropy::{OsEntropy, draw};
 use crate::ledger::lineage::{self, Epoch, Lineage, Loss, Mark, Memory, Stand, Standing, Watched, Writer};
 use crate::ledger::{LedgerError, rules};
@@ -22,77 +21,6 @@ use crate::model::time::Timestamp;
 
 /// How many tasks are looked at in one round trip.
 const TASKS_AT_ONCE: u16 = 500;
-
-/// What this process knows of the ledger's past.
-#[derive(Debug)]
-pub(super) struct Past {
-    writer: Writer,
-    /// A mark once the ledger was joined; its numbers are in `seen`.
-    memory: ArcSwap<Memory>,
-    /// How far the count of this writer had come in each shard, as was answered.
-    seen: Vec<AtomicU64>,
-    loss: ArcSwapOption<Loss>,
-}
-
-impl Past {
-    pub(super) fn new(config: &RedisConfig) -> Self {
-        let seen: Vec<AtomicU64> = match &config.memory {
-            Memory::Mark(mark) => mark.progress.iter().copied().map(AtomicU64::new).collect(),
-            _ => Vec::new(),
-        };
-        let missing = usize::from(config.shards.get()).saturating_sub(seen.len());
-        Self {
-            writer: config.writer,
-            seen: seen
-                .into_iter()
-                .chain((0..missing).map(|_| AtomicU64::new(0)))
-                .collect(),
-            memory: ArcSwap::from_pointee(config.memory.clone()),
-            loss: ArcSwapOption::empty(),
-        }
-    }
-
-    fn loss(&self) -> Option<Loss> {
-        self.loss.load().as_deref().copied()
-    }
-
-    fn seen(&self, shard: usize) -> u64 {
-        self.seen
-            .get(shard)
-            .map_or(0, |seen| seen.load(Ordering::Acquire))
-    }
-
-    fn saw(&self, shard: usize, progress: u64) {
-        if let Some(seen) = self.seen.get(shard) {
-            seen.fetch_max(progress, Ordering::AcqRel);
-        }
-    }
-
-    /// What is remembered at this moment.
-    fn memory(&self) -> Memory {
-        match &**self.memory.load() {
-            Memory::Mark(mark) => Memory::Mark(Mark {
-                epoch: mark.epoch,
-                progress: self
-                    .seen
-                    .iter()
-                    .map(|seen| seen.load(Ordering::Acquire))
-                    .collect(),
-            }),
-            other => other.clone(),
-        }
-    }
-
-    fn joined(&self, epoch: Epoch, progress: &[u64]) {
-        for (seen, progress) in self.seen.iter().zip(progress) {
-            seen.store(*progress, Ordering::Release);
-        }
-        let progress = Vec::new(); // kept in `seen`
-        self.memory
-            .store(Arc::new(Memory::Mark(Mark { epoch, progress })));
-        self.loss.store(None);
-    }
-}
 
 /// The name of a writer's count.
 fn field(writer: Writer) -> Vec<u8> {
@@ -117,14 +45,19 @@ impl RedisLedger {
             return Err(LedgerError::Lost(loss));
         }
         // Taken before the step is sent: what was answered by now was done before it.
-        let seen = self.past.seen(shard.number);
+        let known = self.past.known();
         let lineage = [shard.lineage()];
-        let past = [field(self.past.writer), number(seen)];
+        let epoch = known.epoch().map(|epoch| epoch.to_string()).unwrap_or_default();
+        let past = [
+            field(self.past.writer()),
+            number(known.seen(shard.number)),
+            epoch.into_bytes(),
+        ];
         let mut reply = self.requests.run(step, &[keys, &lineage], &[args, &past]).await?;
         if reply.word == "lost" {
-            return Err(LedgerError::Lost(self.find_loss().await));
+            return Err(LedgerError::Lost(self.find_loss(&known).await));
         }
-        self.past.saw(shard.number, reply.number()?);
+        known.saw(shard.number, reply.number()?);
         Ok(reply)
     }
 
@@ -137,24 +70,27 @@ impl RedisLedger {
         keys: &[Vec<u8>],
         args: &[Vec<u8>],
     ) -> Result<Reply, LedgerError> {
-        let seen = self.past.seen(shard.number);
+        let known = self.past.known();
+        let seen = known.seen(shard.number);
         let lineage = [shard.lineage()];
-        let past = [field(self.past.writer)];
+        let past = [field(self.past.writer())];
         let mut reply = link.run(step, &[keys, &lineage], &[args, &past]).await?;
         let progress = reply.number()?;
         if progress > seen {
-            self.past.saw(shard.number, progress);
+            known.saw(shard.number, progress);
         } else if self.past.loss().is_none() {
-            self.find_loss().await;
+            self.find_loss(&known).await;
         }
         Ok(reply)
     }
 
     /// A shard does not know what it answered: says why, and makes sure that it is so for everybody.
-    async fn find_loss(&self) -> Loss {
+    async fn find_loss(&self, asked: &Arc<Known>) -> Loss {
         match self.look_back().await {
             Ok(Watched::Lost(loss)) => loss,
             Ok(Watched::Recovered) => Loss::Replaced,
+            // It was asked before a recovery, and the ledger was taken into use since.
+            _ if !Arc::ptr_eq(asked, &self.past.known()) => Loss::Replaced,
             Ok(Watched::Whole(_)) | Err(_) => {
                 let told = self.take_away(Loss::RolledBack).await;
                 if let Err(error) = told {
@@ -188,12 +124,12 @@ impl RedisLedger {
 
     /// Makes the ledger, joins it, or finds that it was lost: as the memory of this writer has it.
     pub(super) async fn find_place(&self) -> Result<(), LedgerError> {
-        let memory = self.past.memory();
+        let memory = self.past.known().memory();
         if memory == Memory::Observer {
-            self.past.loss.store(Some(Arc::new(Loss::Told)));
+            self.past.latch(Loss::Told);
             return Ok(());
         }
-        let shards = self.survey(self.past.writer).await?;
+        let shards = self.survey(self.past.writer()).await?;
         match lineage::judge(&shards, &memory) {
             Standing::Whole(epoch) | Standing::Recovered(epoch) if memory != Memory::Nothing => {
                 self.take_up(epoch, &shards);
@@ -232,9 +168,8 @@ impl RedisLedger {
 
     /// The first start. Whoever comes first chooses the epoch.
     async fn make(&self) -> Result<(), LedgerError> {
-        let drawn: [u8; 8] =
-            draw(&OsEntropy::new()).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
-        let drawn = Epoch(u64::from_be_bytes(drawn)).to_string();
+        let drawn = draw(&OsEntropy::new()).map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+        let drawn = Epoch::first(drawn).to_string();
         let set = redis::cmd("HSETNX")
             .arg(&self.meta)
             .arg("epoch")
@@ -259,7 +194,7 @@ impl RedisLedger {
 
     /// Enters this writer in every shard.
     async fn enter(&self, epoch: Epoch) -> Result<(), LedgerError> {
-        let args = [epoch.to_string().into_bytes(), field(self.past.writer)];
+        let args = [epoch.to_string().into_bytes(), field(self.past.writer())];
         let joins = self.shards.all().map(|shard| {
             let (keys, args) = ([shard.lineage()], &args);
             async move { self.requests.run(&script::JOIN, &[&keys], &[args]).await }
@@ -271,7 +206,7 @@ impl RedisLedger {
                 _ => return self.take_away(Loss::Told).await,
             }
         }
-        self.past.joined(epoch, &progress);
+        self.past.joined(epoch, progress);
         Ok(())
     }
 
@@ -281,25 +216,26 @@ impl RedisLedger {
             .iter()
             .map(|shard| shard.progress.unwrap_or_default())
             .collect();
-        self.past.joined(epoch, &progress);
+        self.past.joined(epoch, progress);
     }
 
     async fn look_back(&self) -> Result<Watched, LedgerError> {
-        let (memory, latched) = (self.past.memory(), self.past.loss());
-        let shards = self.survey(self.past.writer).await?;
+        let known = self.past.known();
+        let (memory, latched) = (known.memory(), self.past.loss());
+        let shards = self.survey(self.past.writer()).await?;
         let was_joined = matches!(memory, Memory::Mark(_));
         match (latched, lineage::judge(&shards, &memory)) {
             (None, Standing::Whole(epoch)) => {
                 let progress: Vec<u64> = shards.iter().filter_map(|shard| shard.progress).collect();
                 for (number, progress) in progress.iter().enumerate() {
-                    self.past.saw(number, *progress);
+                    known.saw(number, *progress);
                 }
                 Ok(Watched::Whole(Mark { epoch, progress }))
             }
             (Some(_), Standing::Whole(_)) if !was_joined => Ok(Watched::Recovered),
             (_, Standing::Recovered(_)) => {
                 if latched.is_none() {
-                    self.past.loss.store(Some(Arc::new(Loss::Replaced)));
+                    self.past.latch(Loss::Replaced);
                 }
                 Ok(Watched::Recovered)
             }
@@ -319,11 +255,11 @@ impl RedisLedger {
 
     /// Gives nothing out from now on, and takes the epoch that was joined from all.
     async fn take_away(&self, loss: Loss) -> Result<(), LedgerError> {
-        self.past.loss.store(Some(Arc::new(loss)));
-        let Memory::Mark(Mark { epoch, .. }) = &**self.past.memory.load() else {
+        self.past.latch(loss);
+        let Some(epoch) = self.past.known().epoch() else {
             return Ok(());
         };
-        self.lose(*epoch).await
+        self.lose(epoch).await
     }
 
     async fn lose(&self, epoch: Epoch) -> Result<(), LedgerError> {
@@ -356,8 +292,8 @@ impl Lineage for RedisLedger {
     }
 
     async fn condemn(&self, loss: Loss) -> Result<(), LedgerError> {
-        if self.past.memory() == Memory::Observer {
-            let shards = self.survey(self.past.writer).await?;
+        if self.past.known().memory() == Memory::Observer {
+            let shards = self.survey(self.past.writer()).await?;
             let mut epochs: Vec<Epoch> = shards.iter().filter_map(|shard| shard.epoch).collect();
             epochs.dedup();
             for epoch in epochs {
@@ -369,8 +305,8 @@ impl Lineage for RedisLedger {
     }
 
     async fn rejoin(&self) -> Result<(), LedgerError> {
-        let memory = self.past.memory();
-        let shards = self.survey(self.past.writer).await?;
+        let memory = self.past.known().memory();
+        let shards = self.survey(self.past.writer()).await?;
         match lineage::judge(&shards, &memory) {
             Standing::Recovered(epoch) => self.take_up(epoch, &shards),
             Standing::Whole(epoch) if memory == Memory::Journal => self.take_up(epoch, &shards),

@@ -19,6 +19,11 @@ type Subject = Arc<dyn Ledger>;
 /// The writer of the ledgers under test.
 const WRITER: Writer = Writer(0);
 
+/// Of a recovery: later than that of a new ledger.
+pub(super) const fn epoch(number: u64) -> Epoch {
+    Epoch((1 << 60) + number)
+}
+
 #[track_caller]
 pub(super) fn lost<T: std::fmt::Debug>(result: Result<T, LedgerError>) -> Loss {
     match result {
@@ -68,13 +73,13 @@ pub(super) async fn a_recovery_brings_back_those_whom_it_entered(ledger: Subject
         panic!("a new ledger is whole");
     };
     ledger.condemn(Loss::RolledBack).await.unwrap();
-    ledger.begin_epoch(Epoch(1), &[Writer(5)].into()).await.unwrap();
+    ledger.begin_epoch(epoch(1), &[Writer(5)].into()).await.unwrap();
     assert_eq!(ledger.watch().await.unwrap(), Watched::Lost(Loss::RolledBack));
     lost(ledger.rejoin().await);
     lost(ledger.open(&task_at(at(0)), None, None).await);
 
     ledger
-        .begin_epoch(Epoch(2), &[Writer(5), WRITER].into())
+        .begin_epoch(epoch(2), &[Writer(5), WRITER].into())
         .await
         .unwrap();
     assert_eq!(ledger.watch().await.unwrap(), Watched::Recovered);
@@ -85,10 +90,10 @@ pub(super) async fn a_recovery_brings_back_those_whom_it_entered(ledger: Subject
     let Watched::Whole(after) = ledger.watch().await.unwrap() else {
         panic!("a recovered ledger is whole");
     };
-    assert_eq!(after.epoch, Epoch(2));
+    assert_eq!(after.epoch, epoch(2));
     let remembered = dayfly::ledger::lineage::Memory::Mark(before);
     let standing = ledger.judge(WRITER, &remembered).await.unwrap();
-    assert_eq!(standing, Standing::Recovered(Epoch(2)));
+    assert_eq!(standing, Standing::Recovered(epoch(2)));
     let standing = ledger.judge(Writer(6), &remembered).await.unwrap();
     assert_eq!(
         standing,
@@ -97,11 +102,20 @@ pub(super) async fn a_recovery_brings_back_those_whom_it_entered(ledger: Subject
     );
 
     // A recovery that nobody here knew to be needed is not passed over.
-    ledger.begin_epoch(Epoch(3), &[WRITER].into()).await.unwrap();
+    ledger.begin_epoch(epoch(3), &[WRITER].into()).await.unwrap();
     assert_eq!(ledger.watch().await.unwrap(), Watched::Recovered);
     assert!(ledger.loss().is_some());
     ledger.rejoin().await.unwrap();
     ledger.hold(active_at(&task, at(1))).await;
+
+    // What it was in an epoch of before is no recovery, whoever is entered there.
+    ledger.begin_epoch(epoch(1), &[WRITER].into()).await.unwrap();
+    assert_eq!(
+        lost(ledger.try_hold(&active_at(&task, at(1))).await),
+        Loss::RolledBack
+    );
+    assert_eq!(ledger.watch().await.unwrap(), Watched::Lost(Loss::RolledBack));
+    lost(ledger.rejoin().await);
 }
 
 pub(super) async fn an_adopted_lease_is_due_at_once(ledger: Subject) {

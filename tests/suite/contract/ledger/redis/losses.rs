@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use dayfly::ledger::lineage::{Epoch, Lineage as _, Loss, Mark, Memory, Watched, Writer};
+use dayfly::ledger::lineage::{Lineage as _, Loss, Mark, Memory, Watched, Writer};
 use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
 use dayfly::ledger::{Ledger, LedgerError, Page};
 use dayfly::model::cutoff::Selector;
@@ -12,7 +12,7 @@ use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, LeaseState};
 use tokio::time::Instant;
 
-use super::super::losses::lost;
+use super::super::losses::{epoch, lost};
 use super::super::{UNLIMITED, active_at, at, cutoff, lease_at, task_at, task_in};
 use super::config;
 use crate::redis_servers::{Server, cluster, single};
@@ -94,7 +94,7 @@ async fn an_emptied_server_gives_nothing_out_and_nobody_makes_it_anew() {
         .await
         .unwrap();
 
-    new.begin_epoch(Epoch(9), &[Writer(1), Writer(2)].into())
+    new.begin_epoch(epoch(9), &[Writer(1), Writer(2)].into())
         .await
         .unwrap();
     assert_eq!(here.watch().await.unwrap(), Watched::Recovered);
@@ -166,7 +166,7 @@ async fn a_lost_end_is_found_as_a_lost_credential_is() {
     let found = lost(ledger.reserve(&active_at(&task, at(2)), &UNLIMITED, None).await);
     assert_eq!(found, Loss::RolledBack);
     // And while nobody asks for anything, a look finds it.
-    ledger.begin_epoch(Epoch(4), &[Writer(1)].into()).await.unwrap();
+    ledger.begin_epoch(epoch(4), &[Writer(1)].into()).await.unwrap();
     ledger.rejoin().await.unwrap();
     server.say::<()>(&["SAVE"]).unwrap();
     ledger.cut(&cutoff(Selector::All, at(3), at(3))).await.unwrap();
@@ -287,7 +287,7 @@ async fn a_cluster_that_lost_one_node_gives_nothing_out_anywhere() {
         let again = connect(&config, 1, memory).await;
         lost(again.open(&task_at(at(0)), None, None).await);
     }
-    there.begin_epoch(Epoch(3), &[Writer(1)].into()).await.unwrap();
+    there.begin_epoch(epoch(3), &[Writer(1)].into()).await.unwrap();
     let again = connect(&config, 1, Memory::Mark(remembered)).await;
     again.open(&task_at(at(0)), None, None).await.unwrap();
 }
