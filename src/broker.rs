@@ -7,6 +7,7 @@
 //! ledger was lost, [`quarantine`] keeps to ending until [`recover`] has brought it back.
 
 pub mod attest;
+mod behind;
 pub mod complete;
 pub mod decide;
 pub mod error;

@@ -1,32 +1,19 @@
 //! Quarantine: the ledger was lost, and until it is recovered everything is ended and nothing given out.
 //!
 //! The ledger itself refuses ([`crate::ledger::lineage`]); here it is looked at, told, recorded, and
-//! taken into use again. At the start the newest records are held against it too: they find what was
-//! lost since its mark was kept.
+//! taken into use again. What was lost since its mark was kept, the newest records find
+//! ([`super::behind`]).
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::journal::unfinished::Unfinished;
 use crate::ledger::LedgerError;
 use crate::ledger::lineage::{Loss, Mark, Watched};
-use crate::model::cutoff::{Cutoff, Selector};
-use crate::model::lease::Cause;
 use crate::model::time::Timestamp;
-use crate::model::ttl::Ttl;
 
-use super::error::{BrokerError, chain};
+use super::error::BrokerError;
 use super::records::Fill;
 use super::{Broker, measure};
-
-/// How many of the newest tasks, and of the newest leases, are looked for at the start.
-const LOOKED_FOR: (usize, usize) = (16, 256);
-/// A lease on record that the ledger does not know was under way when the process died, unless its
-/// record is older than the newest one by this, which no request takes.
-const UNDER_WAY: Duration = Duration::from_secs(60);
 
 impl Broker {
     /// Why nothing is given out, if so.
@@ -100,69 +87,6 @@ impl Broker {
             Watched::Whole(mark) => Ok(Some(mark)),
             Watched::Lost(_) | Watched::Recovered => Ok(None),
         }
-    }
-
-    /// Holds the newest records against the ledger. Whatever was lost of what they tell is a loss of
-    /// the ledger; but a request that was under way when the process died has a record and no lease,
-    /// and what it may have handed out ends now.
-    pub async fn compare_with_journal(
-        &self,
-        newest: &[String],
-        retention: Duration,
-    ) -> Result<(), BrokerError> {
-        let records: Vec<Record> = newest
-            .iter()
-            .map(|line| Record::from_line(line))
-            .collect::<Result<_, _>>()?;
-        let ledger = &self.parts.ledger;
-        // What is older than the retention may have ended and been forgotten, and what is older than a
-        // recovery is not in the new ledger. The cutoff of a recovery stands for the longest life.
-        let kept = retention.min(Ttl::MAX.as_duration());
-        let recovered = ledger.cutoffs().await?.into_iter();
-        let recovered = recovered.filter(|cutoff| cutoff.selector == Selector::All);
-        let recovered = recovered.map(|cutoff| cutoff.up_to).max().unwrap_or_default();
-        let forgotten = self.now().minus(kept).max(recovered);
-        // A task is written down before its record is.
-        let opened = records.iter().rev().filter(|record| record.verb == Verb::Open);
-        let opened = opened.filter_map(|record| record.task).take(LOOKED_FOR.0);
-        for task in opened.filter(|task| task.made_at() > forgotten) {
-            if ledger.task(task).await?.is_none() {
-                return Ok(ledger.condemn(Loss::Behind).await?);
-            }
-        }
-        let (now, mut unfinished) = (self.now(), Unfinished::default());
-        records.iter().for_each(|record| unfinished.take(record));
-        let latest = unfinished.latest();
-        let leases = unfinished.leases(now);
-        let newest = leases.into_iter().rev().take(LOOKED_FOR.1);
-        let newest = newest.filter(|lease| lease.issued_at > forgotten);
-        let missing: Vec<_> = stream::iter(newest)
-            .map(async |lease| Ok::<_, LedgerError>((ledger.lease(lease.id).await?.is_none(), lease)))
-            .buffer_unordered(32)
-            .try_filter_map(async |(missing, lease)| Ok(missing.then_some(lease)))
-            .try_collect()
-            .await?;
-        if missing
-            .iter()
-            .any(|lease| lease.issued_at < latest.minus(UNDER_WAY))
-        {
-            return Ok(ledger.condemn(Loss::Behind).await?);
-        }
-        for lease in missing {
-            tracing::warn!(lease = %lease.id, "a credential is on record and not in the ledger: it ends");
-            let cutoff = Cutoff {
-                selector: Selector::Lease(lease.id),
-                up_to: Timestamp::MAX,
-                at: now,
-                cause: Cause::Recovered,
-            };
-            ledger.cut(&cutoff).await?;
-            if let Err(error) = ledger.adopt(&lease).await {
-                tracing::warn!(lease = %lease.id, error = %chain(&error), "it could not be written down");
-                return Err(error.into());
-            }
-        }
-        Ok(())
     }
 }
 
