@@ -4,7 +4,7 @@
 //!
 //! Each run visits `DAYFLY_TEST_DEATHS` deaths for each pair of ledger and provider, by default a few.
 
-pub(crate) mod ground;
+mod store;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -22,10 +22,11 @@ use crate::contract::provider::aws::Sts;
 use crate::contract::provider::postgres::Served;
 #[cfg(feature = "vault")]
 use crate::contract::provider::vault::Vault;
+use crate::ground::{Ground, Process};
 use crate::world::mortal::{Mortal, process};
 use crate::world::receiver::Receiver;
 use crate::world::vending::Vending;
-use ground::{Ground, Process, Store};
+use store::Store;
 
 /// What a process does when it dies.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +57,9 @@ fn wanted() -> usize {
 
 /// One life that ends at the `last` point of its work, or with it. `None` when it died; otherwise
 /// whether the work was done.
-fn live(ground: &Ground, work: Work, last: usize) -> Option<()> {
+fn live(store: &Store, ground: &Ground, work: Work, last: usize) -> Option<()> {
     process(async || {
-        let process = ground.start().await;
+        let process = store.start(ground).await;
         let task = process.open().await;
         let lease = match work {
             Work::Issue => None,
@@ -90,7 +91,7 @@ fn die_everywhere<S: Subject + 'static>(store: Store, name: &str, subject: impl 
     let kept = store.name();
     let outside = Runtime::new().unwrap();
     let subject = Arc::new(outside.block_on(subject));
-    let ground = Ground::new(store, subject, outside.handle().clone());
+    let ground = Ground::new(subject, outside.handle().clone());
     let (mut deaths, mut lives) = (0, 0);
     let wanted = wanted();
     while deaths < wanted {
@@ -99,8 +100,11 @@ fn die_everywhere<S: Subject + 'static>(store: Store, name: &str, subject: impl 
                 continue;
             }
             for last in 1..NEVER {
-                let survived = live(&ground, work, last).is_some();
-                process(|| Box::pin(ground.aftermath(work_name(work), last, survived)));
+                let survived = live(&store, &ground, work, last).is_some();
+                process(async || {
+                    let at = format!("{}, died at {last}, survived: {survived}", work_name(work));
+                    Box::pin(store.start(&ground).await.aftermath(&at)).await;
+                });
                 if survived {
                     lives += 1;
                     break;

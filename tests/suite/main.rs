@@ -8,6 +8,8 @@ mod architecture;
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
+mod behind;
+#[cfg(test)]
 mod config_files;
 #[cfg(test)]
 mod contract;
@@ -24,6 +26,8 @@ mod ending;
 #[cfg(test)]
 mod fairness;
 #[cfg(test)]
+mod ground;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod identity;
@@ -36,6 +40,8 @@ mod killed;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
 mod login;
+#[cfg(test)]
+mod losses;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]

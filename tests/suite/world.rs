@@ -161,13 +161,17 @@ impl World {
         )
     }
 
-    /// Another process of this installation, on that ledger, with rules and providers of its own.
+    /// Another process of this installation, on that ledger, with rules and providers of its own, and maybe
+    /// with a journal of its own.
     pub(crate) fn process(
         &self,
         ledger: Arc<dyn Ledger>,
         rules: &Arc<Rules>,
         providers: Providers,
+        journal: Option<(Arc<dyn Journal>, ReceiptSigner)>,
     ) -> Arc<Broker> {
+        let (journal, receipts) =
+            journal.unwrap_or_else(|| (self.journal.clone(), ReceiptSigner::new(ISSUER, audit_key())));
         Arc::new(Broker::new(Parts {
             clock: self.clock.clone(),
             entropy: Arc::new(OsEntropy::new()),
@@ -176,8 +180,8 @@ impl World {
             ledger,
             providers,
             issuer: Arc::new(Issuer::new(ISSUER, self.keys.clone())),
-            journal: self.journal.clone(),
-            receipts: ReceiptSigner::new(ISSUER, audit_key()),
+            journal,
+            receipts,
             settings: Settings::default(),
         }))
     }
@@ -384,9 +388,14 @@ fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {
 
 /// The example policies, agents and tools.
 fn configuration() -> config::Config {
+    configuration_with("")
+}
+
+/// The same, with more sections.
+pub(crate) fn configuration_with(more: &str) -> config::Config {
     let text = "[[provider]]\nname = \"jwt\"\nkind = \"jwt\"\n[[provider]]\nname = \"other\"\nkind = \"jwt\"\n[[identity.trust_domain]]\nname = \"example.org\"\nbundle_file = \"unused.json\"\n";
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    config::parse("dayfly.toml", &base, text).unwrap()
+    config::parse("dayfly.toml", &base, &format!("{text}{more}")).unwrap()
 }
 
 pub(crate) fn order(accesses: &[&str]) -> OpenOrder {

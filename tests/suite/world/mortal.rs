@@ -3,6 +3,7 @@
 //! still happen, as after `kill -9`.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,6 +45,42 @@ impl<F: Future> Future for Mortal<F> {
                     Poll::Pending
                 }
             }
+        }
+    }
+}
+
+/// A future, and what happens beside it each time that it waits: from the number of the time on, whether it
+/// goes on.
+pub(crate) struct Beside<F, H> {
+    life: Pin<Box<F>>,
+    waits: usize,
+    happens: H,
+}
+
+impl<F: Future, H: FnMut(usize) -> ControlFlow<()>> Beside<F, H> {
+    pub(crate) fn new(life: F, happens: H) -> Self {
+        Self {
+            life: Box::pin(life),
+            waits: 0,
+            happens,
+        }
+    }
+}
+
+impl<F: Future, H: FnMut(usize) -> ControlFlow<()> + Unpin> Future for Beside<F, H> {
+    /// `None` when it died; and how often it waited.
+    type Output = (Option<F::Output>, usize);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.life.as_mut().poll(cx);
+        if let Poll::Ready(output) = polled {
+            return Poll::Ready((Some(output), self.waits));
+        }
+        self.waits += 1;
+        let waits = self.waits;
+        match (self.happens)(waits) {
+            ControlFlow::Continue(()) => Poll::Pending,
+            ControlFlow::Break(()) => Poll::Ready((None, waits)),
         }
     }
 }

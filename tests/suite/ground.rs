@@ -1,31 +1,32 @@
-//! What outlives a process: time, keys, the journal, what the ledger is kept in, and the world outside.
+//! What outlives a process: time, keys, the world outside, and what left the house. What the ledger and the
+//! journal are kept in is a matter of the tests that begin here: `deaths.rs` and `losses.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dayfly::broker::Broker;
+use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::{IssueOrder, Issued};
 use dayfly::broker::open::OpenOrder;
 use dayfly::broker::rules::Rules;
-use dayfly::journal::record::{Result as Outcome, Verb};
-use dayfly::ledger::embedded::{self, Embedded};
-use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
+use dayfly::journal::Journal;
+use dayfly::journal::receipt::ReceiptSigner;
+use dayfly::journal::record::{Record, Result as Outcome, Verb};
 use dayfly::ledger::{Cursor, Filter, Ledger, Page};
 use dayfly::model::access::Scope;
 use dayfly::model::credential::Credential;
 use dayfly::model::ids::{LeaseId, TaskId};
 use dayfly::model::lease::{Lease, LeaseState};
 use dayfly::model::task;
+use dayfly::model::time::Timestamp;
 use dayfly::model::tool::Tool;
 use dayfly::provider::{Promise, Provider, Providers};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::contract::provider::{Permissive, Subject};
-use crate::redis_servers;
 use crate::world::mortal::{process, waiting};
 use crate::world::tripwire::{Providing, Tripwire};
 use crate::world::{Plan, World, order};
@@ -35,58 +36,19 @@ const AGENT: &str = "support-bot";
 /// Longer than anything of these tests lives.
 const LONG: Duration = Duration::from_secs(3700);
 /// Longer than a reservation or a claim waits.
-const A_WHILE: Duration = Duration::from_secs(61);
+pub(crate) const A_WHILE: Duration = Duration::from_secs(61);
 
-/// What a ledger is kept in.
-pub(crate) enum Store {
-    File(TempDir),
-    Redis { mode: Mode, prefix: String },
-}
-
-impl Store {
-    pub(crate) fn embedded() -> Self {
-        // A process that dies takes nothing with it that the system has; only a power cut does. So where
-        // there is a disk in memory, nothing waits for a real one.
-        let memory = std::path::Path::new("/dev/shm");
-        let folder = memory.is_dir().then(|| TempDir::new_in(memory));
-        Self::File(folder.unwrap_or_else(TempDir::new).unwrap())
-    }
-
-    /// `None` where there is no server to talk to.
-    pub(crate) fn redis() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let mode = redis_servers::single()?;
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("deaths-{}-{next}", std::process::id());
-        Some(Self::Redis { mode, prefix })
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::File(_) => "the embedded ledger",
-            Self::Redis { .. } => "Redis",
-        }
-    }
-
-    async fn open(&self) -> Arc<dyn Ledger> {
-        match self {
-            Self::File(folder) => {
-                let path: PathBuf = folder.path().join("ledger.redb");
-                Arc::new(Embedded::open(&path, embedded::Config::default()).unwrap())
-            }
-            Self::Redis { mode, prefix } => {
-                let mut config = RedisConfig::new(mode.clone());
-                config.prefix = prefix.clone();
-                Arc::new(RedisLedger::connect(&config).await.unwrap())
-            }
-        }
-    }
+/// A folder. A process that dies takes nothing with it that the system has; only a power cut does. So where
+/// there is a disk in memory, nothing waits for a real one.
+pub(crate) fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = memory.is_dir().then(|| TempDir::new_in(memory));
+    folder.unwrap_or_else(TempDir::new).unwrap()
 }
 
 pub(crate) struct Ground {
     world: World,
     rules: Arc<Rules>,
-    store: Store,
     subject: Arc<dyn Subject>,
     /// Where the outside lives on.
     outside: Handle,
@@ -94,20 +56,29 @@ pub(crate) struct Ground {
     promise: Promise,
     /// What left the house.
     told: Mutex<BTreeMap<LeaseId, (Lease, Credential)>>,
+    /// The leases of all that left it since somebody asked.
+    left: Mutex<BTreeSet<LeaseId>>,
 }
 
 /// A process on this ground.
 pub(crate) struct Process<'g> {
     ground: &'g Ground,
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    journal: Arc<dyn Journal>,
     provider: Arc<dyn Provider>,
-    broker: Arc<Broker>,
+    pub(crate) broker: Arc<Broker>,
 }
 
 impl Ground {
-    pub(crate) fn new(store: Store, subject: Arc<dyn Subject>, outside: Handle) -> Self {
+    pub(crate) fn new(subject: Arc<dyn Subject>, outside: Handle) -> Self {
+        let begins_at = subject.begins_at();
+        Self::at(begins_at, subject, outside)
+    }
+
+    /// One that begins later, with the same outside.
+    pub(crate) fn at(begins_at: Timestamp, subject: Arc<dyn Subject>, outside: Handle) -> Self {
         let world = World::of(Plan {
-            begins_at: subject.begins_at(),
+            begins_at,
             ..Plan::default()
         });
         let tool = subject.tool();
@@ -115,11 +86,11 @@ impl Ground {
             promise: process(async || subject.reborn().promise(&tool)),
             rules: World::rules([tool.clone()], Permissive),
             world,
-            store,
             subject,
             outside,
             tool,
             told: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 
@@ -128,18 +99,36 @@ impl Ground {
         self.promise
     }
 
-    pub(crate) async fn start(&self) -> Process<'_> {
-        let ledger = self.store.open().await;
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The leases of what left the house since the last time.
+    pub(crate) fn take_left(&self) -> BTreeSet<LeaseId> {
+        std::mem::take(&mut self.left.lock().unwrap())
+    }
+
+    /// A process with this ledger, and the journal of the world or another one.
+    pub(crate) fn process(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        kept: Option<(Arc<dyn Journal>, ReceiptSigner)>,
+    ) -> Process<'_> {
+        let journal: Arc<dyn Journal> = match &kept {
+            Some((journal, _)) => journal.clone(),
+            None => self.world.journal.clone(),
+        };
         let provider = self.subject.reborn();
         let points = Arc::new(Tripwire::yielding());
         let around: Arc<dyn Provider> = Arc::new(Providing(provider.clone(), points));
         let providers = Providers::new([(self.tool.binding.provider.clone(), around)]);
         let broker = self
             .world
-            .process(waiting(ledger.clone()), &self.rules, providers);
+            .process(waiting(ledger.clone()), &self.rules, providers, kept);
         Process {
             ground: self,
             ledger,
+            journal,
             provider,
             broker,
         }
@@ -155,38 +144,12 @@ impl Ground {
     }
 
     /// Time passes, here and outside.
-    async fn pass(&self, by: Duration) {
+    pub(crate) async fn pass(&self, by: Duration) {
         self.world.clock.advance(by);
         if self.subject.is_timed() {
             let subject = self.subject.clone();
             let passing = self.outside.spawn(async move { subject.pass(by).await });
             passing.await.unwrap();
-        }
-    }
-
-    /// What another process finds after a death, and what is left when it has done its work.
-    pub(crate) async fn aftermath(&self, work: &str, last: usize, survived: bool) {
-        let process = self.start().await;
-        let at = format!("{work}, died at {last}, survived: {survived}");
-        process.nothing_lives_unknown(&at).await;
-        process.all_that_left_is_on_record(&at).await;
-        process.sweep().await;
-        process.nothing_lives_unknown(&at).await;
-        for pause in [A_WHILE, LONG] {
-            self.pass(pause).await;
-            process.sweep().await;
-        }
-        let found = Box::pin(process.broker.compare()).await;
-        let faults: Vec<_> = found
-            .iter()
-            .filter_map(|compared| compared.error.as_ref())
-            .collect();
-        assert!(faults.is_empty(), "{at}: {faults:?}");
-        let living = process.living().await;
-        assert!(living.is_empty(), "{at}: still alive: {living:?}");
-        for lease in process.leases().await {
-            let ended = matches!(lease.state, LeaseState::Ended { .. });
-            assert!(ended, "{at}: not ended: {lease:?}");
         }
     }
 }
@@ -196,16 +159,51 @@ impl Process<'_> {
         &self.ground.world
     }
 
+    /// What is found after something went wrong, and what is left when the work of a process is done.
+    pub(crate) async fn aftermath(&self, at: &str) {
+        self.nothing_lives_unknown(at).await;
+        self.all_that_left_is_on_record(at).await;
+        self.sweep().await;
+        self.nothing_lives_unknown(at).await;
+        for pause in [A_WHILE, LONG] {
+            self.ground.pass(pause).await;
+            self.sweep().await;
+        }
+        self.compares(at).await;
+        let living = self.living().await;
+        assert!(living.is_empty(), "{at}: still alive: {living:?}");
+        for lease in self.leases().await {
+            let ended = matches!(lease.state, LeaseState::Ended { .. });
+            assert!(ended, "{at}: not ended: {lease:?}");
+        }
+    }
+
+    /// A pass of the reconciler.
+    pub(crate) async fn compares(&self, at: &str) {
+        let found = Box::pin(self.broker.compare()).await;
+        let faults: Vec<_> = found
+            .iter()
+            .filter_map(|compared| compared.error.as_ref())
+            .collect();
+        assert!(faults.is_empty(), "{at}: {faults:?}");
+    }
+
     pub(crate) async fn open(&self) -> TaskId {
+        self.try_open().await.unwrap()
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<TaskId, BrokerError> {
         let caller = self.world().caller(AGENT).await;
-        let task = self
-            .broker
-            .open(&caller, self.order(), self.world().request())
-            .await;
-        task.unwrap().charter.id
+        let request = self.world().request();
+        let task = self.broker.open(&caller, self.order(), request).await?;
+        Ok(task.charter.id)
     }
 
     pub(crate) async fn issue(&self, task: TaskId) -> Lease {
+        self.try_issue(task).await.unwrap()
+    }
+
+    pub(crate) async fn try_issue(&self, task: TaskId) -> Result<Lease, BrokerError> {
         let caller = self.world().caller(AGENT).await;
         let order = IssueOrder {
             task,
@@ -214,34 +212,42 @@ impl Process<'_> {
             key: None,
         };
         let issued = self.broker.issue(caller, order, self.world().request()).await;
-        self.told(issued.unwrap())
+        Ok(self.told(issued?))
     }
 
     pub(crate) async fn renew(&self, lease: LeaseId) {
+        self.try_renew(lease).await.unwrap();
+    }
+
+    pub(crate) async fn try_renew(&self, lease: LeaseId) -> Result<Lease, BrokerError> {
         let caller = self.world().caller(AGENT).await;
-        let renewed = self
-            .broker
-            .renew(caller, lease, None, self.world().request())
-            .await;
-        self.told(renewed.unwrap());
+        let request = self.world().request();
+        let renewed = self.broker.renew(caller, lease, None, request).await;
+        Ok(self.told(renewed?))
     }
 
     pub(crate) async fn revoke(&self, lease: LeaseId) {
+        self.try_revoke(lease).await.unwrap();
+    }
+
+    pub(crate) async fn try_revoke(&self, lease: LeaseId) -> Result<Lease, BrokerError> {
         let caller = self.world().caller(AGENT).await;
         let request = self.world().request();
-        self.broker
-            .revoke(&caller, lease, "tried", request)
-            .await
-            .unwrap();
+        self.broker.revoke(&caller, lease, "tried", request).await
     }
 
     pub(crate) async fn complete(&self, task: TaskId, outcome: task::Outcome) {
+        self.try_complete(task, outcome).await.unwrap();
+    }
+
+    pub(crate) async fn try_complete(&self, task: TaskId, outcome: task::Outcome) -> Result<(), BrokerError> {
         let caller = self.world().caller(AGENT).await;
         let request = self.world().request();
-        self.broker
+        let completed = self
+            .broker
             .complete(&caller, task, outcome, Duration::ZERO, request)
-            .await
-            .unwrap();
+            .await;
+        completed.map(drop)
     }
 
     pub(crate) async fn sweep(&self) {
@@ -256,6 +262,7 @@ impl Process<'_> {
     }
 
     fn told(&self, issued: Issued) -> Lease {
+        self.ground.left.lock().unwrap().insert(issued.lease.id);
         let mut told = self.ground.told.lock().unwrap();
         if let Some(credential) = issued.credential {
             told.insert(issued.lease.id, (issued.lease.clone(), credential));
@@ -265,7 +272,7 @@ impl Process<'_> {
 
     /// The leases whose credentials would be taken outside now: what the provider finds there, and what
     /// left the house and still opens the door.
-    async fn living(&self) -> BTreeSet<LeaseId> {
+    pub(crate) async fn living(&self) -> BTreeSet<LeaseId> {
         let inventory = self.provider.inventory().await.unwrap();
         let mut living: BTreeSet<_> = inventory.into_iter().map(|held| held.lease).collect();
         let told = self.ground.told.lock().unwrap().clone();
@@ -316,7 +323,7 @@ impl Process<'_> {
         }
     }
 
-    async fn nothing_lives_unknown(&self, at: &str) {
+    pub(crate) async fn nothing_lives_unknown(&self, at: &str) {
         for id in self.living().await {
             let lease = self.ledger.lease(id).await.unwrap();
             let state = lease.map(|lease| lease.state);
@@ -327,15 +334,49 @@ impl Process<'_> {
         }
     }
 
+    /// Nothing whose end is on record, or was ordered so, is alive, here or outside.
+    pub(crate) async fn nothing_that_ended_lives(&self, at: &str) {
+        let living = self.living().await;
+        for record in self.permitted(&[Verb::End, Verb::Revoke]).await {
+            let Some(id) = record.lease else { continue };
+            let state = self.ledger.lease(id).await.unwrap().map(|lease| lease.state);
+            let live = matches!(state, Some(LeaseState::Reserved | LeaseState::Active));
+            assert!(!live, "{at}: {id} ended, and here it is {state:?}");
+            let over = record.verb == Verb::End;
+            assert!(
+                !over || !living.contains(&id),
+                "{at}: {id} ended, and is alive outside"
+            );
+        }
+    }
+
+    /// These ended, and a receipt says so.
+    pub(crate) async fn have_receipts(&self, leases: &BTreeSet<LeaseId>, at: &str) {
+        let ends = self.permitted(&[Verb::End]).await;
+        let ends = ends.iter().filter(|record| record.receipt.is_some());
+        let ended: BTreeSet<_> = ends.filter_map(|record| record.lease).collect();
+        let without: Vec<_> = leases.difference(&ended).collect();
+        assert!(without.is_empty(), "{at}: no receipt for {without:?}");
+    }
+
+    async fn permitted(&self, verbs: &[Verb]) -> Vec<Record> {
+        let (mut records, mut from) = (Vec::new(), 0);
+        loop {
+            let page = self.journal.read(from, 1000).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            from += u64::try_from(page.len()).unwrap();
+            records.extend(page.iter().map(|line| Record::from_line(line).unwrap()));
+        }
+        records.retain(|record| verbs.contains(&record.verb) && record.result == Outcome::Permitted);
+        records
+    }
+
     /// Nothing exists outside that no record explains.
-    async fn all_that_left_is_on_record(&self, at: &str) {
-        let explained: BTreeSet<_> = self
-            .world()
-            .records(Verb::Issue)
-            .into_iter()
-            .filter(|record| record.result == Outcome::Permitted)
-            .filter_map(|record| record.lease)
-            .collect();
+    pub(crate) async fn all_that_left_is_on_record(&self, at: &str) {
+        let issued = self.permitted(&[Verb::Issue]).await;
+        let explained: BTreeSet<_> = issued.iter().filter_map(|record| record.lease).collect();
         for id in self.living().await {
             assert!(explained.contains(&id), "{at}: no record says why {id} exists");
         }
