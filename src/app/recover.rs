@@ -143,7 +143,8 @@ pub async fn run(
     let now = clock.now();
     let epoch = Epoch::after(known, now, draw(entropy)?);
     let writers: BTreeSet<Writer> = sources.iter().map(|source| source.writer).collect();
-    let done = recover(&*ledger, unfinished, epoch, &writers, now).await?;
+    let done = recover(&*ledger, unfinished, epoch, &writers, now).await;
+    let done = done.context("the recovery was not finished: run it again")?;
     Ok(Outcome::Recovered(Report {
         loss,
         epoch,

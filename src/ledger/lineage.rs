@@ -50,7 +50,8 @@ pub trait Lineage: Send + Sync + 'static {
     async fn end_tasks(&self, now: Timestamp) -> Result<usize, LedgerError>;
 
     /// Begins an epoch, the last step of a recovery: from now on these writers, and new ones, may use
-    /// the ledger. Before the answer nobody may.
+    /// the ledger. Before the answer nobody may. Refuses with [`LedgerError::Lost`] when the ledger was lost
+    /// once more since this observer condemned it.
     async fn begin_epoch(&self, epoch: Epoch, writers: &BTreeSet<Writer>) -> Result<(), LedgerError>;
 }
 

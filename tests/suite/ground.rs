@@ -323,9 +323,14 @@ impl Process<'_> {
         }
     }
 
-    pub(crate) async fn nothing_lives_unknown(&self, at: &str) {
-        for id in self.living().await {
-            let lease = self.ledger.lease(id).await.unwrap();
+    async fn nothing_lives_unknown(&self, at: &str) {
+        self.knows(&self.living().await, at).await;
+    }
+
+    /// These have a lease here, and it is not over.
+    async fn knows(&self, living: &BTreeSet<LeaseId>, at: &str) {
+        for id in living {
+            let lease = self.ledger.lease(*id).await.unwrap();
             let state = lease.map(|lease| lease.state);
             assert!(
                 !matches!(state, None | Some(LeaseState::Ended { .. })),
@@ -334,9 +339,11 @@ impl Process<'_> {
         }
     }
 
-    /// Nothing whose end is on record, or was ordered so, is alive, here or outside.
-    pub(crate) async fn nothing_that_ended_lives(&self, at: &str) {
+    /// Nothing is alive that the ledger does not know; nor anything, here or outside, whose end is on record or
+    /// was ordered so.
+    pub(crate) async fn nothing_lives_that_should_not(&self, at: &str) {
         let living = self.living().await;
+        self.knows(&living, at).await;
         for record in self.permitted(&[Verb::End, Verb::Revoke]).await {
             let Some(id) = record.lease else { continue };
             let state = self.ledger.lease(id).await.unwrap().map(|lease| lease.state);

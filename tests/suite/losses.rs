@@ -1,7 +1,7 @@
 //! No orphan, whatever is lost: in the middle of the work of several agents the store of the ledger is
 //! emptied or put back to an earlier state, at each point where something waits, on each ledger and with each
-//! provider. Nothing is given out until it is recovered; a recovery is killed at each point where it waits,
-//! and another one goes on. Then nothing is alive that the ledger does not know, nothing that ended is alive,
+//! provider. Nothing is given out until it is recovered; a recovery is killed at each point where it waits, or
+//! the ledger is lost once more there, and another recovery goes on. Then nothing is alive that the ledger does not know, nothing that ended is alive,
 //! and all that left the house ends with a receipt.
 //!
 //! Each run visits `DAYFLY_TEST_LOSSES` losses for each pair of ledger and provider, by default a few.
@@ -71,7 +71,9 @@ struct Plan {
     opens: bool,
     /// Whether what to remember of the ledger is kept after that.
     marks: bool,
-    /// How often a recovery waits, and at which waiting the first one dies.
+    /// Whether the ledger is lost once more in the middle of the first recovery. Otherwise that dies.
+    again: bool,
+    /// How often a recovery waits, and at which waiting that happens.
     recovery_points: usize,
     recovery_dies_at: usize,
 }
@@ -89,6 +91,7 @@ impl Plan {
             fate: FATES[number / 3 % 3],
             opens: (number / 9).is_multiple_of(2),
             marks: (number / 18).is_multiple_of(2),
+            again: !number.is_multiple_of(2),
             recovery_points,
             recovery_dies_at: 1 + number * 5 % recovery_points,
         }

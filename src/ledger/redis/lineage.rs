@@ -262,6 +262,21 @@ impl RedisLedger {
         self.lose(epoch).await
     }
 
+    /// Takes the ledger for a recovery, and counts its steps: if it is lost once more meanwhile, the next epoch
+    /// does not begin.
+    async fn take(&self) -> Result<(), LedgerError> {
+        let (known, args) = (self.past.known(), [field(self.past.writer())]);
+        let takes = self.shards.all().map(|shard| {
+            let (keys, known, args) = ([shard.lineage()], &known, &args);
+            async move {
+                let mut reply = self.reaping.run(&script::TAKE, &[&keys], &[args]).await?;
+                known.saw(shard.number, reply.number()?);
+                Ok(())
+            }
+        });
+        try_join_all(takes).await.map(drop)
+    }
+
     async fn lose(&self, epoch: Epoch) -> Result<(), LedgerError> {
         let args = [epoch.to_string().into_bytes()];
         let writes = self.shards.all().map(|shard| {
@@ -293,13 +308,7 @@ impl Lineage for RedisLedger {
 
     async fn condemn(&self, loss: Loss) -> Result<(), LedgerError> {
         if self.past.known().memory() == Memory::Observer {
-            let shards = self.survey(self.past.writer()).await?;
-            let mut epochs: Vec<Epoch> = shards.iter().filter_map(|shard| shard.epoch).collect();
-            epochs.dedup();
-            for epoch in epochs {
-                self.lose(epoch).await?;
-            }
-            return Ok(());
+            return self.take().await;
         }
         self.take_away(loss).await
     }
@@ -340,7 +349,8 @@ impl Lineage for RedisLedger {
             lease.agent.as_str().into(),
             lease.tool.as_str().into(),
         ];
-        let reply = self.reaping.run(&script::ADOPT, &[&keys], &[&args]).await?;
+        let run = self.run_counted(&self.reaping, &script::ADOPT, shard, &keys, &args);
+        let reply = run.await?;
         match reply.word.as_str() {
             "ok" => Ok(true),
             "exists" => Ok(false),
@@ -384,13 +394,28 @@ impl Lineage for RedisLedger {
             .arg(epoch.to_string())
             .to_owned();
         self.requests.query::<()>(&set).await?;
-        let mut args = vec![epoch.to_string().into_bytes()];
-        args.extend(writers.iter().copied().map(field));
+        let known = self.past.known();
+        let recovers = known.memory() == Memory::Observer;
+        let entered: Vec<_> = writers.iter().copied().map(field).collect();
         let begins = self.shards.all().map(|shard| {
-            let (keys, args) = ([shard.lineage()], &args);
-            async move { self.reaping.run(&script::BEGIN, &[&keys], &[args]).await }
+            let count = if recovers { known.seen(shard.number) } else { 0 };
+            let by = [
+                epoch.to_string().into_bytes(),
+                field(self.past.writer()),
+                number(count),
+            ];
+            let (keys, entered) = ([shard.lineage()], &entered);
+            async move {
+                self.reaping
+                    .run(&script::BEGIN, &[&keys], &[&by[..], entered.as_slice()])
+                    .await
+            }
         });
-        try_join_all(begins).await?;
+        for reply in try_join_all(begins).await? {
+            if reply.word == "lost" {
+                return Err(LedgerError::Lost(Loss::RolledBack));
+            }
+        }
         self.all_made(epoch).await
     }
 }

@@ -41,7 +41,7 @@ macro_rules! scripts {
 
 scripts! {
     ACTIVATE = "activate.lua" by "guard.lua",
-    ADOPT = "adopt.lua",
+    ADOPT = "adopt.lua" by "count.lua",
     ADVANCE = "advance.lua" by "count.lua",
     BEGIN = "begin.lua",
     CLAIM = "claim.lua",
@@ -61,6 +61,7 @@ scripts! {
     RETRY = "retry.lua",
     REVOKE = "revoke.lua" by "count.lua",
     SETTLE = "settle.lua",
+    TAKE = "take.lua",
     USED = "used.lua",
 }
 

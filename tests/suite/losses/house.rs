@@ -126,13 +126,11 @@ impl<'s> House<'s> {
     }
 
     /// `dayfly recover`, with the one journal that there is.
-    pub(crate) async fn recover(&self) -> Outcome {
+    pub(crate) async fn recover(&self) -> anyhow::Result<Outcome> {
         let journals = std::slice::from_ref(&self.config.journal.dir);
         let clock = &*self.ground.world().clock;
         let entropy = OsEntropy::new();
-        app::recover::run(&self.config, journals, false, clock, &entropy)
-            .await
-            .unwrap()
+        app::recover::run(&self.config, journals, false, clock, &entropy).await
     }
 
     /// Keeps what the store has now, and what was kept before.
