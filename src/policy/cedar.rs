@@ -611,6 +611,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whether_there_are_a_task_and_a_user_is_looked_at_each_time() {
+        let registry = samples::registry();
+        let mut asked = Asked::new(&registry, "support-bot", "crm:read", &[]);
+        let nobody = asked.task.clone();
+        asked.task.on_behalf_of = Some("u-1".parse().unwrap());
+        for (condition, expected) in [
+            ("context.has_task", [false, true, true]),
+            ("context has task", [false, true, true]),
+            ("context has user", [false, false, true]),
+            ("context has on_behalf_of", [false, false, true]),
+        ] {
+            let text = format!("permit(principal, action, resource) when {{ {condition} }};");
+            let engine = engine(&registry, &text);
+            let tasks = [None, Some(&nobody), Some(&asked.task)];
+            for (task, expected) in tasks.into_iter().zip(expected).cycle().take(7) {
+                let question = Question {
+                    agent: registry.agent(&asked.agent.name).unwrap(),
+                    task,
+                    ..asked.question()
+                };
+                let permitted = matches!(engine.answer(&question), Decision::Permit { .. });
+                assert_eq!(permitted, expected, "{condition}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fact_that_is_in_force_goes_before_that_of_the_registry() {
         let mut changed = samples::agent("support-bot", &["support"], 3);
         changed.facts.insert("risk".into(), "low".into());
@@ -795,7 +822,9 @@ pub(super) mod tests {
                 "when { Resource::\"crm/customers/42\".path == \"customers/42\" }",
                 "unless { context.time < datetime(\"2026-01-01\") }",
                 "when { principal.attestation == \"kubernetes\" }",
-                "unless { context.has_task && context has user }",
+                "when { context.has_task }",
+                "when { context has user }",
+                "unless { context.has_task && context has on_behalf_of }",
                 "when { context has on_behalf_of && context.on_behalf_of == \"u-1\" }",
                 "when { context has user && context.user == User::\"u-1\" }",
             ]);
