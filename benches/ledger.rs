@@ -15,6 +15,7 @@ use dayfly::ledger::embedded::{Config, Embedded};
 use dayfly::ledger::{Budgets, Ledger as _};
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::attestation::EvidenceKind;
+use dayfly::model::fact::FactsVersion;
 use dayfly::model::ids::{DecisionId, LeaseId, Randomness, TaskId};
 use dayfly::model::lease::{Ending, Handle, Lease, LeaseState, Vouched, VouchingKey};
 use dayfly::model::task::{Charter, Task, TaskState};
@@ -106,7 +107,7 @@ async fn reserve(ledger: &Arc<Embedded>, callers: u64, count: u64) -> Duration {
         running.spawn(async move {
             for _ in 0..count {
                 ledger
-                    .reserve(&lease(&task), &Budgets::default(), None)
+                    .reserve(&lease(&task), &Budgets::default(), None, FactsVersion::default())
                     .await
                     .unwrap();
             }

@@ -1,4 +1,4 @@
-//! The ledger: tasks, leases and cutoffs as they stand now. Live state, shared by all replicas.
+//! The ledger: tasks, leases, cutoffs and facts as they stand now. Live state, shared by all replicas.
 //!
 //! Each method is one atomic step and one round trip. Every adapter passes the same contract suite
 //! (`tests/suite/contract/ledger.rs`), which is the finer print of what the methods promise.
@@ -6,6 +6,7 @@
 //! A ledger consists of shards; everything of a task lives in the shard of its slot
 //! ([`crate::model::ids::Slot`]), so a step never needs two of them.
 
+pub mod context;
 mod cursor;
 pub mod embedded;
 pub mod lineage;
@@ -20,8 +21,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ring::digest;
 
+use self::context::{Context, MOST_FACTS, MOST_RECHECKS};
 use self::lineage::{Lineage, Loss};
 use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::fact::{FactsVersion, MOST_OF_ONE};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, Receipt, ReceiptSignature, Vouched};
 use crate::model::name::{AgentName, ToolName, UserId};
@@ -32,7 +35,7 @@ use crate::model::ttl::{Bound, Ttl};
 /// Live state. What was given out is never given back: [`Lineage`] finds out when a ledger was lost or
 /// rolled back.
 #[async_trait]
-pub trait Ledger: Lineage {
+pub trait Ledger: Lineage + Context {
     /// Writes down a new task. With a key that was used before for the same content, answers the
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
     /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
@@ -56,8 +59,9 @@ pub trait Ledger: Lineage {
     async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError>;
 
     /// Writes a lease down, `reserved` or, for self-contained credentials, `active` at once.
-    /// Refuses unless its task is open and not past its due instant at `lease.issued_at`, no cutoff
-    /// ends the lease, every budget has room, and the key, if any, is new.
+    /// Refuses unless its task is open and not past its due instant at `lease.issued_at`, no fact was
+    /// stated since it was decided ([`Refusal::StaleFacts`]), no cutoff ends the lease, every budget has room,
+    /// and the key, if any, is new.
     /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`], before
     /// anything else is looked at. What refuses leaves no trace: the key stays new.
     ///
@@ -70,6 +74,7 @@ pub trait Ledger: Lineage {
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
+        facts: FactsVersion,
     ) -> Result<(), LedgerError>;
 
     /// Writes down how the provider named what a reserved lease will hang on, before there is anything
@@ -84,7 +89,7 @@ pub trait Ledger: Lineage {
     /// An active lease lives on until `terms.expires_at`, and says which decision let it and what bounded
     /// it; or it stays as it was where that is longer: the credential of before is still out. An earlier end
     /// ([`Lease::curtailed`]) moves with it, and is gone once that credential ends first. Refuses when it is not active at `now`, its task
-    /// is not open, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
+    /// is not open, something was stated since it was decided, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
     async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError>;
 
     /// The lease as it stands.
@@ -181,6 +186,8 @@ pub struct Renewal {
     pub requested: Option<Ttl>,
     /// What stands behind it this time.
     pub vouched: Option<Vouched>,
+    /// As of when the facts were known by which it was decided.
+    pub facts: FactsVersion,
 }
 
 /// What came of opening a task.
@@ -450,6 +457,15 @@ pub enum Refusal {
     /// Ending the lease does not keep failing.
     #[error("the lease is {0}: only one that is stuck can be abandoned")]
     LeaseNotStuck(&'static str),
+    /// Something was stated since it was decided.
+    #[error("it was decided on facts that have changed since")]
+    StaleFacts,
+    /// There are as many facts as there may be.
+    #[error("there are as many facts as there may be: {MOST_OF_ONE} about one subject, {MOST_FACTS} in all")]
+    TooManyFacts,
+    /// There are as many rechecks as there may be.
+    #[error("{MOST_RECHECKS} rechecks wait, as many as there may be")]
+    TooManyRechecks,
     /// A cutoff ends it.
     #[error("a cutoff is in force")]
     Cut(Selector),

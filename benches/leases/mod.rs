@@ -8,6 +8,7 @@ use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::{Budgets, Ledger};
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::attestation::EvidenceKind;
+use dayfly::model::fact::FactsVersion;
 use dayfly::model::ids::{DecisionId, LeaseId, TaskId};
 use dayfly::model::lease::{Ending, Handle, Lease, LeaseState, Vouched, VouchingKey};
 use dayfly::model::task::{Charter, Task, TaskState};
@@ -114,7 +115,10 @@ pub(crate) async fn reserve(ledger: &Arc<dyn Ledger>, tasks: Vec<Task>, leases: 
                 }
                 let task = tasks.get(number % tasks.len()).unwrap();
                 let lease = lease(&task.charter, number);
-                ledger.reserve(&lease, &Budgets::default(), None).await.unwrap();
+                ledger
+                    .reserve(&lease, &Budgets::default(), None, FactsVersion::default())
+                    .await
+                    .unwrap();
             }
         });
     }

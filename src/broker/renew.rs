@@ -79,6 +79,7 @@ impl Broker {
                 decision,
                 bounded_by: granted.by,
                 requested: ttl,
+                facts: permit.request().facts.version(),
                 vouched: Some(Vouched::by(permit.request().caller.workload().attestation())),
             };
             let reservation = Reservation::renew(&*self.parts.ledger, permit, id, terms, now).await?;

@@ -389,6 +389,9 @@ fn refused(refusal: Refusal) -> Problem {
             "the same request is being answered elsewhere: try again",
         )
         .after(1),
+        Refusal::StaleFacts | Refusal::TooManyFacts | Refusal::TooManyRechecks => {
+            Problem::new(Kind::UNAVAILABLE, refusal.to_string()).after(1)
+        }
         Refusal::Exists | Refusal::ClaimLost => Problem::internal(&refusal),
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! Start-up reads the head of the file and nothing else: what is due is found as it falls due.
 
+mod context;
 mod counts;
 mod layout;
 mod lineage;
@@ -34,6 +35,7 @@ use super::{
     Renewal, Settlement,
 };
 use crate::model::cutoff::Cutoff;
+use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use crate::model::task::{Task, TaskChange};
@@ -137,9 +139,10 @@ impl Ledger for Embedded {
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
+        facts: FactsVersion,
     ) -> Result<(), LedgerError> {
         let (lease, budgets, key) = (lease.clone(), *budgets, key.cloned());
-        self.guarded(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref()))
+        self.guarded(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref(), facts))
             .await
     }
 

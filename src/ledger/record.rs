@@ -1,4 +1,4 @@
-//! How tasks, leases and cutoffs are stored, the same in every adapter: one byte that names the
+//! How tasks, leases, cutoffs, facts and rechecks are stored, the same in every adapter: one byte that names the
 //! format, then postcard of a mirror of the model.
 //!
 //! The mirrors are spelled out here so that a change to the model does not change what is on disk
@@ -8,6 +8,7 @@
 //!
 //! Format 2 of a lease, and of what a renewal says, is format 1 with [`StoredGrounds`] behind it.
 
+mod context;
 mod state;
 
 use std::borrow::Cow;
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::context::{decode_fact, decode_recheck, encode_fact, encode_recheck, fact_key, recheck_key};
 use self::state::{StoredCause, StoredLeaseState, StoredSignature};
 use super::{LedgerError, Renewal};
 use crate::model::access::{Access, ResourcePath, Scope};
@@ -98,24 +100,12 @@ pub fn decode_signature(bytes: &[u8]) -> Result<ReceiptSignature, LedgerError> {
 
 /// The bytes of a cutoff.
 pub fn encode_cutoff(cutoff: &Cutoff) -> Result<Vec<u8>, LedgerError> {
-    let stored = StoredCutoff {
-        selector: StoredSelector::of(&cutoff.selector),
-        up_to: cutoff.up_to,
-        at: cutoff.at,
-        cause: cutoff.cause,
-    };
-    encode("cutoff", &stored)
+    encode("cutoff", &StoredCutoff::of(cutoff))
 }
 
 /// The cutoff of these bytes.
 pub fn decode_cutoff(bytes: &[u8]) -> Result<Cutoff, LedgerError> {
-    let stored: StoredCutoff<'_> = decode("cutoff", bytes)?;
-    Ok(Cutoff {
-        selector: stored.selector.into_selector(),
-        up_to: stored.up_to,
-        at: stored.at,
-        cause: stored.cause,
-    })
+    decode::<StoredCutoff<'_>>("cutoff", bytes).map(StoredCutoff::into_cutoff)
 }
 
 /// The bytes of a selector, equal exactly when the selectors are: a key to find its cutoff by.
@@ -386,6 +376,26 @@ struct StoredCutoff<'a> {
     at: Timestamp,
     #[serde(with = "StoredCause")]
     cause: Cause,
+}
+
+impl<'a> StoredCutoff<'a> {
+    fn of(cutoff: &'a Cutoff) -> Self {
+        Self {
+            selector: StoredSelector::of(&cutoff.selector),
+            up_to: cutoff.up_to,
+            at: cutoff.at,
+            cause: cutoff.cause,
+        }
+    }
+
+    fn into_cutoff(self) -> Cutoff {
+        Cutoff {
+            selector: self.selector.into_selector(),
+            up_to: self.up_to,
+            at: self.at,
+            cause: self.cause,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

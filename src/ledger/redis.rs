@@ -13,10 +13,16 @@
 //! {dayfly:7}:t:‹task› zset    leases by task; the same by agent (a:), tool (c:) and user (u:)
 //! {dayfly:7}:counts   hash    live leases of each task, agent and tool, and open tasks of each agent, for budgets
 //! {dayfly:7}:tools    hash    leases of each tool, which names the c: indexes
-//! {dayfly:7}:cutoffs  hash    selector → cutoff
+//! {dayfly:7}:cutoffs  hash    selector → cutoff; `#` is the version of the facts to decide by
 //! {dayfly:7}:feed     stream  cutoffs published here; :seq is the number of the last
 //! {dayfly:7}:k:‹key›  string  what an idempotency key stands for
 //! {dayfly:7}:lineage  hash    the epoch, and the count of each writer; `lost` once somebody found it so
+//! {dayfly:0}:facts    hash    subject and name → what was stated last          (context.rs)
+//! {dayfly:0}:told     zset    subject and name by the version of the statement
+//! {dayfly:0}:lapses   zset    subject and name by when the fact expires or is forgotten
+//! {dayfly:0}:rechecks hash    whom and what for → the order; :queue has them in the order of their turn
+//! {dayfly:0}:marks    hash    name → what all replicas agree on
+//! {dayfly:0}:context  hash    the version of the facts, and other numbers; :subjects counts facts by subject
 //! {dayfly:meta}       hash    the number of shards and the layout, fixed at the first start; the epoch
 //! ```
 //!
@@ -28,6 +34,7 @@
 //! busy tools are then longer than Redis stores compactly. More shards keep them short, and
 //! `zset-max-listpack-entries 1024` lets them be longer: 550 bytes.
 
+mod context;
 mod due;
 mod feed;
 mod find;
@@ -48,6 +55,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::RedisError;
 
+use self::context::Versions;
 use self::feed::Heads;
 use self::keys::Shards;
 use self::link::Link;
@@ -58,6 +66,7 @@ use super::{
     Renewal, Settlement,
 };
 use crate::model::cutoff::Cutoff;
+use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, Slot, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use crate::model::secret::Secret;
@@ -188,6 +197,7 @@ pub struct RedisLedger {
     /// Where the next sweep starts.
     turn: AtomicUsize,
     heads: Heads,
+    versions: Versions,
     turns: shares::Turns,
     /// The name of the hash of the ledger as a whole.
     meta: String,
@@ -229,6 +239,7 @@ impl RedisLedger {
             reaping,
             turn: AtomicUsize::new(0),
             heads: Heads::default(),
+            versions: Versions::default(),
             turns: shares::Turns::default(),
             meta: format!("{{{}:meta}}", config.prefix),
             past: Past::new(config),
@@ -319,8 +330,9 @@ impl Ledger for RedisLedger {
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
+        facts: FactsVersion,
     ) -> Result<(), LedgerError> {
-        self.reserve_lease(lease, budgets, key).await
+        self.reserve_lease(lease, budgets, key, facts).await
     }
 
     async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {

@@ -14,7 +14,7 @@ use crate::policy::permit::Permit;
 #[derive(Debug)]
 #[must_use = "a reservation that is dropped leaves its lease to the reaper"]
 pub struct Reservation {
-    lease: Lease,
+    lease: Box<Lease>,
     permit: Permit,
     prepared: Option<Prepared>,
 }
@@ -45,7 +45,7 @@ impl From<Handle> for Prepared {
 /// from nowhere else.
 #[derive(Debug)]
 pub struct Draft {
-    lease: Lease,
+    lease: Box<Lease>,
     permit: Permit,
 }
 
@@ -110,7 +110,10 @@ impl Draft {
                 LeaseState::Reserved
             },
         };
-        Some(Self { lease, permit })
+        Some(Self {
+            lease: Box::new(lease),
+            permit,
+        })
     }
 
     /// The lease as it will be written down.
@@ -136,7 +139,8 @@ impl Reservation {
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
     ) -> Result<Self, NotReserved> {
-        match ledger.reserve(&draft.lease, budgets, key).await {
+        let facts = draft.permit.request().facts.version();
+        match ledger.reserve(&draft.lease, budgets, key, facts).await {
             Ok(()) => Ok(Self {
                 lease: draft.lease,
                 permit: draft.permit,
@@ -168,7 +172,7 @@ impl Reservation {
             ..ledger.renew(id, terms, now).await?
         };
         Ok(Self {
-            lease,
+            lease: Box::new(lease),
             permit,
             prepared: None,
         })

@@ -91,6 +91,16 @@ pub const fn expiry(bounded_by: Bound) -> Cause {
     }
 }
 
+/// The lease with an earlier end; `None` where it ends as early already, or is not live.
+pub fn curtailed_to(lease: &Lease, curtailed: Curtailed, now: Timestamp) -> Option<Lease> {
+    let at = curtailed.at.max(now);
+    let live = matches!(lease.state, LeaseState::Reserved | LeaseState::Active);
+    (live && at < lease.ends_at()).then(|| Lease {
+        curtailed: Some(Curtailed { at, ..curtailed }),
+        ..lease.clone()
+    })
+}
+
 /// The lease after a renewal; `None` where the credential of before gives it longer, or as long. A renewal
 /// is a decision: where it gives less than that credential would last, it moves the earlier end.
 pub fn renewed(lease: &Lease, terms: &Renewal) -> Option<Lease> {

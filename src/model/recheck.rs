@@ -47,6 +47,14 @@ pub enum Work {
 }
 
 impl Work {
+    /// The revision that it waits for.
+    pub const fn revision(&self) -> Option<&Revision> {
+        match self {
+            Self::Decide { revision } => revision.as_ref(),
+            Self::Cut { .. } | Self::Distrust { .. } => None,
+        }
+    }
+
     /// What is denied already goes before what has yet to be decided.
     pub const fn is_urgent(&self) -> bool {
         matches!(self, Self::Cut { .. } | Self::Distrust { .. })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dayfly::broker::reaper;
 use dayfly::ledger::{Budgets, Filter, Page, StateName};
+use dayfly::model::fact::FactsVersion;
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Lease, LeaseState};
 use dayfly::provider::guard::{Guard, Limits};
@@ -56,7 +57,11 @@ async fn many(world: &World, like: &Lease, count: u16) -> Vec<LeaseId> {
             ..like.clone()
         };
         let budgets = Budgets::default();
-        world.ledger.reserve(&lease, &budgets, None).await.unwrap();
+        world
+            .ledger
+            .reserve(&lease, &budgets, None, FactsVersion::default())
+            .await
+            .unwrap();
         ids.push(lease.id);
     }
     ids

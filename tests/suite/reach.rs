@@ -274,7 +274,12 @@ async fn an_expiry_that_a_token_says_is_never_past_its_leases() {
         ..lease
     };
     let unlimited = Budgets::default();
-    let written = api.world.ledger.reserve(&curtailed, &unlimited, None);
+    let written = api.world.ledger.reserve(
+        &curtailed,
+        &unlimited,
+        None,
+        dayfly::model::fact::FactsVersion::default(),
+    );
     written.await.unwrap();
     claims.marks.lease = curtailed.id;
     let token = sign(&*api.world.keys.current(), TYP, &claims).await.unwrap();

@@ -5,8 +5,10 @@
 
 use redb::{ReadableTable, TableDefinition};
 
+use super::context::{FactRow, RecheckRow};
 use crate::ledger::lineage::Writer;
 use crate::ledger::{LedgerError, StateName};
+use crate::model::fact::Subject;
 use crate::model::ids::TaskId;
 use crate::model::lease::Lease;
 use crate::model::time::Timestamp;
@@ -24,7 +26,7 @@ pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due
 pub(super) const FORGET: TableDefinition<'_, &[u8], ()> = TableDefinition::new("forget");
 /// A property of a lease and its id.
 pub(super) const INDEX: TableDefinition<'_, &[u8], ()> = TableDefinition::new("index");
-/// A property → how many live leases, or open tasks, have it.
+/// A property → how many live leases, open tasks, or facts in force, have it.
 pub(super) const COUNTS: TableDefinition<'_, &[u8], u32> = TableDefinition::new("counts");
 /// What a key is for and the key → its content and the id that it made.
 pub(super) const KEYS: TableDefinition<'_, &[u8], (&[u8; 32], &Id)> = TableDefinition::new("keys");
@@ -32,6 +34,19 @@ pub(super) const KEYS: TableDefinition<'_, &[u8], (&[u8; 32], &Id)> = TableDefin
 pub(super) const CUTOFFS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cutoffs");
 /// Number → the cutoff that was published under it.
 pub(super) const FEED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("feed");
+/// Subject and name → the number of the statement, whether it is in force, when that ends or it is forgotten,
+/// and the record of the fact.
+pub(super) const FACTS: TableDefinition<'_, &[u8], FactRow> = TableDefinition::new("facts");
+/// Number → the subject and name that were stated under it last.
+pub(super) const TOLD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("told");
+/// Instant, subject and name of the facts that expire or are forgotten.
+pub(super) const LAPSES: TableDefinition<'_, &[u8], ()> = TableDefinition::new("lapses");
+/// Whom and what for → the place in the queue, who holds it, until when, and the record of the recheck.
+pub(super) const RECHECKS: TableDefinition<'_, &[u8], RecheckRow> = TableDefinition::new("rechecks");
+/// Place → whom and what for: ends first, then decisions.
+pub(super) const QUEUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("queue");
+/// Name → what all replicas agree on.
+pub(super) const MARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("marks");
 /// Numbers of the ledger as a whole.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -45,6 +60,12 @@ pub(super) const PROGRESS: &str = "progress";
 pub(super) const LOST: &str = "lost";
 /// The number of the latest entry of the feed, in [`META`].
 pub(super) const PUBLISHED: &str = "published";
+/// The number of the latest statement, in [`META`].
+pub(super) const FACTS_VERSION: &str = "facts";
+/// Statements of higher numbers are all there, in [`META`].
+pub(super) const FACTS_FROM: &str = "facts from";
+/// Grows with each place in the queue of rechecks and each hold, in [`META`].
+pub(super) const SEQUENCE: &str = "sequence";
 /// How often the ledger was asked whether it can write, in [`META`].
 pub(super) const TOUCHED: &str = "touched";
 
@@ -148,6 +169,16 @@ impl Property {
     /// Tasks of this agent that have not ended: a property of tasks, and counted alone.
     pub(super) fn open_tasks(agent: &str) -> Self {
         Self::named(b"w", agent)
+    }
+
+    /// Facts in force about this subject: a property of facts, and counted alone.
+    pub(super) fn facts_of(subject: &Subject) -> Self {
+        Self::named(b"f", &subject.to_string())
+    }
+
+    /// All facts in force.
+    pub(super) fn facts() -> Self {
+        Self::named(b"f", "")
     }
 
     /// The key of one lease.

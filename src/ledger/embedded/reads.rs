@@ -15,7 +15,7 @@ use crate::model::lease::Lease;
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
 
-pub(super) struct Snapshot(ReadTransaction);
+pub(super) struct Snapshot(pub(super) ReadTransaction);
 
 impl Snapshot {
     pub(super) fn of(store: &Store) -> Result<Self, LedgerError> {

@@ -11,8 +11,9 @@ use crate::ledger::{
     rules,
 };
 use crate::model::cutoff::Cutoff;
+use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
-use crate::model::lease::{Cause, Handle, Lease, LeaseState, ReceiptSignature};
+use crate::model::lease::{Cause, Curtailed, Handle, Lease, LeaseState, ReceiptSignature};
 use crate::model::task::{Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
@@ -112,6 +113,7 @@ pub(super) fn reserve(
     lease: &Lease,
     budgets: &Budgets,
     key: Option<&IdempotencyKey>,
+    facts: FactsVersion,
 ) -> Result<(), LedgerError> {
     if let Some(key) = key
         && let Some((content, first)) = tables.key(Use::Reserving, &key.key)?
@@ -130,6 +132,7 @@ pub(super) fn reserve(
         return Err(Refusal::Exists.into());
     }
     rules::open_at(&task, lease.issued_at)?;
+    tables.check_facts(facts)?;
     if let Some(selector) = tables.cut_by(lease)? {
         return Err(Refusal::Cut(selector).into());
     }
@@ -196,6 +199,7 @@ pub(super) fn renew(
     rules::live_at(&row.lease, now)?;
     let task = tables.task(row.lease.task)?.ok_or(Refusal::NoTask)?;
     rules::open_at(&task, now)?;
+    tables.check_facts(terms.facts)?;
     if let Some(selector) = tables.cut_by(&row.lease)? {
         return Err(Refusal::Cut(selector).into());
     }
@@ -219,6 +223,20 @@ pub(super) fn revoke(
     let lease = turned(&row, cause, now);
     tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
     tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+    Ok(lease)
+}
+
+pub(super) fn curtail(
+    tables: &mut Tables<'_>,
+    id: LeaseId,
+    curtailed: Curtailed,
+    now: Timestamp,
+) -> Result<Lease, LedgerError> {
+    let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
+    let Some(lease) = rules::curtailed_to(&row.lease, curtailed, now) else {
+        return Ok(row.lease);
+    };
+    tables.update_lease(&row, &lease, rules::due_at(&lease), row.hold)?;
     Ok(lease)
 }
 

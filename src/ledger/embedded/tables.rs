@@ -6,14 +6,15 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, WriteTransacti
 
 use super::counts::Counts;
 use super::layout::{
-    COUNTS, CUTOFFS, DUE, EPOCH, Entry, FEED, FORGET, INDEX, Id, KEYS, Kind, LEASES, LOST, META, NEVER,
-    PUBLISHED, Property, TASKS, TOUCHED, Use, WRITER, at, damaged, fallen,
+    COUNTS, CUTOFFS, DUE, EPOCH, Entry, FACTS_FROM, FACTS_VERSION, FEED, FORGET, INDEX, Id, KEYS, Kind,
+    LEASES, LOST, META, NEVER, PUBLISHED, Property, TASKS, TOUCHED, Use, WRITER, at, damaged, fallen,
 };
 use crate::ledger::record::{
     decode_cutoff, decode_lease, decode_task, encode_cutoff, encode_lease, encode_selector, encode_task,
 };
-use crate::ledger::{IdempotencyKey, LedgerError, rules};
+use crate::ledger::{IdempotencyKey, LedgerError, Refusal, rules};
 use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Lease, LeaseState};
 use crate::model::name::AgentName;
@@ -34,6 +35,7 @@ pub(super) struct Tables<'t> {
     pub(super) retention: Duration,
     /// Whether there is anything to commit.
     pub(super) dirty: bool,
+    pub(super) transaction: &'t WriteTransaction,
     tasks: Table<'t, &'static Id, (u64, &'static [u8])>,
     leases: Table<'t, &'static Id, (u64, u64, &'static [u8])>,
     due: Table<'t, &'static [u8], ()>,
@@ -51,6 +53,7 @@ impl<'t> Tables<'t> {
         Ok(Self {
             retention,
             dirty: false,
+            transaction,
             tasks: transaction.open_table(TASKS)?,
             leases: transaction.open_table(LEASES)?,
             due: transaction.open_table(DUE)?,
@@ -84,6 +87,7 @@ impl<'t> Tables<'t> {
         self.dirty = true;
         self.meta.remove(EPOCH)?;
         self.meta.remove(LOST)?;
+        self.meta.remove(FACTS_FROM)?; // who knew the facts of before begins afresh
         self.meta.retain(|name, _| !name.starts_with(WRITER))?;
         Ok(())
     }
@@ -92,6 +96,26 @@ impl<'t> Tables<'t> {
     pub(super) fn touch(&mut self) -> Result<(), LedgerError> {
         let touched = self.number(TOUCHED)?.unwrap_or_default();
         self.set_number(TOUCHED, touched.wrapping_add(1))
+    }
+
+    pub(super) fn count(&self, property: &Property) -> Result<u32, LedgerError> {
+        self.counts.get(property)
+    }
+
+    pub(super) fn count_up(&mut self, property: Property) -> Result<(), LedgerError> {
+        self.counts.up(property)
+    }
+
+    pub(super) fn count_down(&mut self, property: Property) -> Result<(), LedgerError> {
+        self.counts.down(property)
+    }
+
+    /// Refuses what was decided on facts of before.
+    pub(super) fn check_facts(&self, known: FactsVersion) -> Result<(), LedgerError> {
+        match self.number(FACTS_VERSION)? {
+            Some(version) if known.0 < version => Err(Refusal::StaleFacts.into()),
+            _ => Ok(()),
+        }
     }
 
     fn schedule(&mut self, before: u64, after: u64, kind: Kind, id: &Id) -> Result<(), LedgerError> {

@@ -10,6 +10,7 @@ use super::*;
 use crate::ledger::{Refusal, StateName, rules};
 use crate::model::access::{Access, Scope};
 use crate::model::cutoff::Selector;
+use crate::model::fact::FactsVersion;
 use crate::model::ids::DecisionId;
 use crate::model::lease::{Ending, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Charter, Outcome, TaskState};
@@ -86,7 +87,9 @@ fn key(number: u8) -> IdempotencyKey {
 }
 
 async fn reserve(ledger: &Embedded, lease: &Lease) -> Result<(), LedgerError> {
-    ledger.reserve(lease, &Budgets::default(), None).await
+    ledger
+        .reserve(lease, &Budgets::default(), None, FactsVersion::default())
+        .await
 }
 
 /// A disk in memory that forgets what was not flushed when the power goes, and that can be full.
@@ -351,7 +354,12 @@ async fn nothing_is_left_of_what_was_forgotten() {
     for number in 1..=4 {
         let lease = lease(&task, number);
         ledger
-            .reserve(&lease, &Budgets::default(), Some(&key(number)))
+            .reserve(
+                &lease,
+                &Budgets::default(),
+                Some(&key(number)),
+                FactsVersion::default(),
+            )
             .await
             .unwrap();
     }

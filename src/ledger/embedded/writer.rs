@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::layout::{PROGRESS, PUBLISHED};
+use super::context;
+use super::layout::{FACTS_VERSION, PROGRESS, PUBLISHED};
 use super::store::{Store, mark};
 use super::tables::Tables;
 use crate::ledger::LedgerError;
@@ -95,6 +96,7 @@ where
 pub(super) struct Writer {
     steps: Option<mpsc::Sender<Box<dyn Job>>>,
     published: watch::Receiver<u64>,
+    stated: watch::Receiver<u64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -103,17 +105,20 @@ impl Writer {
     pub(super) fn start(store: Arc<Store>, retention: Duration) -> Result<Self, LedgerError> {
         let transaction = store.write()?;
         mark(&transaction)?;
-        let latest = Tables::of(&transaction, retention)?
-            .number(PUBLISHED)?
-            .unwrap_or_default();
+        let mut tables = Tables::of(&transaction, retention)?;
+        context::make(&mut tables)?;
+        let latest = Latest::of(&tables)?;
+        drop(tables);
         transaction.commit()?;
 
         let (steps, waiting) = mpsc::channel(QUEUE);
-        let (publisher, published) = watch::channel(latest);
+        let (publisher, published) = watch::channel(latest.published);
+        let (stating, stated) = watch::channel(latest.stated);
         let committer = Committer {
             store,
             retention,
             publisher,
+            stating,
         };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
@@ -122,6 +127,7 @@ impl Writer {
         Ok(Self {
             steps: Some(steps),
             published,
+            stated,
             thread: Some(thread),
         })
     }
@@ -145,6 +151,26 @@ impl Writer {
     /// The number of the latest entry of the feed, as it grows.
     pub(super) fn published(&self) -> watch::Receiver<u64> {
         self.published.clone()
+    }
+
+    /// The number of the latest statement, as it grows.
+    pub(super) fn stated(&self) -> watch::Receiver<u64> {
+        self.stated.clone()
+    }
+}
+
+/// How far the ledger has come, for those who wait.
+struct Latest {
+    published: u64,
+    stated: u64,
+}
+
+impl Latest {
+    fn of(tables: &Tables<'_>) -> Result<Self, LedgerError> {
+        Ok(Self {
+            published: tables.number(PUBLISHED)?.unwrap_or_default(),
+            stated: tables.number(FACTS_VERSION)?.unwrap_or_default(),
+        })
     }
 }
 
@@ -171,11 +197,17 @@ impl<E: Into<LedgerError>> From<E> for Broken {
     }
 }
 
+/// Wakes whoever waits, if there is anything new.
+fn tell(sender: &watch::Sender<u64>, latest: u64) {
+    sender.send_if_modified(|known| std::mem::replace(known, latest) != latest);
+}
+
 /// What runs on the writer thread.
 struct Committer {
     store: Arc<Store>,
     retention: Duration,
     publisher: watch::Sender<u64>,
+    stating: watch::Sender<u64>,
 }
 
 impl Committer {
@@ -196,8 +228,8 @@ impl Committer {
         while !group.is_empty() {
             let committed = match self.commit(&mut group) {
                 Ok(latest) => {
-                    self.publisher
-                        .send_if_modified(|known| std::mem::replace(known, latest) != latest);
+                    tell(&self.publisher, latest.published);
+                    tell(&self.stating, latest.stated);
                     Ok(())
                 }
                 Err(Broken::Step(place, fault)) => {
@@ -216,7 +248,7 @@ impl Committer {
     }
 
     /// Runs the group in one transaction and makes it durable, if it changed anything.
-    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<u64, Broken> {
+    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Latest, Broken> {
         let transaction = self.store.write()?;
         let mut tables = Tables::of(&transaction, self.retention)?;
         for (place, job) in group.iter_mut().enumerate() {
@@ -226,7 +258,7 @@ impl Committer {
                 Err(fault @ Fault::Unavailable(_)) => return Err(Broken::Store(fault)),
             }
         }
-        let latest = tables.number(PUBLISHED)?.unwrap_or_default();
+        let latest = Latest::of(&tables)?;
         let dirty = tables.dirty;
         if dirty {
             let progress = tables.number(PROGRESS)?.unwrap_or_default();

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::fact::FactsVersion;
 use crate::model::lease::{Curtailed, Effort, LeaseState, Receipt};
 
-const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+pub(super) const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 
 fn task_id() -> TaskId {
     TaskId::new(AT, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
@@ -17,7 +18,7 @@ const VOUCHED: Vouched = Vouched {
     until: Timestamp::from_millis(AT.as_millis() + 3_600_000),
 };
 
-fn lease() -> Lease {
+pub(super) fn lease() -> Lease {
     let id = LeaseId::new(task_id(), AT, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
     Lease {
         id,
@@ -72,7 +73,7 @@ fn task() -> Task {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -120,6 +121,7 @@ fn a_renewal_of_before_it_had_grounds_stays_readable() {
         bounded_by: Bound::Attestation,
         requested: lease().requested,
         vouched: lease().vouched,
+        facts: FactsVersion::default(),
     };
     let renewed = Lease {
         decision: terms.decision,
@@ -145,7 +147,7 @@ fn format_1_is_what_is_written_of_all_else() {
     assert_eq!(hex(&encode_cutoff(&cutoff()).unwrap()), CUTOFF_1);
 }
 
-fn cutoff() -> Cutoff {
+pub(super) fn cutoff() -> Cutoff {
     Cutoff {
         selector: Selector::Agent("support-bot".parse().unwrap()),
         up_to: Timestamp::MAX,
@@ -242,29 +244,11 @@ fn the_numbers_of_variants_do_not_move() {
     assert_eq!(kinds.map(number).concat(), [0, 1, 2]);
     #[derive(Serialize)]
     struct Stored(#[serde(with = "StoredCause")] Cause);
-    let causes = [
-        Cause::Expired,
-        Cause::TaskEnded(Outcome::Completed),
-        Cause::TaskSuspended,
-        Cause::Revoked,
-        Cause::Cutoff,
-        Cause::Superseded,
-        Cause::Compensated,
-        Cause::Recovered,
-        Cause::Vanished,
-        Cause::NotPermitted,
-        Cause::Shortened,
-        Cause::Signal,
-        Cause::AgentUnregistered,
-        Cause::AgentUnowned,
-        Cause::AgentSuspended,
-        Cause::AgentRetired,
-        Cause::ReviewOverdue,
-        Cause::ToolRemoved,
-        Cause::AttestationExpired,
-        Cause::AttestationRevoked,
-    ];
-    let causes = causes.map(|cause| number(Stored(cause)));
+    // Of the ends of tasks the first is enough: the outcomes are numbered above.
+    let outcome =
+        |cause: &&Cause| !matches!(cause, Cause::TaskEnded(outcome) if *outcome != Outcome::Completed);
+    let causes = Cause::ALL.iter().filter(outcome);
+    let causes: Vec<_> = causes.map(|cause| number(Stored(*cause))).collect();
     let mut numbers = vec![0, 1, 0];
     numbers.extend(2..=19);
     assert_eq!(causes.concat(), numbers);
@@ -450,5 +434,7 @@ proptest! {
         let _ = decode_task(&bytes);
         let _ = decode_cutoff(&bytes);
         let _ = decode_signature(&bytes);
+        let _ = decode_fact(&bytes);
+        let _ = decode_recheck(&bytes);
     }
 }

@@ -14,7 +14,7 @@ use crate::ledger::{Changes, Cursor, LedgerError, record, rules};
 use crate::model::cutoff::{Cutoff, Selector};
 
 /// How soon the writes of another replica are looked for at first, and how rarely in the end.
-const POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
+pub(super) const POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 
 /// Where the feed of each shard ends, as last seen: however many wait, one looks.
 #[derive(Debug, Default)]

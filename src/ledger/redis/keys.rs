@@ -115,7 +115,49 @@ impl Shard<'_> {
         self.key(":tools")
     }
 
-    /// Hash: selector to cutoff; `!` is how far the furthest of them reaches.
+    /// Hash, in the first shard: `v` the version of the facts, `f` the version after which all statements are
+    /// there, `n` how many facts are in force, `q` a number for each place in the queue and each hold.
+    pub(super) fn context(self) -> Vec<u8> {
+        self.key(":context")
+    }
+
+    /// Hash, in the first shard: subject and name to what was stated last.
+    pub(super) fn facts(self) -> Vec<u8> {
+        self.key(":facts")
+    }
+
+    /// Sorted set, in the first shard: subject and name by the version of the statement.
+    pub(super) fn told(self) -> Vec<u8> {
+        self.key(":told")
+    }
+
+    /// Sorted set, in the first shard: subject and name by when the fact expires or is forgotten.
+    pub(super) fn lapses(self) -> Vec<u8> {
+        self.key(":lapses")
+    }
+
+    /// Hash, in the first shard: how many facts are in force about each subject.
+    pub(super) fn subjects(self) -> Vec<u8> {
+        self.key(":subjects")
+    }
+
+    /// Hash, in the first shard: whom and what for to recheck.
+    pub(super) fn rechecks(self) -> Vec<u8> {
+        self.key(":rechecks")
+    }
+
+    /// Sorted set, in the first shard: rechecks in the order of their turn.
+    pub(super) fn queue(self) -> Vec<u8> {
+        self.key(":queue")
+    }
+
+    /// Hash, in the first shard: what all replicas agree on.
+    pub(super) fn marks(self) -> Vec<u8> {
+        self.key(":marks")
+    }
+
+    /// Hash: selector to cutoff; `!` is how far the furthest of them reaches, `#` as of which version of the
+    /// facts is decided what is given out.
     pub(super) fn cutoffs(self) -> Vec<u8> {
         self.key(":cutoffs")
     }

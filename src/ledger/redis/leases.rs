@@ -11,6 +11,7 @@ use super::shares::Counted;
 use super::{RedisLedger, instant, script};
 use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules};
 use crate::model::cutoff::Selector;
+use crate::model::fact::FactsVersion;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Cause, Handle, Lease, LeaseState};
 use crate::model::time::Timestamp;
@@ -21,6 +22,7 @@ impl RedisLedger {
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
+        facts: FactsVersion,
     ) -> Result<(), LedgerError> {
         if matches!(lease.state, LeaseState::Ended { .. }) {
             return Err(LedgerError::Corrupt(
@@ -60,6 +62,7 @@ impl RedisLedger {
                 Vec::new()
             },
             key.map(|key| key.content.to_vec()).unwrap_or_default(),
+            super::number(facts.0),
         ];
         for selector in &selectors {
             args.push(record::encode_selector(selector)?);
@@ -148,6 +151,7 @@ impl RedisLedger {
             instant(now),
             record::encode_renewal(&terms)?,
             super::number(expiry_code(terms.bounded_by).into()),
+            super::number(terms.facts.0),
         ];
         let (mut reply, selectors) = self.run_known(&script::RENEW, shard, &keys, args).await?;
         match reply.word.as_str() {
@@ -278,6 +282,7 @@ pub(super) fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp)
                     .err()
                     .unwrap_or(Refusal::TaskNotOpen(task.state))
             }
+            "stale_facts" => Refusal::StaleFacts,
             "lease_not_open" => Refusal::LeaseNotOpen(state(reply)?),
             "lease_not_ending" => Refusal::LeaseNotEnding(state(reply)?),
             "lease_not_stuck" => Refusal::LeaseNotStuck(state(reply)?),

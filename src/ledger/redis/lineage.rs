@@ -394,6 +394,11 @@ impl Lineage for RedisLedger {
             .arg(epoch.to_string())
             .to_owned();
         self.requests.query::<()>(&set).await?;
+        // Who knew the facts of before begins afresh.
+        let context = self.shards.nth(0).context();
+        self.requests
+            .query::<()>(redis::cmd("HDEL").arg(context).arg("f"))
+            .await?;
         let known = self.past.known();
         let recovers = known.memory() == Memory::Observer;
         let entered: Vec<_> = writers.iter().copied().map(field).collect();

@@ -299,6 +299,14 @@ impl Reply {
         }
     }
 
+    /// The next element, which is a text of bytes; `None` after the last.
+    pub(super) fn more_bytes(&mut self) -> Result<Option<Vec<u8>>, LedgerError> {
+        match self.rest.as_slice() {
+            [] => Ok(None),
+            _ => self.bytes().map(Some),
+        }
+    }
+
     /// The next element, which is an answer in the answer; `None` after the last.
     pub(super) fn part(&mut self) -> Result<Option<Self>, LedgerError> {
         match self.rest.next() {

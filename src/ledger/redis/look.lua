@@ -27,7 +27,7 @@ if reach then
     local cutoffs = redis.call('HGETALL', KEYS[4])
     local far, near
     for n = 1, #cutoffs, 2 do
-      if cutoffs[n] ~= '!' then
+      if cutoffs[n] ~= '!' and cutoffs[n] ~= '#' then
         local up_to = struct.unpack('>I6', cutoffs[n + 1])
         if up_to <= void then
           redis.call('HDEL', KEYS[4], cutoffs[n])

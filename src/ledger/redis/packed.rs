@@ -312,24 +312,35 @@ fn put_at(out: &mut Vec<u8>, at: Timestamp) {
     out.extend(rest);
 }
 
-struct Head<'a>(&'a [u8]);
+pub(super) struct Head<'a>(pub(super) &'a [u8]);
 
 impl<'a> Head<'a> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], LedgerError> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], LedgerError> {
         let (taken, rest) = self.0.split_first_chunk().ok_or_else(too_short)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn at(&mut self) -> Result<Timestamp, LedgerError> {
+    pub(super) fn at(&mut self) -> Result<Timestamp, LedgerError> {
         let [b0, b1, b2, b3, b4, b5] = self.take()?;
         Ok(Timestamp::from_millis(u64::from_be_bytes([
             0, 0, b0, b1, b2, b3, b4, b5,
         ])))
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], LedgerError> {
-        let length = usize::from(u16::from_be_bytes(self.take()?));
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], LedgerError> {
+        let length = u16::from_be_bytes(self.take()?);
+        self.next(length.into())
+    }
+
+    /// A text of at most 255 bytes.
+    pub(super) fn short_text(&mut self) -> Result<&'a str, LedgerError> {
+        let [length] = self.take()?;
+        let bytes = self.next(length.into())?;
+        std::str::from_utf8(bytes).map_err(|_| unreadable("a text"))
+    }
+
+    fn next(&mut self, length: usize) -> Result<&'a [u8], LedgerError> {
         let (bytes, rest) = self.0.split_at_checked(length).ok_or_else(too_short)?;
         self.0 = rest;
         Ok(bytes)
@@ -364,11 +375,12 @@ fn unreadable(what: &str) -> LedgerError {
     LedgerError::Corrupt(format!("{what} in Redis"))
 }
 
-/// A cutoff that stands. `None` for the entry beside them that says how far they reach.
+/// A cutoff that stands. `None` for the entries beside them that say how far they reach, and as of which
+/// version the facts have to be known.
 pub(super) fn unpack_cutoff(bytes: &[u8]) -> Result<Option<Cutoff>, LedgerError> {
     let mut head = Head(bytes);
     let _up_to = head.at()?;
-    if head.0.len() == 6 {
+    if matches!(head.0.len(), 0 | 6) {
         return Ok(None);
     }
     record::decode_cutoff(head.0).map(Some)

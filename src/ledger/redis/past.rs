@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::RedisConfig;
 use crate::ledger::lineage::{Epoch, Loss, Mark, Memory, Writer};
+use crate::model::fact::FactsVersion;
 
 /// What this process knows of the ledger's past.
 #[derive(Debug)]
@@ -24,9 +25,27 @@ pub(super) struct Known {
     memory: Memory,
     /// How far the count of this writer had come in each shard, as was answered.
     seen: Vec<AtomicU64>,
+    /// The latest version of the facts that every shard knows.
+    carried: AtomicU64,
 }
 
 impl Known {
+    fn of(memory: Memory, progress: Vec<u64>) -> Self {
+        Self {
+            memory,
+            seen: progress.into_iter().map(AtomicU64::new).collect(),
+            carried: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn carried(&self) -> FactsVersion {
+        FactsVersion(self.carried.load(Ordering::Acquire))
+    }
+
+    pub(super) fn carry(&self, version: FactsVersion) {
+        self.carried.fetch_max(version.0, Ordering::AcqRel);
+    }
+
     pub(super) fn seen(&self, shard: usize) -> u64 {
         self.seen
             .get(shard)
@@ -71,13 +90,9 @@ impl Past {
         };
         let shards = usize::from(config.shards.get()).max(progress.len());
         progress.resize(shards, 0);
-        let known = Known {
-            memory: config.memory.clone(),
-            seen: progress.into_iter().map(AtomicU64::new).collect(),
-        };
         Self {
             writer: config.writer,
-            known: ArcSwap::from_pointee(known),
+            known: ArcSwap::from_pointee(Known::of(config.memory.clone(), progress)),
             loss: ArcSwapOption::empty(),
         }
     }
@@ -105,8 +120,7 @@ impl Past {
             epoch,
             progress: Vec::new(), // kept in `seen`
         });
-        let seen = progress.into_iter().map(AtomicU64::new).collect();
-        self.known.store(Arc::new(Known { memory, seen }));
+        self.known.store(Arc::new(Known::of(memory, progress)));
         self.loss.store(None);
     }
 }

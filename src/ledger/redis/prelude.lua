@@ -94,17 +94,19 @@ local function cut_by(cutoffs, id, selectors)
   return nil
 end
 
--- Whether some cutoff reaches leases as old as this one: only then it matters whose the lease is.
-local function in_reach(cutoffs, id)
-  local reach = redis.call('HGET', cutoffs, '!')
-  return reach and made_at(id) <= (struct.unpack('>I6', reach))
+-- Whether some cutoff reaches leases as old as this one: only then it matters whose the lease is. And whether
+-- something was stated after the version of the facts that a decision knew, if it is one.
+local function in_reach(cutoffs, id, facts)
+  local reach, version = unpack(redis.call('HMGET', cutoffs, '!', '#'))
+  return reach and made_at(id) <= (struct.unpack('>I6', reach)),
+    facts and version and facts < (struct.unpack('>I6', version))
 end
 
 -- The lease, where its credential may be used at `now`: it is active, its task is open and no cutoff ends it.
 -- Otherwise nothing, and the refusal. The head does not say whose the lease is. That matters only when some
 -- cutoff reaches leases as old as this one; then, without selectors, the refusal is `who`, and the caller asks
 -- again with those that fit the lease, which never change.
-local function live(leases, tasks, cutoffs, id, now, selectors)
+local function live(leases, tasks, cutoffs, id, now, selectors, facts)
   local raw = redis.call('HGET', leases, id)
   if not raw then
     return nil, { 'no_lease' }
@@ -124,7 +126,11 @@ local function live(leases, tasks, cutoffs, id, now, selectors)
   if t.state ~= 'o' or now >= task_due(t) then
     return nil, { 'task_not_open', stored }
   end
-  if in_reach(cutoffs, id) then
+  local reached, stale = in_reach(cutoffs, id, facts)
+  if stale then
+    return nil, { 'stale_facts' }
+  end
+  if reached then
     if #selectors == 0 then
       return nil, { 'who', raw }
     end

@@ -1,6 +1,6 @@
 -- KEYS tasks leases due pending counts tools cutoffs forget by_task by_agent by_tool [by_user] [idempotency]
 -- ARGV id, task, value, now, key ('' none), state, due, agent, tool, budgets of task, agent and tool ('' none),
---      user?, content, selectors...
+--      user?, content, the version of the facts, selectors...
 local id, task, value, now, key, content = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[14]
 
 if key ~= '' then
@@ -20,8 +20,12 @@ local t = task_read(raw)
 if t.state ~= 'o' or now >= task_due(t) then
   return { 'task_not_open', raw }
 end
-if in_reach(KEYS[7], id) then
-  local cut = cut_by(KEYS[7], id, { unpack(ARGV, 15) })
+local reached, stale = in_reach(KEYS[7], id, tonumber(ARGV[15]))
+if stale then
+  return { 'stale_facts' }
+end
+if reached then
+  local cut = cut_by(KEYS[7], id, { unpack(ARGV, 16) })
   if cut then
     return { 'cut', cut }
   end

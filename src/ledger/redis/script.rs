@@ -11,14 +11,24 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// The text of a script: by itself, or run by another file as `step`.
+/// The text of a script: by itself, with another file in front, or run by another file as `step`.
 macro_rules! text {
     ($file:literal) => {
         concat!(include_str!("prelude.lua"), "\n", include_str!($file))
     };
-    ($file:literal, $by:literal) => {
+    ($file:literal, with $with:literal) => {
         concat!(
             include_str!("prelude.lua"),
+            "\n",
+            include_str!($with),
+            "\n",
+            include_str!($file)
+        )
+    };
+    ($file:literal, $(with $with:literal,)? by $by:literal) => {
+        concat!(
+            include_str!("prelude.lua"),
+            $("\n", include_str!($with),)?
             "\nlocal function step()\n",
             include_str!($file),
             "\nend\n",
@@ -28,9 +38,9 @@ macro_rules! text {
 }
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal $(by $by:literal)?),+ $(,)?) => {
+    ($($name:ident = $file:literal $(with $with:literal)? $(by $by:literal)?),+ $(,)?) => {
         $(pub(super) static $name: LazyLock<Step> =
-            LazyLock::new(|| Step::new($file, text!($file $(, $by)?)));)+
+            LazyLock::new(|| Step::new($file, text!($file $(, with $with)? $(, by $by)?)));)+
 
         #[cfg(test)]
         pub(super) fn all() -> Vec<&'static Step> {
@@ -44,24 +54,34 @@ scripts! {
     ADOPT = "adopt.lua" by "count.lua",
     ADVANCE = "advance.lua" by "count.lua",
     BEGIN = "begin.lua",
+    CARRY = "carry.lua" by "count.lua",
     CLAIM = "claim.lua",
+    CURTAIL = "curtail.lua" by "count.lua",
     CUT = "cut.lua" by "count.lua",
+    DONE = "done.lua" with "context.lua",
     FEED = "feed.lua",
     FIND = "find.lua",
     FORGET = "forget.lua",
     JOIN = "join.lua",
+    LAPSE = "lapse.lua" with "context.lua" by "count.lua",
     LIVE = "live.lua" by "still.lua",
     LOOK = "look.lua",
     LOSE = "lose.lua",
+    MARK = "mark.lua" by "count.lua",
     NAME = "name.lua" by "guard.lua",
+    NEXT = "next.lua" with "context.lua",
     OLD = "old.lua",
     OPEN = "open.lua" by "guard.lua",
+    ORDER = "order.lua" with "context.lua" by "count.lua",
+    ORDERS = "orders.lua",
     RENEW = "renew.lua" by "guard.lua",
     RESERVE = "reserve.lua" by "guard.lua",
     RETRY = "retry.lua",
     REVOKE = "revoke.lua" by "count.lua",
     SETTLE = "settle.lua",
+    STATE = "state.lua" with "context.lua" by "count.lua",
     TAKE = "take.lua",
+    TOLD = "told.lua" with "context.lua",
     USED = "used.lua",
 }
 

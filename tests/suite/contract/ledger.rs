@@ -5,6 +5,7 @@
 
 mod changes;
 mod claims;
+mod context;
 mod cutoffs;
 mod finding;
 mod leases;
@@ -26,6 +27,7 @@ use dayfly::ledger::{
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::cutoff::{Cutoff, Selector};
+use dayfly::model::fact::FactsVersion;
 use dayfly::model::ids::{DecisionId, LeaseId, Randomness, Slot, TaskId};
 use dayfly::model::lease::{
     Cause, Ending, Lease, LeaseState, Receipt, ReceiptSignature, Vouched, VouchingKey,
@@ -157,6 +159,9 @@ fn active_at(task: &Task, issued_at: Timestamp) -> Lease {
     }
 }
 
+/// Before anything was stated.
+const NO_FACTS: FactsVersion = FactsVersion(0);
+
 const UNLIMITED: Budgets = Budgets {
     task: None,
     agent: None,
@@ -217,7 +222,7 @@ impl Shorthand for Arc<dyn Ledger> {
     }
 
     async fn try_hold(&self, lease: &Lease) -> Result<(), LedgerError> {
-        self.reserve(lease, &UNLIMITED, None).await
+        self.reserve(lease, &UNLIMITED, None, NO_FACTS).await
     }
 
     async fn stored(&self, id: LeaseId) -> Lease {
@@ -289,6 +294,7 @@ fn until(seconds: u64) -> Renewal {
             key: None,
             until: at(seconds),
         }),
+        facts: NO_FACTS,
     }
 }
 
@@ -363,6 +369,18 @@ macro_rules! ledger_contract {
                 a_cutoff_stops_activation_and_renewal,
                 nothing_is_live_that_a_cutoff_ends_though_nobody_came_to_it_yet, the_further_cutoff_holds,
                 cutoffs_in_force_are_listed, a_cutoff_is_dropped_when_nothing_can_match;
+            context: the_later_statement_stands,
+                the_latest_of_many_statements_stands_in_whatever_order_they_come, facts_are_told_in_their_order,
+                whoever_knows_another_ledger_begins_afresh, waiting_for_facts_ends_when_something_is_stated,
+                nothing_is_given_out_on_facts_of_before,
+                a_statement_divides_what_was_decided_before_it_from_what_was_after,
+                a_statement_orders_that_its_subject_is_decided_anew, a_fact_that_expires_is_a_reason_to_decide_anew,
+                what_was_taken_back_is_forgotten_after_the_retention, one_subject_has_so_many_facts_and_no_more,
+                ends_come_before_decisions_and_then_who_has_waited_longest,
+                a_recheck_is_held_by_one_until_the_hold_runs_out, each_recheck_is_claimed_by_one,
+                a_recheck_that_is_ordered_again_begins_again_in_its_place, a_decision_by_a_revision_is_for_who_has_it,
+                a_decision_about_everything_takes_the_place_of_narrower_ones, a_live_lease_gets_an_earlier_end,
+                a_mark_is_set_by_who_knows_it, one_of_many_sets_a_mark, circumstances_change_in_a_lost_ledger_too;
             finding: leases_are_found_by_what_they_are, leases_are_found_by_their_state,
                 filters_combine, pages_follow_each_other;
             changes: the_feed_tells_every_cutoff, the_feed_goes_on_from_a_cursor,

@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dayfly::ledger::context::{Context, RecheckClaim, Stated, Statements};
 use dayfly::ledger::lineage::{Epoch, Lineage, Loss, Memory, Standing, Watched, Writer};
 use dayfly::ledger::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Renewal, Settlement,
 };
 use dayfly::model::cutoff::Cutoff;
+use dayfly::model::decision::Revision;
+use dayfly::model::fact::{Fact, FactsVersion};
 use dayfly::model::ids::{LeaseId, TaskId};
-use dayfly::model::lease::{Cause, Handle, Lease, ReceiptSignature};
+use dayfly::model::lease::{Cause, Curtailed, Handle, Lease, ReceiptSignature};
+use dayfly::model::recheck::{Progress, Recheck};
 use dayfly::model::task::{Task, TaskChange};
 use dayfly::model::time::Timestamp;
 
@@ -85,8 +89,9 @@ impl<G: Gate> Ledger for Gated<G> {
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
+        facts: FactsVersion,
     ) -> Result<(), LedgerError> {
-        pass!(self, "reserve", self.ledger.reserve(lease, budgets, key))
+        pass!(self, "reserve", self.ledger.reserve(lease, budgets, key, facts))
     }
 
     async fn name(&self, id: LeaseId, handle: &Handle) -> Result<(), LedgerError> {
@@ -162,6 +167,63 @@ impl<G: Gate> Ledger for Gated<G> {
 
     async fn ping(&self) -> Result<(), LedgerError> {
         pass!(self, "ping", self.ledger.ping())
+    }
+}
+
+#[async_trait]
+impl<G: Gate> Context for Gated<G> {
+    async fn state(&self, fact: &Fact, why: &str, now: Timestamp) -> Result<Stated, LedgerError> {
+        pass!(self, "state", self.ledger.state(fact, why, now))
+    }
+
+    async fn facts(&self, since: FactsVersion, wait: Duration) -> Result<Statements, LedgerError> {
+        pass!(self, "facts", self.ledger.facts(since, wait))
+    }
+
+    async fn order_recheck(&self, recheck: &Recheck) -> Result<(), LedgerError> {
+        pass!(self, "order_recheck", self.ledger.order_recheck(recheck))
+    }
+
+    async fn claim_recheck(
+        &self,
+        now: Timestamp,
+        hold: Duration,
+        revision: &Revision,
+    ) -> Result<Option<RecheckClaim>, LedgerError> {
+        pass!(
+            self,
+            "claim_recheck",
+            self.ledger.claim_recheck(now, hold, revision)
+        )
+    }
+
+    async fn settle_recheck(
+        &self,
+        claim: &RecheckClaim,
+        progress: Progress,
+        done: bool,
+    ) -> Result<(), LedgerError> {
+        pass!(
+            self,
+            "settle_recheck",
+            self.ledger.settle_recheck(claim, progress, done)
+        )
+    }
+
+    async fn rechecks(&self) -> Result<Vec<Recheck>, LedgerError> {
+        pass!(self, "rechecks", self.ledger.rechecks())
+    }
+
+    async fn curtail(&self, id: LeaseId, curtailed: Curtailed, now: Timestamp) -> Result<Lease, LedgerError> {
+        pass!(self, "curtail", self.ledger.curtail(id, curtailed, now))
+    }
+
+    async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        pass!(self, "mark", self.ledger.mark(name))
+    }
+
+    async fn set_mark(&self, name: &str, value: &[u8], expected: Option<&[u8]>) -> Result<bool, LedgerError> {
+        pass!(self, "set_mark", self.ledger.set_mark(name, value, expected))
     }
 }
 

@@ -22,3 +22,8 @@ impl Fixture for InMemory {
 }
 
 ledger_contract!(embedded, Some(super::InMemory));
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_decisions_becomes_one_about_everything() {
+    super::context::a_flood_of_decisions_becomes_one_about_everything(InMemory.ledger().await).await;
+}

@@ -11,8 +11,8 @@ use dayfly::model::task::{Outcome, TaskChange};
 use dayfly::model::ttl::{Bound, Ttl};
 
 use super::{
-    HOLD, RETENTION, START, Shorthand as _, TASK_LIFE, active_at, at, cause_of, ended, lease_at, refusal,
-    secs, signature, task_at, until,
+    HOLD, NO_FACTS, RETENTION, START, Shorthand as _, TASK_LIFE, active_at, at, cause_of, ended, lease_at,
+    refusal, secs, signature, task_at, until,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -459,7 +459,7 @@ pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
     let task = ledger.task(lease.task).await.unwrap().unwrap();
     let next = active_at(&task, at(4));
     assert!(matches!(
-        refusal(ledger.reserve(&next, &one, None).await),
+        refusal(ledger.reserve(&next, &one, None, NO_FACTS).await),
         Refusal::Budget { .. }
     ));
     let now = at(50);
@@ -473,7 +473,7 @@ pub(super) async fn a_stuck_lease_can_be_abandoned(ledger: Subject) {
     assert_eq!(abandoned, Lease { state, ..lease });
     assert_eq!(ledger.stored(abandoned.id).await, abandoned);
     ledger
-        .reserve(&next, &one, None)
+        .reserve(&next, &one, None, NO_FACTS)
         .await
         .expect("an end frees the budgets");
     let stuck = Filter {

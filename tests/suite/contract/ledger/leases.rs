@@ -11,8 +11,8 @@ use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::{Bound, Ttl};
 
 use super::{
-    HOLD, START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at, refusal,
-    task_at, task_in, until,
+    HOLD, NO_FACTS, START, Shorthand as _, TASK_LIFE, UNLIMITED, active_at, at, cause_of, key, lease_at,
+    refusal, task_at, task_in, until,
 };
 
 type Subject = Arc<dyn Ledger>;
@@ -89,7 +89,7 @@ pub(super) async fn the_task_budget_is_exact(ledger: Subject) {
         ..UNLIMITED
     };
     let (task, other) = (ledger.open_task().await, ledger.open_task().await);
-    let reserve = async |lease: Lease| ledger.reserve(&lease, &budgets, None).await;
+    let reserve = async |lease: Lease| ledger.reserve(&lease, &budgets, None, NO_FACTS).await;
     let first = active_at(&task, at(1));
     reserve(first.clone()).await.unwrap();
     reserve(lease_at(&task, at(1))).await.unwrap();
@@ -118,16 +118,19 @@ async fn a_budget_of_one(ledger: Subject, budgets: Budgets, budget: Budget, othe
     let (here, there) = (task_in(slot, START), task_in(slot, START));
     let (here, there) = (ledger.opened(here).await, ledger.opened(there).await);
     let first = active_at(&here, at(1));
-    ledger.reserve(&first, &budgets, None).await.unwrap();
+    ledger.reserve(&first, &budgets, None, NO_FACTS).await.unwrap();
 
     let full = Refusal::Budget { budget, limit: 1 };
     let second = active_at(&there, at(2));
-    assert_eq!(refusal(ledger.reserve(&second, &budgets, None).await), full);
+    assert_eq!(
+        refusal(ledger.reserve(&second, &budgets, None, NO_FACTS).await),
+        full
+    );
     let mut unlike = active_at(&there, at(2));
     other(&mut unlike);
-    ledger.reserve(&unlike, &budgets, None).await.unwrap();
+    ledger.reserve(&unlike, &budgets, None, NO_FACTS).await.unwrap();
     ledger.end(first.id, at(3)).await;
-    ledger.reserve(&second, &budgets, None).await.unwrap();
+    ledger.reserve(&second, &budgets, None, NO_FACTS).await.unwrap();
 }
 
 pub(super) async fn the_agent_budget_holds(ledger: Subject) {
@@ -155,7 +158,11 @@ pub(super) async fn one_task_may_use_a_small_budget_alone(ledger: Subject) {
         ..UNLIMITED
     };
     let task = ledger.open_task().await;
-    let reserve = async || ledger.reserve(&active_at(&task, at(1)), &budgets, None).await;
+    let reserve = async || {
+        ledger
+            .reserve(&active_at(&task, at(1)), &budgets, None, NO_FACTS)
+            .await
+    };
     for _ in 0..5 {
         reserve().await.unwrap();
     }
@@ -163,11 +170,11 @@ pub(super) async fn one_task_may_use_a_small_budget_alone(ledger: Subject) {
     assert_eq!(refusal(reserve().await), full(Budget::Agent, 5));
     let mut other = active_at(&task, at(1));
     other.agent = "billing-bot".parse().unwrap();
-    ledger.reserve(&other, &budgets, None).await.unwrap();
+    ledger.reserve(&other, &budgets, None, NO_FACTS).await.unwrap();
     let mut more = active_at(&task, at(1));
     more.agent = "billing-bot".parse().unwrap();
     assert_eq!(
-        refusal(ledger.reserve(&more, &budgets, None).await),
+        refusal(ledger.reserve(&more, &budgets, None, NO_FACTS).await),
         full(Budget::Tool, 6)
     );
 }
@@ -182,7 +189,10 @@ pub(super) async fn a_budget_holds_however_tasks_are_spread(ledger: Subject) {
     for slot in 0..80 {
         let task = task_in(Slot::new(51 * slot), START);
         let task = ledger.opened(task).await;
-        match ledger.reserve(&active_at(&task, at(1)), &budgets, None).await {
+        match ledger
+            .reserve(&active_at(&task, at(1)), &budgets, None, NO_FACTS)
+            .await
+        {
             Ok(()) => held += 1,
             full => assert_eq!(
                 refusal(full),
@@ -200,10 +210,16 @@ pub(super) async fn a_repeated_reservation_is_known(ledger: Subject) {
     let task = ledger.open_task().await;
     let (first, again) = (active_at(&task, at(1)), active_at(&task, at(2)));
     ledger
-        .reserve(&first, &UNLIMITED, Some(&key(1, 1)))
+        .reserve(&first, &UNLIMITED, Some(&key(1, 1)), NO_FACTS)
         .await
         .unwrap();
-    let repeat = async |content| refusal(ledger.reserve(&again, &UNLIMITED, Some(&key(1, content))).await);
+    let repeat = async |content| {
+        refusal(
+            ledger
+                .reserve(&again, &UNLIMITED, Some(&key(1, content)), NO_FACTS)
+                .await,
+        )
+    };
     assert_eq!(repeat(1).await, Refusal::Repeated(first.id));
     assert_eq!(repeat(2).await, Refusal::KeyReused);
 
@@ -222,7 +238,9 @@ pub(super) async fn a_refused_reservation_leaves_no_trace(ledger: Subject) {
     let task = ledger.open_task().await;
     ledger.advanced(&task, TaskChange::Suspend, at(1)).await;
     let lease = active_at(&task, at(3));
-    let refused = ledger.reserve(&lease, &UNLIMITED, Some(&key(1, 1))).await;
+    let refused = ledger
+        .reserve(&lease, &UNLIMITED, Some(&key(1, 1)), NO_FACTS)
+        .await;
     assert_eq!(refusal(refused), Refusal::TaskNotOpen(TaskState::Suspended));
 
     ledger.advanced(&task, TaskChange::Resume, at(2)).await;
@@ -231,7 +249,10 @@ pub(super) async fn a_refused_reservation_leaves_no_trace(ledger: Subject) {
         agent: Some(1),
         tool: Some(1),
     };
-    ledger.reserve(&lease, &budgets, Some(&key(1, 2))).await.unwrap();
+    ledger
+        .reserve(&lease, &budgets, Some(&key(1, 2)), NO_FACTS)
+        .await
+        .unwrap();
 }
 
 pub(super) async fn activating_gives_handle_and_expiry(ledger: Subject) {

@@ -14,7 +14,9 @@ use dayfly::model::ttl::Ttl;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until};
+use super::{
+    Fixture, HOLD, NO_FACTS, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until,
+};
 
 /// The task budget of the run.
 const LIMIT: u32 = 3;
@@ -405,7 +407,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 if active {
                     lease.state = LeaseState::Active;
                 }
-                let made = said(ledger.reserve(&lease, &budgets, None).await);
+                let made = said(ledger.reserve(&lease, &budgets, None, NO_FACTS).await);
                 assert_eq!(made, model.reserve(task, &lease, now), "{op:?}");
             }
             Op::Activate(lease) => {

@@ -9,7 +9,9 @@ use dayfly::model::lease::{Cause, Handle};
 use dayfly::model::task::{Outcome, Task, TaskChange};
 use tokio::task::JoinSet;
 
-use super::{HOLD, START, Shorthand as _, UNLIMITED, active_at, at, key, lease_at, most, refusal, task_in};
+use super::{
+    HOLD, NO_FACTS, START, Shorthand as _, UNLIMITED, active_at, at, key, lease_at, most, refusal, task_in,
+};
 
 type Subject = Arc<dyn Ledger>;
 
@@ -82,7 +84,7 @@ async fn reserved_at_once(ledger: &Subject, tasks: &[Task], budgets: Budgets) ->
     for task in tasks {
         let (ledger, lease) = (Arc::clone(ledger), active_at(task, at(1)));
         runs.spawn(async move {
-            let reserved = ledger.reserve(&lease, &budgets, None).await;
+            let reserved = ledger.reserve(&lease, &budgets, None, NO_FACTS).await;
             match reserved {
                 Ok(()) => true,
                 Err(LedgerError::Refused(Refusal::Budget { .. })) => false,
@@ -143,7 +145,9 @@ pub(super) async fn a_key_makes_one_lease(ledger: Subject) {
     for _ in 0..16 {
         let (ledger, lease) = (Arc::clone(&ledger), active_at(&task, at(1)));
         runs.spawn(async move {
-            let reserved = ledger.reserve(&lease, &UNLIMITED, Some(&key(1, 1))).await;
+            let reserved = ledger
+                .reserve(&lease, &UNLIMITED, Some(&key(1, 1)), NO_FACTS)
+                .await;
             if reserved.is_ok() {
                 return (Some(lease.id), lease.id);
             }

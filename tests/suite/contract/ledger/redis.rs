@@ -1,6 +1,7 @@
 //! The Redis ledger against real servers, where there are any: `integration/redis start` starts some,
 //! and `eval "$(integration/redis env)"` says where they are.
 
+mod context;
 mod faults;
 mod losses;
 

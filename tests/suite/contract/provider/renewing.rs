@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dayfly::ledger::Renewal;
 use dayfly::ledger::reservation::Reservation;
+use dayfly::model::fact::FactsVersion;
 use dayfly::model::time::Timestamp;
 use dayfly::provider::{ProviderError, Renewed};
 
@@ -17,6 +18,7 @@ impl Lab {
             expires_at: until,
             decision: out.lease.decision,
             bounded_by: out.lease.bounded_by,
+            facts: FactsVersion::default(),
             requested: out.lease.requested,
             vouched: out.lease.vouched,
         };

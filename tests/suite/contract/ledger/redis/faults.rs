@@ -11,7 +11,7 @@ use dayfly::model::secret::Secret;
 use dayfly::model::time::Timestamp;
 use tokio::time::Instant;
 
-use super::super::{UNLIMITED, active_at, at, cutoff, lease_at, task_at};
+use super::super::{NO_FACTS, UNLIMITED, active_at, at, cutoff, lease_at, task_at};
 use super::config;
 use crate::redis_servers::{Server, single};
 
@@ -49,7 +49,11 @@ async fn a_server_that_went_away_is_noticed_at_once_and_found_again() {
     server.stop();
     let stopped = Instant::now();
     unavailable(ledger.ping().await);
-    unavailable(ledger.reserve(&active_at(&task, at(1)), &UNLIMITED, None).await);
+    unavailable(
+        ledger
+            .reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
+            .await,
+    );
     unavailable(ledger.find(&Default::default(), &page()).await);
     assert!(
         stopped.elapsed() < Duration::from_secs(4),
@@ -64,7 +68,7 @@ async fn a_server_that_went_away_is_noticed_at_once_and_found_again() {
     }
     assert_eq!(ledger.task(task.charter.id).await.unwrap(), Some(task.clone()));
     ledger
-        .reserve(&active_at(&task, at(1)), &UNLIMITED, None)
+        .reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
         .await
         .unwrap();
 }
@@ -102,7 +106,11 @@ async fn a_read_only_replica_is_unavailable() {
 
     for why in [
         unavailable(ledger.ping().await),
-        unavailable(ledger.reserve(&lease_at(&task, at(1)), &UNLIMITED, None).await),
+        unavailable(
+            ledger
+                .reserve(&lease_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
+                .await,
+        ),
         unavailable(ledger.cut(&cutoff(Selector::All, at(1), at(1))).await),
     ] {
         assert!(why.contains("read-only replica"), "{why}");
@@ -121,12 +129,12 @@ async fn a_server_that_is_full_is_unavailable_and_keeps_nothing_half_written() {
 
     limit("1");
     let lease = active_at(&task, at(1));
-    let why = unavailable(ledger.reserve(&lease, &UNLIMITED, None).await);
+    let why = unavailable(ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await);
     assert!(why.contains("out of memory"), "{why}");
     limit("0");
     assert_eq!(ledger.lease(lease.id).await.unwrap(), None);
     assert_eq!(ledger.find(&Default::default(), &page()).await.unwrap(), []);
-    ledger.reserve(&lease, &UNLIMITED, None).await.unwrap();
+    ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await.unwrap();
 }
 
 #[tokio::test]
@@ -139,7 +147,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     ledger.open(&task, None, None).await.unwrap();
     server.say::<()>(&["SCRIPT", "FLUSH"]).unwrap();
     ledger
-        .reserve(&active_at(&task, at(1)), &UNLIMITED, None)
+        .reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
         .await
         .unwrap();
     ledger.open(&task_at(at(0)), None, None).await.unwrap();
@@ -249,7 +257,7 @@ async fn the_primary_that_sentinel_chose_is_followed() {
     }
     assert_eq!(ledger.task(task.charter.id).await.unwrap(), Some(task.clone()));
     ledger
-        .reserve(&active_at(&task, at(1)), &UNLIMITED, None)
+        .reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
         .await
         .unwrap();
     primary.restart().await;

@@ -13,7 +13,7 @@ use dayfly::model::lease::{Cause, LeaseState};
 use tokio::time::Instant;
 
 use super::super::losses::{epoch, lost};
-use super::super::{UNLIMITED, active_at, at, cutoff, lease_at, task_at, task_in};
+use super::super::{NO_FACTS, UNLIMITED, active_at, at, cutoff, lease_at, task_at, task_in};
 use super::config;
 use crate::redis_servers::{Server, cluster, single};
 
@@ -69,7 +69,11 @@ async fn an_emptied_server_gives_nothing_out_and_nobody_makes_it_anew() {
     server.say::<()>(&["FLUSHALL"]).unwrap();
     assert_eq!(lost(here.open(&task, None, None).await), Loss::Emptied);
     assert_eq!(
-        lost(there.reserve(&active_at(&task, at(1)), &UNLIMITED, None).await),
+        lost(
+            there
+                .reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
+                .await
+        ),
         Loss::Emptied
     );
     assert_eq!(here.loss(), Some(Loss::Emptied));
@@ -90,7 +94,7 @@ async fn an_emptied_server_gives_nothing_out_and_nobody_makes_it_anew() {
     );
     assert_eq!(here.watch().await.unwrap(), Watched::Lost(Loss::Emptied));
     assert_eq!(new.loss(), None, "another ledger is not theirs to condemn");
-    new.reserve(&active_at(&task, at(1)), &UNLIMITED, None)
+    new.reserve(&active_at(&task, at(1)), &UNLIMITED, None, NO_FACTS)
         .await
         .unwrap();
 
@@ -118,7 +122,7 @@ async fn the_shortest_roll_back_is_found_however_much_others_wrote_meanwhile() {
     here.open(&task, None, None).await.unwrap();
     server.say::<()>(&["SAVE"]).unwrap();
     let gone = active_at(&task, at(1));
-    here.reserve(&gone, &UNLIMITED, None).await.unwrap();
+    here.reserve(&gone, &UNLIMITED, None, NO_FACTS).await.unwrap();
     let remembered = mark(&here).await;
     server.stop();
     server.restart().await;
@@ -129,7 +133,7 @@ async fn the_shortest_roll_back_is_found_however_much_others_wrote_meanwhile() {
     // The other one was never told of what is gone, and goes on.
     for _ in 0..5 {
         there
-            .reserve(&active_at(&task, at(2)), &UNLIMITED, None)
+            .reserve(&active_at(&task, at(2)), &UNLIMITED, None, NO_FACTS)
             .await
             .unwrap();
     }
@@ -143,7 +147,9 @@ async fn the_shortest_roll_back_is_found_however_much_others_wrote_meanwhile() {
         Loss::Told,
         "who finds it tells the others"
     );
-    let told = here.reserve(&active_at(&task, at(3)), &UNLIMITED, None).await;
+    let told = here
+        .reserve(&active_at(&task, at(3)), &UNLIMITED, None, NO_FACTS)
+        .await;
     assert_eq!(lost(told), Loss::Told);
 }
 
@@ -156,14 +162,18 @@ async fn a_lost_end_is_found_as_a_lost_credential_is() {
     let task = task_at(at(0));
     ledger.open(&task, None, None).await.unwrap();
     let lease = lease_at(&task, at(1));
-    ledger.reserve(&lease, &UNLIMITED, None).await.unwrap();
+    ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await.unwrap();
     server.say::<()>(&["SAVE"]).unwrap();
     let agent = Selector::Agent(lease.agent.clone());
     ledger.cut(&cutoff(agent, at(2), at(2))).await.unwrap();
     server.stop();
     server.restart().await;
     answers(&ledger).await;
-    let found = lost(ledger.reserve(&active_at(&task, at(2)), &UNLIMITED, None).await);
+    let found = lost(
+        ledger
+            .reserve(&active_at(&task, at(2)), &UNLIMITED, None, NO_FACTS)
+            .await,
+    );
     assert_eq!(found, Loss::RolledBack);
     // And while nobody asks for anything, a look finds it.
     ledger.begin_epoch(epoch(4), &[Writer(1)].into()).await.unwrap();
@@ -185,7 +195,7 @@ async fn whoever_relies_on_a_lease_finds_that_its_end_was_lost() {
     let task = task_at(at(0));
     ledger.open(&task, None, None).await.unwrap();
     let lease = active_at(&task, at(1));
-    ledger.reserve(&lease, &UNLIMITED, None).await.unwrap();
+    ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await.unwrap();
     server.say::<()>(&["SAVE"]).unwrap();
     ledger.live(lease.id, at(2)).await.unwrap();
     ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
@@ -209,7 +219,7 @@ async fn a_server_that_kept_everything_is_no_loss() {
     ledger.open(&task, None, None).await.unwrap();
     for second in 1..20 {
         ledger
-            .reserve(&active_at(&task, at(second)), &UNLIMITED, None)
+            .reserve(&active_at(&task, at(second)), &UNLIMITED, None, NO_FACTS)
             .await
             .unwrap();
     }
@@ -219,7 +229,7 @@ async fn a_server_that_kept_everything_is_no_loss() {
     answers(&ledger).await;
     ledger.watch().await.unwrap();
     ledger
-        .reserve(&active_at(&task, at(30)), &UNLIMITED, None)
+        .reserve(&active_at(&task, at(30)), &UNLIMITED, None, NO_FACTS)
         .await
         .unwrap();
     let again = connect(&config, 1, Memory::Mark(remembered)).await;
@@ -240,7 +250,7 @@ async fn many_at_once_raise_no_false_alarm() {
     let calls = (0..400).map(|number| {
         let (ledger, lease) = (&ledgers[number % 2], active_at(&task, at(1)));
         async move {
-            ledger.reserve(&lease, &UNLIMITED, None).await.unwrap();
+            ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await.unwrap();
             if number % 50 == 0 {
                 assert!(matches!(ledger.watch().await.unwrap(), Watched::Whole(_)));
             }
