@@ -8,6 +8,7 @@
 
 pub mod attest;
 mod behind;
+mod bounds;
 pub mod complete;
 pub mod decide;
 pub mod error;

@@ -11,12 +11,13 @@ use crate::model::ids::{DecisionId, RequestId};
 use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::Charter;
 use crate::model::time::Timestamp;
-use crate::model::ttl::{Bound, Bounded, Ttl};
+use crate::model::ttl::{Bounded, Ttl};
 use crate::policy::permit::{Denial, Permit};
 use crate::policy::{AccessRequest, TaskContext};
 use crate::provider::Promise;
 use crate::registry::{Caller, DAYFLY};
 
+use super::bounds::Bounds;
 use super::error::BrokerError;
 use super::records::{Fill, of_caller};
 use super::rules::Ruleset;
@@ -123,29 +124,28 @@ impl Broker {
             reason: reason.to_owned(),
             approval: None,
         };
-        let left = |until: Timestamp| Ttl::from_duration(until.since(now));
-        let task_left = left(charter.deadline).ok_or_else(|| denied("the task's time is up"))?;
-        let start = match asked {
-            Some(ttl) => Bounded::new(ttl, Bound::Requested),
-            None => Bounded::new(tool.default_ttl, Bound::Default),
+        let bounds = Bounds {
+            agent: caller.agent(),
+            tool,
+            obligations: permit.obligations(),
+            promise,
+            asked,
+            from: now,
+            deadline: charter.deadline,
+            evidence: self.evidence_bound(caller.workload().attestation().expires_at),
         };
-        let mut bounded = start
-            .at_most(permit.obligations().max_ttl, Bound::Policy)
-            .at_most(caller.agent().ceilings.ttl, Bound::Agent)
-            .at_most(Some(tool.max_ttl), Bound::Tool)
-            .at_most(Some(promise.most), Bound::Provider)
-            .at_most(Some(task_left), Bound::Task);
-        if self.parts.settings.bind_to_attestation {
-            let evidence_left = left(caller.workload().attestation().expires_at)
-                .ok_or_else(|| denied("the evidence is about to expire: present a new one"))?;
-            bounded = bounded.at_most(Some(evidence_left), Bound::Attestation);
-        }
+        let bounded = bounds.shortest().map_err(denied)?;
         if bounded.ttl < promise.least {
             return Err(denied(
                 "less life is left than this tool's provider can give at least",
             ));
         }
         Ok(bounded)
+    }
+
+    /// When the evidence ends, where credentials are bound to it.
+    pub(super) fn evidence_bound(&self, until: Timestamp) -> Option<Timestamp> {
+        self.parts.settings.bind_to_attestation.then_some(until)
     }
 
     /// Records a denial and turns it into the answer. When it cannot be recorded, the answer is that.
