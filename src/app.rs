@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::error::chain;
+use crate::broker::load::Loaded;
 use crate::broker::rules::Rules;
 use crate::broker::{Broker, Parts, Settings, reaper, reconciler};
 use crate::clock::{Clock, SystemClock};
@@ -49,8 +50,6 @@ const NEWEST: u64 = 2000;
 
 /// A broker that serves.
 pub struct Running {
-    config: Arc<Config>,
-    providers: Providers,
     broker: Arc<Broker>,
     address: SocketAddr,
     stop: CancellationToken,
@@ -77,6 +76,7 @@ pub async fn start_on(listener: TcpListener, configuration: &Path) -> anyhow::Re
 
 async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
+    let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let os_entropy = OsEntropy::new();
     let entropy: Arc<dyn Entropy> = Arc::new(os_entropy.clone());
@@ -126,7 +126,13 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
         verifiers: Arc::clone(&verifiers),
-        rules: Arc::new(Rules::new(ruleset)),
+        rules: Arc::new(Rules::from_source(
+            ruleset,
+            Arc::new(rules::Files {
+                config: Arc::clone(&config),
+                providers: providers.clone(),
+            }),
+        )),
         ledger,
         providers: providers.clone(),
         issuer: tokens,
@@ -145,6 +151,8 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let metrics = telemetry::init_metrics()?;
     // A ledger that was recovered meanwhile is taken into use before the first request.
     broker.look_at_ledger().await?;
+    broker.catch_up().await?;
+    broker.settle_rules().await?;
     tracker.spawn(mark::keep(Arc::clone(&broker), marks, stop.clone()));
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     let state = HttpState {
@@ -161,8 +169,6 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     starting.disarm();
     Ok(Running {
         drain: config.server.drain_timeout,
-        config: Arc::new(config),
-        providers,
         broker,
         address,
         stop,
@@ -223,35 +229,10 @@ async fn check_providers(providers: &Providers) -> anyhow::Result<()> {
 
 impl Running {
     /// Reads policies, agents and tools anew and puts them in force as one revision. When anything is
-    /// wrong with them nothing changes, and the error says what. Requests under way end with the
-    /// revision that they began with.
-    pub async fn reload(&self) -> anyhow::Result<()> {
-        let (config, providers) = (Arc::clone(&self.config), self.providers.clone());
-        let loaded = tokio::task::spawn_blocking(move || rules::load(&config, &providers)).await?;
-        let now = self.clock.now();
-        let (ruleset, warnings) = match loaded {
-            Ok(loaded) => loaded,
-            Err(problems) => {
-                let reason = problems.to_string().chars().take(1000).collect();
-                let record = Record::new(Verb::Load, Outcome::Failed, now);
-                self.journal
-                    .append(Record {
-                        reason: Some(reason),
-                        ..record
-                    })
-                    .await?;
-                return Err(problems);
-            }
-        };
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
-        let revision = Some(ruleset.revision.clone());
-        let record = Record::new(Verb::Load, Outcome::Permitted, now);
-        // On record before it decides anything.
-        self.journal.append(Record { revision, ..record }).await?;
-        self.broker.rules().replace(ruleset);
-        Ok(())
+    /// wrong with them, or they would end more than may end unasked, nothing changes, and the error says why.
+    /// Requests under way end with the revision that they began with.
+    pub async fn reload(&self) -> anyhow::Result<Loaded> {
+        Ok(self.broker.reload_by_itself().await?)
     }
 
     /// Where it listens.
@@ -308,6 +289,10 @@ fn spawn_background(
     entropy: &Arc<dyn Entropy>,
 ) {
     tracker.spawn(Arc::clone(broker).reap(stop.clone()));
+    tracker.spawn(Arc::clone(broker).follow_facts(stop.clone()));
+    tracker.spawn(Arc::clone(broker).recheck_regularly(stop.clone()));
+    tracker.spawn(Arc::clone(broker).watch_rules(stop.clone()));
+    tracker.spawn(Arc::clone(broker).watch_trust(stop.clone()));
     tracker.spawn(Arc::clone(broker).reconcile_regularly(stop.clone()));
     tracker.spawn(Arc::clone(broker).count_stuck_regularly(stop.clone()));
     for source in verifiers.key_sources() {
@@ -343,6 +328,8 @@ fn settings(config: &Config) -> Settings {
         live_credentials_per_task: Some(config.tasks.live_credentials.get()),
         open_tasks_per_agent: Some(config.tasks.open_tasks.get()),
         bind_to_attestation: config.tasks.bind_to_attestation,
+        blast_radius: config.policy.blast_radius,
+        watch_rules: config.policy.watch,
         reaper: reaper::Settings {
             interval: reaper.interval,
             batch: reaper.batch,

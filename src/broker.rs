@@ -8,6 +8,7 @@
 
 pub mod attest;
 mod behind;
+pub mod blast;
 mod bounds;
 pub mod complete;
 pub mod decide;
@@ -16,12 +17,14 @@ pub mod facts;
 pub mod inspect;
 pub mod introspect;
 pub mod issue;
+pub mod load;
 pub mod measure;
 pub mod open;
 mod permission;
 pub mod quarantine;
 pub mod ready;
 pub mod reaper;
+pub mod recheck;
 pub mod reconciler;
 mod records;
 pub mod recover;
@@ -30,6 +33,8 @@ pub mod revoke;
 pub mod rules;
 mod sightings;
 pub mod stuck;
+mod trust;
+mod walk;
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -103,6 +108,10 @@ pub struct Settings {
     pub bind_to_attestation: bool,
     /// How many open tasks are remembered, to spare the ledger a read.
     pub remembered_tasks: NonZeroUsize,
+    /// How many live leases other rules may end without somebody accepting it.
+    pub blast_radius: u64,
+    /// How often the files of the rules are looked at; not at all when absent.
+    pub watch_rules: Option<Duration>,
     /// How the reaper works.
     pub reaper: reaper::Settings,
     /// How the reconciler works.
@@ -121,6 +130,8 @@ impl Default for Settings {
             open_tasks_per_agent: Some(100),
             bind_to_attestation: false,
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
+            blast_radius: 1000,
+            watch_rules: None,
             reaper: reaper::Settings::default(),
             reconciler: reconciler::Settings::default(),
         }
@@ -144,8 +155,12 @@ pub struct Broker {
     looks: Cache<String, ()>,
     /// What the reconciler could not end and has told of lately.
     mismatches: Cache<LeaseId, ()>,
+    /// Held by whoever puts other rules in force.
+    loading: tokio::sync::Mutex<()>,
     /// Held by the pass of the reconciler that is under way.
     comparing: tokio::sync::Mutex<()>,
+    /// Wakes the recheck when something was ordered.
+    ordered: Notify,
     /// Wakes the reaper when something became due.
     due: Notify,
     /// Wakes those who wait for receipts.
@@ -179,7 +194,9 @@ impl Broker {
             strangers: Sightings::new(),
             looks,
             mismatches,
+            loading: tokio::sync::Mutex::new(()),
             comparing: tokio::sync::Mutex::new(()),
+            ordered: Notify::new(),
             due: Notify::new(),
             settled: Notify::new(),
             quarantined: AtomicBool::new(false),
@@ -211,17 +228,22 @@ impl Broker {
 
     /// The charter of one of the caller's own tasks. Another agent's task does not exist for it.
     async fn own_charter(&self, caller: &Caller, id: TaskId) -> Result<Arc<Charter>, BrokerError> {
-        let charter = match self.charters.get(&id) {
-            Some(charter) => charter,
-            None => {
-                let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
-                self.remember(task)
-            }
-        };
+        let charter = self.charter(id).await?;
         if charter.agent == caller.agent().name {
             Ok(charter)
         } else {
             Err(BrokerError::NoTask)
+        }
+    }
+
+    /// The charter of a task.
+    async fn charter(&self, id: TaskId) -> Result<Arc<Charter>, BrokerError> {
+        match self.charters.get(&id) {
+            Some(charter) => Ok(charter),
+            None => {
+                let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+                Ok(self.remember(task))
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod check;
 pub mod client;
 mod credential;
 pub mod exit;
+pub mod fact;
 pub mod inventory;
 pub mod journal;
 pub mod lease;
@@ -15,7 +16,10 @@ pub mod policy;
 pub mod receipt;
 pub mod reconcile;
 pub mod recover;
+pub mod reload;
+pub mod revoke;
 pub mod serve;
+pub mod simulate;
 pub mod task;
 pub mod terminal;
 pub mod token;
@@ -69,6 +73,13 @@ enum Command {
     /// Look at tools, and end all that is out for one.
     #[command(subcommand)]
     Tool(inventory::ToolCommand),
+    /// Put policies, agents and tools in force anew.
+    Reload(reload::Reload),
+    /// End everything that an agent, a tool, a user, … has out, after a look at what that is.
+    Revoke(revoke::Revoke),
+    /// State what is known about agents, tools, users, tasks and environments.
+    #[command(subcommand)]
+    Fact(fact::FactCommand),
     /// Compare what providers hold with the ledger, now.
     Reconcile(reconcile::Reconcile),
     /// Verify and follow the journal.
@@ -124,12 +135,15 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Dev(command) => Box::pin(command.run(&terminal)),
         Command::Demo => Box::pin(crate::dev::demo::run(&terminal)),
         Command::Check(command) => Box::pin(ready(command.run(&terminal))),
-        Command::Policy(command) => Box::pin(ready(command.run(&terminal))),
+        Command::Policy(command) => Box::pin(command.run(&terminal)),
         Command::Task(command) => Box::pin(command.run(&terminal)),
         Command::Lease(command) => Box::pin(command.run(&terminal)),
         Command::Token(command) => Box::pin(command.run(&terminal)),
         Command::Agent(command) => Box::pin(command.run(&terminal)),
         Command::Tool(command) => Box::pin(command.run(&terminal)),
+        Command::Reload(command) => Box::pin(command.run(&terminal)),
+        Command::Revoke(command) => Box::pin(command.run(&terminal)),
+        Command::Fact(command) => Box::pin(command.run(&terminal)),
         Command::Reconcile(command) => Box::pin(command.run(&terminal)),
         Command::Journal(command) => Box::pin(command.run(&terminal)),
         Command::Receipt(command) => Box::pin(ready(command.run(&terminal))),

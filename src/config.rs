@@ -21,6 +21,7 @@ pub mod telemetry;
 pub mod tokens;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::model::document::problem::Problems;
 use crate::model::document::{Document, Section};
@@ -30,7 +31,7 @@ use identity::IdentityConfig;
 use journal::JournalConfig;
 use ledger::LedgerConfig;
 use providers::ProviderConfig;
-use read::Base;
+use read::{Base, duration_within, within};
 use reaper::ReaperConfig;
 use reconciler::ReconcilerConfig;
 use server::ServerConfig;
@@ -84,6 +85,12 @@ pub struct RegistryConfig {
 pub struct PolicyConfig {
     /// The directories with `*.cedar` files, at least one.
     pub dirs: Vec<PathBuf>,
+    /// The directories with policies in the shadow of those: asked and not obeyed. None is none.
+    pub shadow_dirs: Vec<PathBuf>,
+    /// How often the files of policies, agents and tools are looked at; none when they are not.
+    pub watch: Option<Duration>,
+    /// How many live leases other rules may end without somebody accepting it.
+    pub blast_radius: u64,
 }
 
 /// Reads a configuration file.
@@ -150,6 +157,16 @@ fn policy(section: &mut Section<'_>, base: Base<'_>) -> PolicyConfig {
     }
     PolicyConfig {
         dirs: dirs.iter().map(|dir| base.join(dir)).collect(),
+        shadow_dirs: section
+            .list::<PathBuf>("shadow_dirs")
+            .unwrap_or_default()
+            .iter()
+            .map(|dir| base.join(dir))
+            .collect(),
+        watch: section
+            .or("watch_files", true)
+            .then_some(duration_within(section, "watch_interval", 5, 3600)),
+        blast_radius: within(section, "blast_radius", 1000, 0, u64::MAX),
     }
 }
 

@@ -13,6 +13,7 @@ mod decisions;
 mod early;
 mod envelope;
 mod extract;
+mod facts;
 mod finish;
 mod form;
 mod gate;
@@ -25,6 +26,7 @@ mod reader;
 mod reconciliations;
 mod registry;
 mod revocations;
+mod rules;
 mod serve;
 mod tasks;
 pub mod wire;
@@ -123,6 +125,9 @@ fn prompt() -> Routes {
         .routes(routes!(leases::retry))
         .routes(routes!(leases::abandon))
         .routes(routes!(decisions::decide))
+        .routes(routes!(facts::list))
+        .routes(routes!(facts::state, facts::take_back))
+        .routes(routes!(facts::rechecks))
         .routes(routes!(registry::agents))
         .routes(routes!(registry::agent))
         .routes(routes!(registry::tools))
@@ -139,6 +144,8 @@ fn waiting() -> Routes {
         .routes(routes!(tasks::complete))
         .routes(routes!(tasks::revoke))
         .routes(routes!(reconciliations::reconcile))
+        .routes(routes!(rules::reload))
+        .routes(routes!(rules::preview))
         .routes(routes!(revocations::revoke, revocations::follow))
 }
 
@@ -275,7 +282,7 @@ fn describe(api: &mut OpenApi) {
             true => &oauth,
             false => &problem,
         };
-        let operations = [&mut item.get, &mut item.post];
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let responses = &mut operation.responses.responses;
             for response in responses.values_mut() {
@@ -419,7 +426,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 32);
+        assert_eq!(paths.len(), 37);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {

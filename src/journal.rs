@@ -18,6 +18,7 @@ pub mod reader;
 pub mod receipt;
 pub mod record;
 mod recovery;
+pub mod replay;
 mod segment;
 mod storage;
 pub mod unfinished;

@@ -20,6 +20,7 @@ mod prepared;
 mod reads;
 #[cfg(test)]
 mod samples;
+pub mod shadow;
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 
+use super::load::Unloadable;
 use crate::entropy::NoEntropy;
 use crate::identity::IdentityError;
 use crate::journal::JournalError;
@@ -50,6 +51,20 @@ pub enum BrokerError {
         pointer: &'static str,
         /// Which bound, and what to do.
         reason: String,
+    },
+    /// The rules that were to be loaded are none. What was in force stays in force.
+    #[error("nothing was changed: {0}")]
+    Unloadable(#[from] Unloadable),
+    /// The rules that were to be loaded would end too much at once. What was in force stays in force.
+    #[error(
+        "nothing was changed: {would_end} live leases would end or wait, and {most} may without somebody accepting \
+         it: look with `dayfly policy diff --live`, then `dayfly reload --accept-blast-radius {would_end}`"
+    )]
+    BlastRadius {
+        /// How many live leases would end or wait for an approval.
+        would_end: u64,
+        /// How many may.
+        most: u64,
     },
     /// The ledger says no.
     #[error(transparent)]

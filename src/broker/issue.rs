@@ -18,6 +18,8 @@ use super::error::BrokerError;
 use super::records::{Fill, of_caller};
 use super::{Broker, measure};
 
+/// How often a decision is made again because a fact was stated meanwhile.
+pub(super) const MOST_CATCH_UPS: usize = 4;
 /// How often one idempotency key may bring a new credential in place of the last.
 const MOST_REPEATS: usize = 8;
 
@@ -48,26 +50,42 @@ pub struct Issued {
 }
 
 impl Broker {
-    /// Issues a credential for one access of a task.
+    /// Issues a credential for one access of a task. A decision that a newer fact came in the way of is made
+    /// again.
     pub async fn issue(
         &self,
         caller: Caller,
         order: IssueOrder,
         request: RequestId,
     ) -> Result<Issued, BrokerError> {
+        for _ in 0..MOST_CATCH_UPS {
+            match self.try_issue(&caller, &order, request).await {
+                Err(BrokerError::Refused(Refusal::StaleFacts)) => self.catch_up().await?,
+                answer => return answer,
+            }
+        }
+        self.try_issue(&caller, &order, request).await
+    }
+
+    async fn try_issue(
+        &self,
+        caller: &Caller,
+        order: &IssueOrder,
+        request: RequestId,
+    ) -> Result<Issued, BrokerError> {
         self.outside_quarantine()?;
         let started = Instant::now();
         let now = self.now();
-        let charter = self.own_charter(&caller, order.task).await?;
+        let charter = self.own_charter(caller, order.task).await?;
         let decision = self.decision_id(now)?;
         let record = Record {
             decision: Some(decision),
             requested: order.ttl,
-            ..of_caller(Verb::Issue, Outcome::Permitted, now, &caller, request)
+            ..of_caller(Verb::Issue, Outcome::Permitted, now, caller, request)
                 .task(&charter)
                 .access(&order.access)
         };
-        let permit = match self.permit(&caller, &charter, &order.access, order.ttl, now) {
+        let permit = match self.permit(caller, &charter, &order.access, order.ttl, now) {
             Ok(permit) => permit,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };
@@ -108,7 +126,7 @@ impl Broker {
             ending: Some(lease.ending),
             ..record
         };
-        let reserving = self.reserve(draft, &budgets, order.key);
+        let reserving = self.reserve(draft, &budgets, order.key.clone());
         let minted = if promise.self_contained {
             // Nothing exists outside until we answer, so the reservation is the activation too, and
             // the record is written beside it: one ledger round trip.

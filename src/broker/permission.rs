@@ -6,7 +6,7 @@ use std::future::Future;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
 use crate::model::decision::Grounds;
-use crate::model::fact::Facts;
+use crate::model::fact::{Facts, Subject};
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::Charter;
@@ -28,7 +28,7 @@ use super::{Broker, measure};
 const NOTHING_PERMITS: &str = "no policy permits this";
 /// What an agent is told that names somebody for whom it may not act. Whether there is such a user, nobody
 /// here knows.
-const NOT_FOR_THEM: &str =
+pub(super) const NOT_FOR_THEM: &str =
     "the agent may not act on behalf of this user: its registry entry names whom it may in `may_act_for`";
 /// What an agent is told whose evidence ran out while it sent its request, or while it followed.
 const PROOF_IS_OVER: &str = "the evidence has expired: present a new one";
@@ -72,8 +72,22 @@ impl Broker {
         about: Option<&AgentName>,
         request: RequestId,
     ) -> Result<Record, BrokerError> {
+        let place = about.map(|name| Subject::Agent(name.clone()));
+        self.may_on(caller, verb, operation, place.as_ref(), request)
+            .await
+    }
+
+    /// The same about any subject.
+    pub(super) async fn may_on(
+        &self,
+        caller: &Caller,
+        verb: Verb,
+        operation: &'static str,
+        about: Option<&Subject>,
+        request: RequestId,
+    ) -> Result<Record, BrokerError> {
         let record = of_caller(verb, Outcome::Permitted, self.now(), caller, request);
-        self.may_about(caller, record, operation, about).await
+        self.may_with(caller, record, operation, about).await
     }
 
     /// The same, with a record that names already what it is about.
@@ -83,6 +97,17 @@ impl Broker {
         record: Record,
         operation: &'static str,
         about: Option<&AgentName>,
+    ) -> Result<Record, BrokerError> {
+        let place = about.map(|name| Subject::Agent(name.clone()));
+        self.may_with(caller, record, operation, place.as_ref()).await
+    }
+
+    async fn may_with(
+        &self,
+        caller: &Caller,
+        record: Record,
+        operation: &'static str,
+        about: Option<&Subject>,
     ) -> Result<Record, BrokerError> {
         let now = record.at;
         let decision = self.decision_id(now)?;
@@ -221,24 +246,33 @@ fn denial(rules: &Ruleset, reason: &str) -> Denial {
     Denial {
         grounds: Grounds {
             policies: Vec::new(),
-            faults: Vec::new(),
+            faults: Box::default(),
             facts: Box::default(),
             revision: rules.revision.clone(),
+            shadow: None,
         },
         reason: reason.to_owned(),
         approval: None,
     }
 }
 
-/// The access that stands for a deed on Dayfly itself: `dayfly:<operation>` on `agents/<name>`.
-fn dayfly(operation: &'static str, about: Option<&AgentName>) -> Result<Access, BrokerError> {
+/// The access that stands for a deed on Dayfly itself: `dayfly:<operation>` on `agents/<name>`, `tools/<name>`
+/// or `environments/<name>`. Users and tasks have no names that policies could list.
+fn dayfly(operation: &'static str, about: Option<&Subject>) -> Result<Access, BrokerError> {
     let tool = DAYFLY.parse().map_err(unusable)?;
     let operation: Operation = operation.parse().map_err(unusable)?;
-    let resource = about.map(|name| format!("agents/{name}").parse()).transpose();
+    let place = |about: &Subject| match about {
+        Subject::Agent(name) => format!("agents/{name}"),
+        Subject::Tool(name) => format!("tools/{name}"),
+        Subject::Environment(name) => format!("environments/{name}"),
+        Subject::User(_) => "users".to_owned(),
+        Subject::Task(_) => "tasks".to_owned(),
+    };
+    let resource = about.map(|about| place(about).parse()).transpose();
     let resources = resource.map_err(unusable)?.into_iter().collect();
     Access::new(tool, [operation].into(), resources).map_err(unusable)
 }
 
-fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> BrokerError {
+pub(super) fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> BrokerError {
     BrokerError::BadAccess(error.into())
 }

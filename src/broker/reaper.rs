@@ -236,7 +236,6 @@ impl<'b> Work<'b> {
 impl Broker {
     /// Ends what is due until told to stop: when something became due, and otherwise at every interval.
     pub async fn reap(self: Arc<Self>, stop: CancellationToken) {
-        self.drain_cutoffs().await;
         let mut work = Work::new(&self);
         while !stop.is_cancelled() {
             let full = work.claim().await.unwrap_or_else(|error| {
@@ -422,21 +421,5 @@ impl Broker {
     pub(super) fn jitter(&self, most: Duration) -> Duration {
         let part = draw::<2>(&*self.parts.entropy).map_or(u16::MAX, u16::from_be_bytes);
         most.mul_f64(f64::from(part) / f64::from(u16::MAX))
-    }
-
-    /// Goes on with the drains that the last process did not end.
-    async fn drain_cutoffs(&self) {
-        let cutoffs = match self.parts.ledger.cutoffs().await {
-            Ok(cutoffs) => cutoffs,
-            Err(error) => {
-                tracing::warn!(%error, "could not look for unfinished drains");
-                return;
-            }
-        };
-        for cutoff in cutoffs {
-            if let Err(error) = self.drain(&cutoff).await {
-                tracing::warn!(error = %chain(&error), "could not finish a drain");
-            }
-        }
     }
 }

@@ -105,8 +105,9 @@ impl Fill for Record {
         Self {
             policies: grounds.policies.clone(),
             facts: grounds.facts.to_vec(),
-            faults: grounds.faults.clone(),
+            faults: grounds.faults.to_vec(),
             revision: Some(grounds.revision.clone()),
+            shadow: grounds.shadow.clone(),
             ..self
         }
     }

@@ -1,8 +1,8 @@
 //! `renew`: a credential lives on, if policy still says so.
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::Renewal;
 use crate::ledger::reservation::Reservation;
+use crate::ledger::{Refusal, Renewal};
 use crate::model::access::Access;
 use crate::model::ids::{LeaseId, RequestId};
 use crate::model::lease::{Lease, Vouched};
@@ -10,15 +10,32 @@ use crate::model::ttl::Ttl;
 use crate::registry::Caller;
 
 use super::error::BrokerError;
-use super::issue::Issued;
+use super::issue::{Issued, MOST_CATCH_UPS};
 use super::records::{Fill, of_caller};
 use super::{Broker, measure};
 
 impl Broker {
     /// Decides anew, with today's policies, and gives a credential with the same lease and a later expiry.
+    /// A decision that a newer fact came in the way of is made again.
     pub async fn renew(
         &self,
         caller: Caller,
+        id: LeaseId,
+        ttl: Option<Ttl>,
+        request: RequestId,
+    ) -> Result<Issued, BrokerError> {
+        for _ in 0..MOST_CATCH_UPS {
+            match self.try_renew(&caller, id, ttl, request).await {
+                Err(BrokerError::Refused(Refusal::StaleFacts)) => self.catch_up().await?,
+                answer => return answer,
+            }
+        }
+        self.try_renew(&caller, id, ttl, request).await
+    }
+
+    async fn try_renew(
+        &self,
+        caller: &Caller,
         id: LeaseId,
         ttl: Option<Ttl>,
         request: RequestId,
@@ -32,7 +49,7 @@ impl Broker {
             .await?
             .filter(|lease| lease.agent == caller.agent().name);
         let lease = lease.ok_or(BrokerError::NoLease)?;
-        let charter = self.own_charter(&caller, lease.task).await?;
+        let charter = self.own_charter(caller, lease.task).await?;
         let access = Access::new(lease.tool.clone(), lease.actions.clone(), lease.resources.clone())
             .map_err(|error| BrokerError::BadAccess(error.into()))?;
         let provider = self.parts.providers.get(&lease.provider)?;
@@ -41,12 +58,12 @@ impl Broker {
             decision: Some(decision),
             lease: Some(id),
             requested: ttl,
-            ..of_caller(Verb::Renew, Outcome::Permitted, now, &caller, request)
+            ..of_caller(Verb::Renew, Outcome::Permitted, now, caller, request)
                 .task(&charter)
                 .access(&access)
         };
         let decided = self
-            .permit(&caller, &charter, &access, ttl, now)
+            .permit(caller, &charter, &access, ttl, now)
             .and_then(|permit| {
                 let promise = provider.promise(&permit.request().tool);
                 let granted = self.bound(&permit, &charter, ttl, promise, now)?;

@@ -1,31 +1,41 @@
 //! `revoke`: an end is ordered, for one lease or for all that fit.
 
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::journal::record::{Record, Result as Decided, Verb};
-use crate::ledger::{Filter, LedgerError, Page, Refusal};
+use crate::ledger::{LedgerError, Refusal};
 use crate::model::cutoff::{Cutoff, Selector};
+use crate::model::fact::Subject;
 use crate::model::ids::{LeaseId, RequestId, TaskId};
 use crate::model::lease::{Cause, Lease};
-use crate::model::name::{AgentName, ToolName};
+use crate::model::name::AgentName;
+use crate::model::recheck::Work;
 use crate::model::secret::Secret;
 use crate::model::task::{Outcome, TaskChange};
 use crate::model::time::Timestamp;
 use crate::registry::Caller;
 
+use super::blast::Blast;
 use super::complete::Completed;
 use super::error::BrokerError;
 use super::records::{Fill, of_caller};
+use super::walk::Walk;
 use super::{Broker, measure};
+
+/// How long the answer to a kill order waits for what it ends.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What a revocation of many did.
 #[derive(Debug)]
 pub struct Revoked {
     /// The record that denies at once.
     pub cutoff: Cutoff,
-    /// How many live leases it found and turned to their end.
+    /// How many live leases it found and turned to their end so far.
     pub leases: usize,
+    /// Whether those were all. If not, the rest is on its way: it is denied already.
+    pub drained: bool,
 }
 
 impl Broker {
@@ -128,39 +138,16 @@ impl Broker {
         self.drained(task, wait).await
     }
 
-    /// Ends every lease of an agent that was made up to now.
-    pub async fn revoke_agent(
+    /// Ends every lease that a selector fits and that was made up to now: a kill order. The order stands in
+    /// the ledger before anything else, so that another broker goes on with it if this one dies.
+    pub async fn revoke_all(
         &self,
         caller: &Caller,
-        agent: AgentName,
+        selector: Selector,
         reason: &str,
         request: RequestId,
     ) -> Result<Revoked, BrokerError> {
-        let record = self
-            .may(caller, Verb::Revoke, "revoke", Some(&agent), request)
-            .await?;
-        self.revoke_all(record.reason(reason), Selector::Agent(agent))
-            .await
-    }
-
-    /// Ends every lease for a tool that was made up to now.
-    pub async fn revoke_tool(
-        &self,
-        caller: &Caller,
-        tool: ToolName,
-        reason: &str,
-        request: RequestId,
-    ) -> Result<Revoked, BrokerError> {
-        let record = self.may(caller, Verb::Revoke, "revoke", None, request).await?;
-        let record = Record {
-            tool: Some(tool.clone()),
-            ..record.reason(reason)
-        };
-        self.revoke_all(record, Selector::Tool(tool)).await
-    }
-
-    /// One record denies at once; then each lease that it matches is turned to its end.
-    async fn revoke_all(&self, record: Record, selector: Selector) -> Result<Revoked, BrokerError> {
+        let record = self.may_end_all(caller, &selector, request).await?;
         let now = self.now();
         let cutoff = Cutoff {
             selector,
@@ -168,29 +155,85 @@ impl Broker {
             at: now,
             cause: Cause::Cutoff,
         };
-        self.parts.ledger.cut(&cutoff).await?;
+        self.order_cut(&cutoff, reason).await?;
         // Ending access is never held back by the journal: what fails here is said when all is ended.
         let drained = self.drain(&cutoff).await;
-        self.record(record).await?;
+        self.record(record.reason(reason)).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);
+        let (leases, drained) = drained?;
         Ok(Revoked {
             cutoff,
-            leases: drained?,
+            leases,
+            drained,
         })
     }
 
-    /// Turns every live lease that a cutoff matches to its end, a page at a time.
-    pub(super) async fn drain(&self, cutoff: &Cutoff) -> Result<usize, BrokerError> {
-        let filter = Filter::of(&cutoff.selector);
-        let limit = NonZeroUsize::new(Page::MOST).unwrap_or(NonZeroUsize::MIN);
-        let mut page = Page { after: None, limit };
+    /// Denies at once, and leaves the ends of what is out to the recheck.
+    pub(super) async fn order_cut(&self, cutoff: &Cutoff, why: &str) -> Result<(), BrokerError> {
+        let work = Work::Cut {
+            cutoff: cutoff.clone(),
+        };
+        self.order_recheck(cutoff.selector.clone(), work, why).await?;
+        Ok(self.parts.ledger.cut(cutoff).await?)
+    }
+
+    /// What a kill order would end now. Takes the same permit.
+    pub async fn preview_revocation(
+        &self,
+        caller: &Caller,
+        selector: Selector,
+        request: RequestId,
+    ) -> Result<Blast, BrokerError> {
+        let record = self.may_end_all(caller, &selector, request).await?;
+        self.record(Record {
+            verb: Verb::Inspect,
+            ..record.reason("what a revocation would end")
+        })
+        .await?;
+        let rules = self.parts.rules.current();
+        let mut blast = Blast::default();
+        let mut walk = Walk::new(&*self.parts.ledger, &selector);
+        while let Some(leases) = walk.next().await? {
+            leases
+                .iter()
+                .for_each(|lease| blast.count(&rules.registry, lease));
+        }
+        Ok(blast)
+    }
+
+    /// The record of an order to end all that a selector fits, if the caller may give it.
+    async fn may_end_all(
+        &self,
+        caller: &Caller,
+        selector: &Selector,
+        request: RequestId,
+    ) -> Result<Record, BrokerError> {
+        let about = match selector {
+            Selector::Agent(name) => Some(Subject::Agent(name.clone())),
+            Selector::Tool(name) => Some(Subject::Tool(name.clone())),
+            Selector::Environment(name) => Some(Subject::Environment(name.clone())),
+            Selector::User(id) => Some(Subject::User(id.clone())),
+            Selector::Task(id) => Some(Subject::Task(*id)),
+            Selector::Lease(_) | Selector::TrustDomain(_) | Selector::All => None,
+        };
+        let record = self
+            .may_on(caller, Verb::Revoke, "revoke", about.as_ref(), request)
+            .await?;
+        let tool = match selector {
+            Selector::Tool(name) => Some(name.clone()),
+            _ => record.tool.clone(),
+        };
+        Ok(Record { tool, ..record })
+    }
+
+    /// Turns every live lease that a cutoff matches to its end, as many as there is time for: the recheck does
+    /// the rest. How many, and whether that was all.
+    async fn drain(&self, cutoff: &Cutoff) -> Result<(usize, bool), BrokerError> {
+        let enough = Instant::now() + ANSWER_WITHIN;
         let mut turned = 0;
-        loop {
-            let leases = self.parts.ledger.find(&filter, &page).await?;
-            for lease in &leases {
-                if !lease.is_cut_by(cutoff) {
-                    continue;
-                }
+        let mut walk = Walk::new(&*self.parts.ledger, &cutoff.selector);
+        while let Some(leases) = walk.next().await? {
+            for lease in leases.iter().filter(|lease| lease.is_cut_by(cutoff)) {
                 match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {
                     Ok(_) => turned += 1,
                     // Ended and forgotten since it was found: the rest has to end all the same.
@@ -199,11 +242,11 @@ impl Broker {
                 }
             }
             self.due.notify_one();
-            match leases.last() {
-                Some(last) if leases.len() == limit.get() => page.after = Some(last.id),
-                _ => return Ok(turned),
+            if Instant::now() >= enough {
+                return Ok((turned, false));
             }
         }
+        Ok((turned, true))
     }
 
     /// What the record of an order to end something starts from.

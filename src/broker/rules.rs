@@ -6,7 +6,10 @@ use arc_swap::ArcSwap;
 
 use crate::model::decision::Revision;
 use crate::policy::PolicyEngine;
+use crate::policy::affected::InForce;
 use crate::registry::Registry;
+
+use super::load::{Fingerprint, Given, Source, Unloadable};
 
 /// One revision. The engine decides with the schema of this very registry.
 pub struct Ruleset {
@@ -18,22 +21,64 @@ pub struct Ruleset {
     pub revision: Revision,
 }
 
-/// The revision that is in force.
-pub struct Rules(ArcSwap<Ruleset>);
+impl Ruleset {
+    /// What decides.
+    pub fn in_force(&self) -> InForce<'_> {
+        InForce {
+            engine: &*self.engine,
+            registry: &self.registry,
+        }
+    }
+}
+
+/// The revision that is in force, and where the next one comes from.
+pub struct Rules {
+    current: ArcSwap<Ruleset>,
+    source: Option<Arc<dyn Source>>,
+}
 
 impl Rules {
     /// Starts with one revision.
     pub fn new(first: Ruleset) -> Self {
-        Self(ArcSwap::from_pointee(first))
+        Self {
+            current: ArcSwap::from_pointee(first),
+            source: None,
+        }
+    }
+
+    /// The same, and later ones are read from here.
+    pub fn from_source(first: Ruleset, source: Arc<dyn Source>) -> Self {
+        Self {
+            source: Some(source),
+            ..Self::new(first)
+        }
     }
 
     /// The revision in force. A request takes it once and keeps it to its end.
     pub fn current(&self) -> Arc<Ruleset> {
-        self.0.load_full()
+        self.current.load_full()
     }
 
     /// Replaces the revision whole. Requests under way end with the one that they began with.
     pub fn replace(&self, next: Ruleset) {
-        self.0.store(Arc::new(next));
+        self.current.store(Arc::new(next));
+    }
+
+    /// The rules as they are where they come from, or as somebody sent them. Nothing is put in force.
+    pub(super) async fn read(&self, given: Option<Vec<Given>>) -> Result<Ruleset, Unloadable> {
+        match &self.source {
+            Some(source) => source.load(given).await,
+            None => Err(Unloadable(
+                "these rules come from nowhere that can be read again".into(),
+            )),
+        }
+    }
+
+    /// What tells one state of the files from another.
+    pub(super) async fn fingerprint(&self) -> Option<Fingerprint> {
+        match &self.source {
+            Some(source) => source.fingerprint().await,
+            None => None,
+        }
     }
 }

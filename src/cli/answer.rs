@@ -50,6 +50,26 @@ pub(super) fn print(terminal: &Terminal, entry: &Value) -> anyhow::Result<Exit> 
     Ok(Exit::Done)
 }
 
+/// Prints a list of the answer as a table of these members, or the answer as it is for a program.
+pub(super) fn table(
+    terminal: &Terminal,
+    answer: &Value,
+    member: &str,
+    columns: &[&str],
+) -> anyhow::Result<Exit> {
+    if terminal.is_json() {
+        terminal.value(answer)?;
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<Vec<String>> = list(answer, member)
+        .iter()
+        .map(|entry| columns.iter().map(|name| field(entry, name)).collect())
+        .collect();
+    let headings: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
+    terminal.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)?;
+    Ok(Exit::Done)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -149,6 +149,16 @@ impl Client {
         self.call(Method::POST, path, &[], Body::Form(form)).await
     }
 
+    /// States.
+    pub async fn put(&self, path: &str, body: Value) -> Result<Value, CallError> {
+        self.call(Method::PUT, path, &[], Body::Json(body)).await
+    }
+
+    /// Takes back.
+    pub async fn delete(&self, path: &str, body: Value) -> Result<Value, CallError> {
+        self.call(Method::DELETE, path, &[], Body::Json(body)).await
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -186,6 +196,18 @@ impl Client {
             Err(CallError::Problem(Box::new(Problem { status, body })))
         }
     }
+}
+
+/// A text as one segment of a path (RFC 3986 §3.3).
+pub(super) fn segment(text: &str) -> String {
+    let mut segment = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => segment.push(byte.into()),
+            _ => segment.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    segment
 }
 
 impl Evidence {

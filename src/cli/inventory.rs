@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::Remote;
-use super::answer::{self, field};
+use super::answer;
 use super::exit::Exit;
+use super::revoke;
 use super::task::access;
 use super::terminal::Terminal;
 use crate::app::providers::build_offline;
@@ -133,7 +134,7 @@ impl AgentCommand {
                     "autonomy",
                     "review_by",
                 ];
-                list(
+                answer::table(
                     terminal,
                     &remote.client()?.get("/v1/agents").await?,
                     "agents",
@@ -150,7 +151,7 @@ impl AgentCommand {
                 remote,
             } => {
                 let body = json!({ "agent": agent, "reason": reason });
-                revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
+                revoke::revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
             }
         }
     }
@@ -171,7 +172,7 @@ impl ToolCommand {
                     "max_ttl",
                     "owner",
                 ];
-                list(
+                answer::table(
                     terminal,
                     &remote.client()?.get("/v1/tools").await?,
                     "tools",
@@ -185,35 +186,8 @@ impl ToolCommand {
             Self::Explain(explain) => explain.run(terminal),
             Self::Revoke { tool, reason, remote } => {
                 let body = json!({ "tool": tool, "reason": reason });
-                revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
+                revoke::revoked(terminal, &remote.client()?.post("/v1/revocations", body).await?)
             }
         }
     }
-}
-
-fn list(terminal: &Terminal, answer: &Value, member: &str, columns: &[&str]) -> anyhow::Result<Exit> {
-    if terminal.is_json() {
-        terminal.value(answer)?;
-        return Ok(Exit::Done);
-    }
-    let rows: Vec<Vec<String>> = answer::list(answer, member)
-        .iter()
-        .map(|entry| columns.iter().map(|name| field(entry, name)).collect())
-        .collect();
-    let headings: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
-    terminal.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &rows)?;
-    Ok(Exit::Done)
-}
-
-fn revoked(terminal: &Terminal, answer: &Value) -> anyhow::Result<Exit> {
-    if terminal.is_json() {
-        terminal.value(answer)?;
-    } else {
-        let count = field(answer, "leases");
-        terminal.line(format!(
-            "denied from {} on; {count} live leases turned to their end",
-            field(answer, "at")
-        ))?;
-    }
-    Ok(Exit::Done)
 }

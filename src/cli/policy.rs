@@ -7,8 +7,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::Exit;
+use super::simulate::{Decided, Simulate};
 use super::task::access;
 use super::terminal::{Terminal, Tone};
+use super::{Remote, reload};
 use crate::app::rules::{self, Checked};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
@@ -35,6 +37,12 @@ pub enum Policy {
     Test(Test),
     /// Say what would be decided, and why.
     Explain(Box<Explain>),
+    /// Say what these rules would do to what is out at a broker.
+    Diff(Diff),
+    /// Put what was decided to these rules, and say what would be decided otherwise.
+    Simulate(Replay),
+    /// Report what policies in the shadow (`policy.shadow_dirs`) would have decided otherwise.
+    Shadow(Decided),
 }
 
 /// Which configuration.
@@ -109,6 +117,27 @@ fn stated(text: &str) -> Result<Stated, String> {
     })
 }
 
+/// Rules that are not in force yet.
+#[derive(Args, Debug)]
+pub struct Diff {
+    #[command(flatten)]
+    which: Which,
+    /// Against the live leases of a running broker.
+    #[arg(long, required = true)]
+    live: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Decisions that were made.
+#[derive(Args, Debug)]
+pub struct Replay {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    simulate: Simulate,
+}
+
 impl Which {
     fn load(&self) -> anyhow::Result<(config::Config, Checked)> {
         let config = config::load(&self.config)?;
@@ -147,11 +176,17 @@ impl Which {
 
 impl Policy {
     /// Runs it.
-    pub fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+    pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         match self {
             Self::Check(which) => which.check(terminal),
             Self::Test(test) => test.run(terminal),
             Self::Explain(explain) => explain.run(terminal),
+            Self::Simulate(replay) => {
+                let (_, checked) = replay.which.load()?;
+                replay.simulate.run(&checked, terminal)
+            }
+            Self::Shadow(decided) => decided.shadow(terminal),
+            Self::Diff(diff) => reload::diff(terminal, &diff.remote, &diff.which.config).await,
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
 use crate::app;
+use crate::broker::load::Loaded;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::dev::crm::Crm;
@@ -60,7 +61,8 @@ impl Serve {
             tokio::select! {
                 ended = &mut stopped => break ended?,
                 _ = hangup.recv() => match running.reload().await {
-                    Ok(()) => tracing::info!("policies, agents and tools were loaded anew"),
+                    Ok(Loaded::Unchanged(_)) => tracing::info!("policies, agents and tools are as they were"),
+                    Ok(Loaded::InForce(_)) => tracing::info!("policies, agents and tools were loaded anew"),
                     Err(problems) => tracing::error!("nothing was changed: {problems:#}"),
                 },
             }

@@ -65,6 +65,10 @@ kinds! {
     DENIED = FORBIDDEN, "denied", "Policy does not permit this";
     /// Policy asks for an approval first.
     APPROVAL_REQUIRED = FORBIDDEN, "approval-required", "Somebody has to approve this first";
+    /// The rules have mistakes.
+    UNLOADABLE = UNPROCESSABLE_ENTITY, "unloadable", "The rules cannot be put in force";
+    /// The rules would end more than may end unasked.
+    BLAST_RADIUS = CONFLICT, "blast-radius", "More would end than may end unasked";
     /// A cutoff is in force.
     REVOKED = FORBIDDEN, "revoked", "A revocation is in force";
     /// There is nothing here, or nothing that the caller may see.
@@ -258,6 +262,8 @@ impl From<BrokerError> for Problem {
             BrokerError::OutOfBounds { pointer, reason } => Self::field(pointer, reason),
             BrokerError::Refused(refusal) => refused(refusal),
             BrokerError::KeyExhausted => Self::new(Kind::KEY_EXHAUSTED, error.to_string()),
+            BrokerError::Unloadable(_) => Self::new(Kind::UNLOADABLE, error.to_string()),
+            BrokerError::BlastRadius { .. } => Self::new(Kind::BLAST_RADIUS, error.to_string()),
             BrokerError::NotRenewable => Self::new(Kind::NOT_RENEWABLE, error.to_string()),
             BrokerError::BadAccess(_) => Self::internal(&error),
             BrokerError::Ledger(error) => match error {

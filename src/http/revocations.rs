@@ -20,7 +20,7 @@ use crate::ledger::{Changes, Cursor};
 use super::answer::Answer;
 use super::extract::{Authenticated, Json, Query};
 use super::problem::{Kind, Problem};
-use super::wire::leases::{Feed, Following, Revoke, RevokedAnswer};
+use super::wire::leases::{Feed, Following, RevocationAnswer, Revoke};
 
 /// How often a quiet stream says that it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -28,34 +28,40 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Order the end of everything of an agent or for a tool
+/// Order the end of everything that a selector fits
 ///
-/// Takes a permit for `dayfly:revoke`. One record denies at once; then each live lease is ended.
+/// Takes a permit for `dayfly:revoke`. One record denies at once; then each live lease is ended. With `preview`
+/// nothing ends: the answer says what would.
 #[utoipa::path(post, path = "/v1/revocations", tag = "revocations", request_body = Revoke,
-    responses((status = 200, body = RevokedAnswer)))]
+    responses((status = 200, body = RevocationAnswer)))]
 pub(super) async fn revoke(
     call: Authenticated,
     Json(body): Json<Revoke>,
-) -> Result<Answer<RevokedAnswer>, Problem> {
-    let reason = body.reason;
-    let revoked = match (body.agent, body.tool) {
-        (Some(agent), None) => {
-            call.run(|broker, caller, request| async move {
-                broker
-                    .revoke_agent(&caller, agent, reason.as_str(), request)
-                    .await
-            })
-            .await?
-        }
-        (None, Some(tool)) => {
-            call.run(|broker, caller, request| async move {
-                broker.revoke_tool(&caller, tool, reason.as_str(), request).await
-            })
-            .await?
-        }
-        _ => return Err(Problem::field("", "name an `agent` or a `tool`, one of the two")),
+) -> Result<Answer<RevocationAnswer>, Problem> {
+    let Some(selector) = body.selector() else {
+        return Err(Problem::field(
+            "",
+            "name one of `agent`, `tool`, `user`, `environment` and `trust_domain`, or say `all`",
+        ));
     };
-    Ok(Answer(revoked.into()))
+    let reason = body.reason;
+    let answer = call
+        .run(move |broker, caller, request| async move {
+            match body.preview {
+                true => {
+                    let blast = broker.preview_revocation(&caller, selector, request).await?;
+                    Ok(RevocationAnswer::Preview(blast.into()))
+                }
+                false => {
+                    let revoked = broker
+                        .revoke_all(&caller, selector, reason.as_str(), request)
+                        .await?;
+                    Ok(RevocationAnswer::Done(revoked.into()))
+                }
+            }
+        })
+        .await?;
+    Ok(Answer(answer))
 }
 
 /// Follow revocations

@@ -5,9 +5,11 @@
 
 pub mod access;
 pub mod credentials;
+pub mod facts;
 pub mod leases;
 pub mod reconciliations;
 pub mod registry;
+pub mod rules;
 pub mod tasks;
 
 use std::fmt::Display;
@@ -107,22 +109,7 @@ fn ending() -> Object {
 
 /// The schema of a [`Bound`].
 fn bound() -> Object {
-    let all = [
-        Bound::Requested,
-        Bound::Default,
-        Bound::Policy,
-        Bound::Agent,
-        Bound::Tool,
-        Bound::Provider,
-        Bound::Task,
-        Bound::Attestation,
-    ];
-    // The words are serde's.
-    let words = all.iter().filter_map(|bound| match serde_json::to_value(bound) {
-        Ok(serde_json::Value::String(word)) => Some(word),
-        _ => None,
-    });
-    one_of(words)
+    one_of(Bound::ALL.map(Bound::as_str))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::fetch::{Address, Endpoint, FetchError, Fetcher, read};
 use super::{IdentityError, SetupError};
 use crate::entropy::{Entropy, draw};
 use crate::keys::jose::{JoseError, Unverified};
-use crate::keys::jwk::KeyUse;
+use crate::keys::jwk::{KeyUse, VerifyingKey};
 use crate::model::name::InvalidName;
 
 /// The bounds of what a publisher's hint can ask for.
@@ -151,6 +151,14 @@ impl KeySource {
     /// How many times keys stopped being trusted. What was checked before the last time no longer counts.
     pub fn withdrawals(&self) -> u64 {
         self.withdrawals.load(Ordering::Acquire)
+    }
+
+    /// The names of the keys that are trusted now. `None` where nothing is held that may be relied on: that
+    /// says nothing about any key.
+    pub fn trusted(&self) -> Option<Vec<String>> {
+        let held = self.current()?;
+        let names = held.document.keys.keys().iter().filter_map(VerifyingKey::id);
+        Some(names.map(ToString::to_string).collect())
     }
 
     /// Checks the signature with the key that the header names. Fetches once when that key is not held.

@@ -67,6 +67,14 @@ impl Verifiers {
         self.verifiers.iter().flat_map(|verifier| verifier.key_sources())
     }
 
+    /// The same, each with the kind of evidence that its keys sign.
+    pub fn sources_by_kind(&self) -> impl Iterator<Item = (EvidenceKind, &Arc<KeySource>)> {
+        self.verifiers.iter().flat_map(|verifier| {
+            let kind = verifier.accepts();
+            verifier.key_sources().iter().map(move |source| (kind, source))
+        })
+    }
+
     /// Appraises evidence, or remembers having done so.
     pub async fn appraise(
         &self,

@@ -42,6 +42,10 @@ pub enum Verb {
     Retry,
     /// A stuck lease was given up.
     Abandon,
+    /// A live lease was decided anew, and something about it changed.
+    Recheck,
+    /// A fact was stated or taken back.
+    Fact,
     /// A decision was asked for without effect.
     Decide,
     /// Something was looked at.
@@ -71,6 +75,8 @@ impl Verb {
             Self::End => "end",
             Self::Retry => "retry",
             Self::Abandon => "abandon",
+            Self::Recheck => "recheck",
+            Self::Fact => "fact",
             Self::Decide => "decide",
             Self::Inspect => "inspect",
             Self::Reconcile => "reconcile",
@@ -173,6 +179,9 @@ pub struct Record {
     /// Which policies, agents and tools were in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
+    /// What policies in the shadow would have said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Box<String>>,
     /// The task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
@@ -227,6 +236,7 @@ impl Record {
             resources: BTreeSet::new(),
             result,
             revision: None,
+            shadow: None,
             task: None,
             tool: None,
             verb,
@@ -303,6 +313,7 @@ mod tests {
             resources: ["customers/42", "customers"].map(|r| r.parse().unwrap()).into(),
             result: Result::Permitted,
             revision: Some(Revision("r1".into())),
+            shadow: Some(Box::new(awkward.into())),
             task: Some(task),
             tool: Some("crm".parse().unwrap()),
             verb: Verb::Issue,

@@ -21,6 +21,14 @@ pub enum EvidenceKind {
 }
 
 impl EvidenceKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::JwtSvid, Self::Kubernetes, Self::Oidc];
+
+    /// The kind of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word that configuration, policies and records use.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -40,6 +40,16 @@ impl FactUsed {
     pub fn new(about: &Subject, name: &FactName, value: &FactValue) -> Self {
         Self(format!("{about} {name}={value}").into())
     }
+
+    /// Whom it is about, its name and what was so.
+    pub fn parts(&self) -> Option<(Subject, FactName, FactValue)> {
+        // An id may have spaces, a name has none.
+        self.0.match_indices(' ').find_map(|(at, _)| {
+            let (about, rest) = self.0.split_at(at);
+            let (name, value) = rest.get(1..)?.split_once('=')?;
+            Some((about.parse().ok()?, name.parse().ok()?, value.parse().ok()?))
+        })
+    }
 }
 
 impl fmt::Display for FactUsed {
@@ -54,12 +64,15 @@ pub struct Grounds {
     /// The policies that decided, sorted; empty when nothing permitted.
     pub policies: Vec<PolicyId>,
     /// The policies that could not be evaluated. One is enough for a denial.
-    pub faults: Vec<PolicyId>,
+    pub faults: Box<[PolicyId]>,
     /// The facts in force about those whom it concerns that these policies mention, 16 at most. What the
     /// registry says of them belongs to the revision.
     pub facts: Box<[FactUsed]>,
     /// What was in force.
     pub revision: Revision,
+    /// What a set of policies that does not decide would have said otherwise: `denied: …`, or `permitted` with
+    /// its terms.
+    pub shadow: Option<Box<String>>,
 }
 
 /// What a permit demands. Of all matching permits the most restrictive holds.
@@ -88,4 +101,25 @@ pub enum Decision {
         /// What the agent is told: the `@reason` of the forbids that decided, or a general word.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_that_was_used_can_be_read_again() {
+        for (about, name, value) in [
+            ("agent/support-bot", "risk", "high"),
+            ("user/user 42", "risk", "high, \"says\" the IdP = true"),
+        ] {
+            let (about, name, value) = (
+                about.parse().unwrap(),
+                name.parse().unwrap(),
+                value.parse().unwrap(),
+            );
+            let used = FactUsed::new(&about, &name, &value);
+            assert_eq!(used.parts(), Some((about, name, value)));
+        }
+    }
 }

@@ -266,7 +266,7 @@ pub struct ReceiptSignature {
 
 /// Names the key that signed the evidence for a workload: enough to compare with, and of one size.
 /// Made by [`VouchingKey::of`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VouchingKey(pub [u8; 8]);
 
@@ -422,19 +422,23 @@ impl Lease {
         matches!(self.state, LeaseState::Active) && now < self.ends_at()
     }
 
+    /// Whether a selector is about it.
+    pub fn fits(&self, selector: &Selector) -> bool {
+        match selector {
+            Selector::Lease(id) => *id == self.id,
+            Selector::Task(id) => *id == self.task,
+            Selector::Agent(name) => *name == self.agent,
+            Selector::Tool(name) => *name == self.tool,
+            Selector::User(id) => self.on_behalf_of.as_ref() == Some(id),
+            Selector::Environment(name) => *name == self.environment,
+            Selector::TrustDomain(name) => self.trust_domain.as_ref() == Some(name),
+            Selector::All => true,
+        }
+    }
+
     /// Whether a cutoff ends it.
     pub fn is_cut_by(&self, cutoff: &Cutoff) -> bool {
-        self.id.made_at() <= cutoff.up_to
-            && match &cutoff.selector {
-                Selector::Lease(id) => *id == self.id,
-                Selector::Task(id) => *id == self.task,
-                Selector::Agent(name) => *name == self.agent,
-                Selector::Tool(name) => *name == self.tool,
-                Selector::User(id) => self.on_behalf_of.as_ref() == Some(id),
-                Selector::Environment(name) => *name == self.environment,
-                Selector::TrustDomain(name) => self.trust_domain.as_ref() == Some(name),
-                Selector::All => true,
-            }
+        self.id.made_at() <= cutoff.up_to && self.fits(&cutoff.selector)
     }
 }
 

@@ -185,6 +185,34 @@ pub enum Bound {
     Attestation,
 }
 
+impl Bound {
+    /// Every bound.
+    pub const ALL: [Self; 8] = [
+        Self::Requested,
+        Self::Default,
+        Self::Policy,
+        Self::Agent,
+        Self::Tool,
+        Self::Provider,
+        Self::Task,
+        Self::Attestation,
+    ];
+
+    /// The word that answers and records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Default => "default",
+            Self::Policy => "policy",
+            Self::Agent => "agent",
+            Self::Tool => "tool",
+            Self::Provider => "provider",
+            Self::Task => "task",
+            Self::Attestation => "attestation",
+        }
+    }
+}
+
 /// The shortest of several lengths, and which of them it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounded {

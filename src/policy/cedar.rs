@@ -344,7 +344,7 @@ impl CedarEngine {
         };
         Grounds {
             policies: ids(policies),
-            faults: ids(faults),
+            faults: ids(faults).into(),
             facts: if live.is_empty() {
                 Box::default()
             } else {
@@ -352,6 +352,7 @@ impl CedarEngine {
                 live.used(&Mentions::of(decided.map(|loaded| &loaded.reads.facts)))
             },
             revision: self.revision.clone(),
+            shadow: None,
         }
     }
 

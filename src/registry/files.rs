@@ -38,64 +38,117 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+/// One file as it was read, from a directory or from somebody who sent it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Text {
+    /// What problems call it.
+    pub shown: String,
+    /// Its name without the extension.
+    pub stem: String,
+    /// What it holds.
+    pub text: String,
+}
+
 /// Reads `*.toml` of both directories. Hidden files and sub-directories are left out.
 pub fn load(agents: &Path, tools: &Path) -> Result<Loaded, Problems> {
     let mut loading = Loading::default();
-    let mut found_agents = Vec::new();
-    let mut rules = Vec::new();
-    for entry in loading.entries(agents, "agents", agent::read) {
-        let agent::Read { agent, rules: own } = entry.value;
-        let file = entry.file;
-        if agent.owner.is_none() {
-            loading.warnings.push(
-                Problem::about(
-                    &file,
-                    format!("the agent `{}` has no owner, so it gets nothing", agent.name),
-                )
-                .help("write `owner = \"…\"`: the team that answers for it"),
-            );
+    let agents_read = loading.read(agents, "agents");
+    let tools_read = loading.read(tools, "tools");
+    loading.build(&agents.display().to_string(), agents_read, tools_read)
+}
+
+/// Builds a registry of files that somebody sent.
+pub fn build(agents: Vec<Text>, tools: Vec<Text>) -> Result<Loaded, Problems> {
+    Loading::default().build("agents", agents, tools)
+}
+
+impl Loading {
+    /// What is in a directory and can be read; what cannot is a problem.
+    fn read(&mut self, directory: &Path, role: &'static str) -> Vec<Text> {
+        let paths = match files_in(directory, "toml") {
+            Ok(paths) => paths,
+            Err(problem) => {
+                let help =
+                    format!("create it, or name another one: `{role} = …` in [registry] of dayfly.toml");
+                self.problems.push(problem.help(help));
+                return Vec::new();
+            }
+        };
+        let mut texts = Vec::new();
+        for path in paths {
+            match read_text(&path, LARGEST_FILE) {
+                Ok(text) => texts.push(Text {
+                    shown: path.display().to_string(),
+                    stem: path
+                        .file_stem()
+                        .unwrap_or_default()
+                        .to_string_lossy()
+                        .into_owned(),
+                    text,
+                }),
+                Err(problem) => self.problems.push(problem),
+            }
         }
-        if own.is_empty() {
-            loading.warnings.push(
-                Problem::about(&file, format!("no workload can be the agent `{}`", agent.name))
-                    .help("add a `[[match]]` section that says which workload it is"),
-            );
-        }
-        let name = agent.name.clone();
-        let own = own.into_iter().map(|(rule, place)| Site {
-            rule: (rule, name.clone()),
-            file: file.clone(),
-            place,
-        });
-        rules.extend(own);
-        found_agents.push(agent);
+        texts
     }
-    let found_tools: Vec<_> = loading.entries(tools, "tools", tool::read);
-    loading.warn_about_shared_audiences(&found_tools);
-    let registry = Registry::build(
-        found_agents,
-        rules.iter().map(|site| site.rule.clone()),
-        found_tools.into_iter().map(|entry| entry.value),
-    );
-    let registry = match registry {
-        Ok(registry) => {
-            let overlaps = registry.overlaps();
-            let overlaps = overlaps.map(|(narrow, wide)| overlap(&rules, narrow, wide));
-            loading.problems.extend(overlaps.take(MOST_OVERLAPS));
-            Some(registry)
+
+    fn build(self, shown: &str, agents: Vec<Text>, tools: Vec<Text>) -> Result<Loaded, Problems> {
+        let mut loading = self;
+        let mut found_agents = Vec::new();
+        let mut rules = Vec::new();
+        for entry in loading.entries(agents, "agents", agent::read) {
+            let agent::Read { agent, rules: own } = entry.value;
+            let file = entry.file;
+            if agent.owner.is_none() {
+                loading.warnings.push(
+                    Problem::about(
+                        &file,
+                        format!("the agent `{}` has no owner, so it gets nothing", agent.name),
+                    )
+                    .help("write `owner = \"…\"`: the team that answers for it"),
+                );
+            }
+            if own.is_empty() {
+                loading.warnings.push(
+                    Problem::about(&file, format!("no workload can be the agent `{}`", agent.name))
+                        .help("add a `[[match]]` section that says which workload it is"),
+                );
+            }
+            let name = agent.name.clone();
+            let own = own.into_iter().map(|(rule, place)| Site {
+                rule: (rule, name.clone()),
+                file: file.clone(),
+                place,
+            });
+            rules.extend(own);
+            found_agents.push(agent);
         }
-        Err(error) => {
-            let place = agents.display().to_string();
-            loading.problems.push(Problem::about(place, error.to_string()));
-            None
-        }
-    };
-    let registry = Problems::settle(&agents.display().to_string(), registry, loading.problems)?;
-    Ok(Loaded {
-        registry,
-        sources: loading.sources,
-        warnings: loading.warnings,
-    })
+        let found_tools: Vec<_> = loading.entries(tools, "tools", tool::read);
+        loading.warn_about_shared_audiences(&found_tools);
+        let registry = Registry::build(
+            found_agents,
+            rules.iter().map(|site| site.rule.clone()),
+            found_tools.into_iter().map(|entry| entry.value),
+        );
+        let registry = match registry {
+            Ok(registry) => {
+                let overlaps = registry.overlaps();
+                let overlaps = overlaps.map(|(narrow, wide)| overlap(&rules, narrow, wide));
+                loading.problems.extend(overlaps.take(MOST_OVERLAPS));
+                Some(registry)
+            }
+            Err(error) => {
+                loading.problems.push(Problem::about(shown, error.to_string()));
+                None
+            }
+        };
+        let registry = Problems::settle(shown, registry, loading.problems)?;
+        Ok(Loaded {
+            registry,
+            sources: loading.sources,
+            warnings: loading.warnings,
+        })
+    }
 }
 
 /// A rule, and where it is written.
@@ -131,33 +184,20 @@ struct Loading {
 }
 
 impl Loading {
-    /// Every entry of a directory that can be read; the others become problems.
+    /// Every entry that can be understood; the others become problems.
     fn entries<T>(
         &mut self,
-        directory: &Path,
+        texts: Vec<Text>,
         role: &'static str,
         read: impl Fn(&mut Section<'_>, &str) -> Option<T>,
     ) -> Vec<Entry<T>> {
-        let paths = match files_in(directory, "toml") {
-            Ok(paths) => paths,
-            Err(problem) => {
-                let help =
-                    format!("create it, or name another one: `{role} = …` in [registry] of dayfly.toml");
-                self.problems.push(problem.help(help));
-                return Vec::new();
-            }
-        };
         let mut entries = Vec::new();
-        for path in paths {
-            let file = path.display().to_string();
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            let text = match read_text(&path, LARGEST_FILE) {
-                Ok(text) => text,
-                Err(problem) => {
-                    self.problems.push(problem);
-                    continue;
-                }
-            };
+        for Text {
+            shown: file,
+            stem,
+            text,
+        } in texts
+        {
             let document = Document::new(&file, &text);
             let value = document.root().and_then(|mut root| read(&mut root, &stem));
             match document.finish(value) {

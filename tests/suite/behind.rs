@@ -115,7 +115,7 @@ async fn a_kill_order_that_was_lost_is_a_loss() {
     let revoked = filed
         .world
         .broker
-        .revoke_agent(&operator, agent, "incident", request);
+        .revoke_all(&operator, Selector::Agent(agent), "incident", request);
     revoked.await.unwrap();
     assert_eq!(filed.starts_with(&before).await, Some(Loss::Behind));
     assert_eq!(filed.starts_with(&filed.copy()).await, None);

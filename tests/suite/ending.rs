@@ -216,7 +216,7 @@ async fn an_operator_ends_all_of_an_agent_and_others_may_not() {
     let agent = "support-bot".parse().unwrap();
     let refused = world
         .broker
-        .revoke_agent(&intruder, agent, "because", world.request())
+        .revoke_all(&intruder, Selector::Agent(agent), "because", world.request())
         .await;
     assert!(matches!(refused, Err(BrokerError::Denied { .. })));
     let hidden = world
@@ -232,7 +232,7 @@ async fn an_operator_ends_all_of_an_agent_and_others_may_not() {
     let agent = "support-bot".parse().unwrap();
     let revoked = world
         .broker
-        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .revoke_all(&operator, Selector::Agent(agent), "incident 12", world.request())
         .await
         .unwrap();
     assert_eq!(revoked.leases, 1);
@@ -370,7 +370,7 @@ async fn a_kill_order_goes_on_past_a_lease_that_is_forgotten_meanwhile() {
     let agent = "support-bot".parse().unwrap();
     let revoked = world
         .broker
-        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .revoke_all(&operator, Selector::Agent(agent), "incident 12", world.request())
         .await
         .unwrap();
     assert_eq!(revoked.leases, 2, "and one was gone already");

@@ -12,6 +12,8 @@ mod behind;
 #[cfg(test)]
 mod config_files;
 #[cfg(test)]
+mod context;
+#[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod crashes;

@@ -6,6 +6,7 @@ use dayfly::broker::error::BrokerError;
 use dayfly::identity::{Evidence, IdentityError};
 use dayfly::journal::record::Verb;
 use dayfly::ledger::{Filter, Page};
+use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::LeaseState;
 use dayfly::registry::NotAdmitted;
 
@@ -57,7 +58,7 @@ async fn without_the_journal_a_kill_order_still_ends_everything() {
     let agent = "support-bot".parse().unwrap();
     let told = world
         .broker
-        .revoke_agent(&operator, agent, "incident 12", world.request())
+        .revoke_all(&operator, Selector::Agent(agent), "incident 12", world.request())
         .await;
     assert!(matches!(told, Err(BrokerError::Journal(_))), "{told:?}");
     world.broker.sweep().await.unwrap();

@@ -311,6 +311,15 @@ impl Api {
         read(self.client.get(format!("{}{path}", self.base)), &self.evidence).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = self.client.put(format!("{}{path}", self.base)).json(body);
+        read(request, &self.evidence).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        read(self.client.delete(format!("{}{path}", self.base)), &self.evidence).await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = self.client.post(format!("{}{path}", self.base)).json(body);
         read(request, &self.evidence).await

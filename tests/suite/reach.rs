@@ -146,9 +146,12 @@ async fn whatever_ends_a_token_ends_it_at_that_instant() {
             }
             "kill" => {
                 let agent = "support-bot".parse().unwrap();
-                let killed = world
-                    .broker
-                    .revoke_agent(&operator, agent, "incident 12", world.request());
+                let killed = world.broker.revoke_all(
+                    &operator,
+                    Selector::Agent(agent),
+                    "incident 12",
+                    world.request(),
+                );
                 killed.await.map(drop).unwrap();
             }
             // Nobody comes to say that it is lost.

@@ -215,22 +215,41 @@ impl World {
         self.reload(|name, text| if name == agent { change(text) } else { text });
     }
 
+    /// New rules, in which this agent goes by another name.
+    pub(crate) fn rename(&self, agent: &str) {
+        let mut configuration = configuration();
+        let folder = rewritten(&configuration.registry.agents, |name, text| match name == agent {
+            true => text.replace(&format!("name = \"{agent}\""), "name = \"renamed\""),
+            false => text,
+        });
+        let path = |name: &str| folder.path().join(format!("{name}.toml"));
+        std::fs::rename(path(agent), path("renamed")).unwrap();
+        configuration.registry.agents = folder.path().to_owned();
+        self.put_in_force(&configuration);
+    }
+
+    /// New rules, in which the policies read otherwise.
+    pub(crate) fn rewrite_policies(&self, change: impl Fn(String) -> String) {
+        let mut configuration = configuration();
+        let folder = rewritten(&configuration.policy.dirs[0], |_, text| change(text));
+        configuration.policy.dirs = vec![folder.path().to_owned()];
+        self.put_in_force(&configuration);
+    }
+
     fn reload(&self, change: impl Fn(&str, String) -> String) {
         let mut configuration = configuration();
-        let folder = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(&configuration.registry.agents).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let text = change(path.file_stem().unwrap().to_str().unwrap(), text);
-            std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
-        }
+        let folder = rewritten(&configuration.registry.agents, change);
         configuration.registry.agents = folder.path().to_owned();
+        self.put_in_force(&configuration);
+    }
+
+    fn put_in_force(&self, configuration: &config::Config) {
         let provider: Arc<dyn Provider> =
             Arc::new(JwtProvider::new(ISSUER, self.keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap());
         let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
         self.broker
             .rules()
-            .replace(rules::load(&configuration, &providers).unwrap().0);
+            .replace(rules::load(configuration, &providers).unwrap().0);
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -302,6 +321,21 @@ impl World {
         let records = self.journal.records().unwrap();
         records.into_iter().filter(|record| record.verb == verb).collect()
     }
+}
+
+/// The files of a directory, each as it reads after a change.
+fn rewritten(directory: &Path, change: impl Fn(&str, String) -> String) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = change(path.file_stem().unwrap().to_str().unwrap(), text);
+        std::fs::write(folder.path().join(path.file_name().unwrap()), text).unwrap();
+    }
+    folder
 }
 
 /// Who mints for most tools, for `payments`, and for `crm` with these parameters.

@@ -1,11 +1,12 @@
 //! Leases, receipts and revocations.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::broker::blast::Blast;
 use crate::broker::revoke::Revoked;
 use crate::journal::receipt;
 use crate::ledger::{Changes, Cursor, Filter, Page, StateName};
@@ -13,7 +14,8 @@ use crate::model::access::ResourcePath;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
 use crate::model::lease::{Cause, Ending, Handle, Lease, LeaseState, Receipt};
-use crate::model::name::{AgentName, Operation, ProviderName, ToolName, UserId};
+use crate::model::name::{AgentName, Environment, Operation, Owner, ProviderName, ToolName, UserId};
+use crate::model::spiffe::TrustDomain;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
 
@@ -293,7 +295,8 @@ impl From<Lease> for LeaseAnswer {
     }
 }
 
-/// Ends everything of one agent or for one tool that was issued up to now. Name one of the two.
+/// Ends everything that was issued up to now to an agent, for a tool, on behalf of a user, in an environment or
+/// under a trust domain; or all there is. Name one of them.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Revoke {
@@ -305,9 +308,89 @@ pub struct Revoke {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub tool: Option<ToolName>,
+    /// The user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub user: Option<UserId>,
+    /// The environment of the agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub environment: Option<Environment>,
+    /// The trust domain that vouched for the workloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub trust_domain: Option<TrustDomain>,
+    /// Everything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
     /// Why: 1 to 512 characters, for the journal.
     #[schema(value_type = String, example = "its key leaked")]
     pub reason: Reason,
+    /// Only say what it would end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preview: bool,
+}
+
+impl Revoke {
+    /// What is named, if it is exactly one.
+    pub fn selector(&self) -> Option<Selector> {
+        let mut named = [
+            self.agent.clone().map(Selector::Agent),
+            self.tool.clone().map(Selector::Tool),
+            self.user.clone().map(Selector::User),
+            self.environment.clone().map(Selector::Environment),
+            self.trust_domain.clone().map(Selector::TrustDomain),
+            self.all.then_some(Selector::All),
+        ]
+        .into_iter()
+        .flatten();
+        let first = named.next();
+        first.filter(|_| named.next().is_none())
+    }
+}
+
+/// What a revocation did, or would do.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum RevocationAnswer {
+    /// Done.
+    Done(RevokedAnswer),
+    /// What it would end.
+    Preview(BlastAnswer),
+}
+
+/// How many live leases would end, and whose.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Blast)]
+pub struct BlastAnswer {
+    /// All of them.
+    pub leases: u64,
+    /// By agent.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub agents: BTreeMap<AgentName, u64>,
+    /// By tool.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub tools: BTreeMap<ToolName, u64>,
+    /// By who answers for the agent.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub owners: BTreeMap<Owner, u64>,
+}
+
+impl From<Blast> for BlastAnswer {
+    fn from(blast: Blast) -> Self {
+        let Blast {
+            leases,
+            agents,
+            tools,
+            owners,
+        } = blast;
+        Self {
+            leases,
+            agents,
+            tools,
+            owners,
+        }
+    }
 }
 
 /// What a revocation did.
@@ -317,8 +400,10 @@ pub struct RevokedAnswer {
     /// The record that denies at once.
     #[serde(flatten)]
     pub cutoff: CutoffAnswer,
-    /// How many live leases were turned to their end.
+    /// How many live leases were turned to their end so far.
     pub leases: usize,
+    /// Whether those were all. If not, the rest is denied already and on its way: look at `/v1/rechecks`.
+    pub drained: bool,
 }
 
 impl From<Revoked> for RevokedAnswer {
@@ -326,6 +411,7 @@ impl From<Revoked> for RevokedAnswer {
         Self {
             cutoff: revoked.cutoff.into(),
             leases: revoked.leases,
+            drained: revoked.drained,
         }
     }
 }

@@ -47,7 +47,7 @@ impl Past {
         let mut tables = Tables::of(&transaction, config.retention)?;
         match past.judge(&tables)? {
             Standing::Whole(_) | Standing::Recovered(_) => past.enter(&mut tables)?,
-            Standing::Lost(loss) => past.latch(loss),
+            Standing::Lost(loss) => past.found(loss, &mut tables)?,
             Standing::New => past.latch(Loss::Emptied), // it has an epoch from its making on
         }
         tables.finish()?;
@@ -57,6 +57,16 @@ impl Past {
 
     fn loss(&self) -> Option<Loss> {
         self.loss.load().as_deref().copied()
+    }
+
+    /// Keeps in the ledger too that it was rolled back: it goes on ending, and each of those steps counts, so
+    /// that by its count alone it would soon look whole again.
+    fn found(&self, loss: Loss, tables: &mut Tables<'_>) -> Result<(), LedgerError> {
+        self.latch(loss);
+        if loss == Loss::RolledBack && tables.number(LOST)?.is_none() {
+            tables.set_number(LOST, 1)?;
+        }
+        Ok(())
     }
 
     fn latch(&self, loss: Loss) {
@@ -206,7 +216,7 @@ impl Lineage for Embedded {
                     Watched::Recovered
                 }
                 (Some(loss), _) | (None, Standing::Lost(loss)) => {
-                    past.latch(loss);
+                    past.found(loss, tables)?;
                     Watched::Lost(loss)
                 }
                 (None, Standing::New) => {

@@ -123,9 +123,10 @@ impl PolicyEngine for Permissive {
         Decision::Permit {
             grounds: Grounds {
                 policies: Vec::new(),
-                faults: Vec::new(),
+                faults: Box::default(),
                 facts: Box::default(),
                 revision: Revision("contract".into()),
+                shadow: None,
             },
             obligations: Obligations::default(),
         }

@@ -1,0 +1,318 @@
+//! Two brokers on one Redis: what changes at the one ends what the other gave out, and a resource server
+//! learns of it. The latencies are printed, not judged.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use dayfly::clock::SystemClock;
+use dayfly::entropy::OsEntropy;
+use dayfly::resource_server::{ResourceServer, Settings};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::process::{Api, Installation, PATIENCE, Process, Site, until};
+use crate::redis_servers;
+
+/// Two brokers, an agent and an operator at each, and the tool.
+struct Pair {
+    files: Installation,
+    sites: [Site; 2],
+    brokers: Vec<Process>,
+    agents: [Api; 2],
+    operators: [Api; 2],
+    tool: Arc<ResourceServer>,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+/// A lease, its task and its token.
+struct Out {
+    lease: String,
+    task: String,
+    token: String,
+}
+
+impl Pair {
+    async fn start() -> Option<Self> {
+        let files = Installation::on(redis_servers::single()?);
+        let sites = [files.broker(), files.replica()];
+        let brokers = vec![sites[0].start().await, sites[1].start().await];
+        let agents = [
+            files.api("support-bot", &sites[0]).await,
+            files.api("support-bot", &sites[1]).await,
+        ];
+        let operators = [
+            files.api("ops-console", &sites[0]).await,
+            files.api("ops-console", &sites[1]).await,
+        ];
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let settings = Settings {
+            evidence: Some(files.evidence_file("crm-server").await),
+            feed: format!("http://{}/v1/revocations", sites[1].address),
+            jwks: format!("http://{}/.well-known/jwks.json", sites[1].address),
+            ..Settings::new(files.issuer(), "https://crm.example.org")
+        };
+        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy::new()));
+        let tool = ResourceServer::follow(settings, clock, entropy, &tracker, stop.clone()).unwrap();
+        tokio::time::timeout(PATIENCE, tool.ready()).await.unwrap();
+        Some(Self {
+            files,
+            sites,
+            brokers,
+            agents,
+            operators,
+            tool,
+            stop,
+            tracker,
+        })
+    }
+
+    async fn open(&self, broker: usize, heartbeat: Option<&str>) -> String {
+        let mut body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}],
+            "on_behalf_of": "user:7"});
+        if let Some(heartbeat) = heartbeat {
+            body["heartbeat"] = heartbeat.into();
+        }
+        let (status, task) = self.agents[broker].post("/v1/tasks", &body).await.unwrap();
+        assert_eq!(status, 201, "{task}");
+        task["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn ask(&self, broker: usize, task: &str) -> (u16, Value) {
+        let body = json!({"tool": "crm", "actions": ["read"]});
+        let path = format!("/v1/tasks/{task}/credentials");
+        self.agents[broker].post(&path, &body).await.unwrap()
+    }
+
+    /// A credential of that broker, which the tool accepts.
+    async fn issue(&self, broker: usize) -> Out {
+        let task = self.open(broker, None).await;
+        let (status, issued) = self.ask(broker, &task).await;
+        assert_eq!(status, 201, "{issued}");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let out = Out {
+            lease: text(&issued["lease"]["id"]),
+            token: text(&issued["credential"]["token"]),
+            task,
+        };
+        assert!(self.tool.check(&out.token).is_ok());
+        out
+    }
+
+    async fn cause(&self, out: &Out) -> Option<String> {
+        let (_, lease) = self.operators[0]
+            .get(&format!("/v1/leases/{}", out.lease))
+            .await
+            .unwrap();
+        let ended = lease["state"] == "ended";
+        ended.then(|| lease["cause"].as_str().unwrap().to_owned())
+    }
+
+    /// Does something and says how long it took until the tool refused, and by what the lease ended.
+    async fn ends(&self, what: &str, out: &Out, change: impl AsyncFnOnce()) -> String {
+        let began = Instant::now();
+        change().await;
+        let answered = began.elapsed();
+        until("the tool refuses", async || {
+            self.tool.check(&out.token).is_err().then_some(())
+        })
+        .await;
+        let refused = began.elapsed();
+        let cause = until("the lease ends", async || self.cause(out).await).await;
+        let said = format!(
+            "{what}: answered after {answered:.1?}, refused at the tool after {refused:.1?}, proven after {:.1?} ({cause})\n",
+            began.elapsed()
+        );
+        std::io::stderr().write_all(said.as_bytes()).unwrap();
+        cause
+    }
+
+    async fn fact(&self, broker: usize, fact: &str, value: Option<&str>) {
+        let path = format!("/v1/facts/{fact}");
+        let (status, answer) = match value {
+            Some(value) => self.operators[broker]
+                .put(&path, &json!({"value": value}))
+                .await
+                .unwrap(),
+            None => self.operators[broker].delete(&path).await.unwrap(),
+        };
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+        for (broker, site) in self.brokers.into_iter().zip(&self.sites) {
+            broker.stop().await;
+            site.verify_journal();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_at_one_broker_ends_what_the_other_gave_out() {
+    let Some(pair) = Pair::start().await else { return };
+
+    let out = pair.issue(1).await;
+    let stated = async || pair.fact(0, "agent/support-bot/incident", Some("open")).await;
+    assert_eq!(
+        pair.ends("a fact about the agent", &out, stated).await,
+        "not_permitted"
+    );
+    // The other broker has not decided by what was known before, not even once.
+    let task = pair.open(1, None).await;
+    for _ in 0..20 {
+        pair.fact(0, "agent/support-bot/incident", None).await;
+        // What is permitted again is seen soon; what is denied, at once.
+        until("it issues again", async || {
+            (pair.ask(1, &task).await.0 == 201).then_some(())
+        })
+        .await;
+        pair.fact(0, "agent/support-bot/incident", Some("open")).await;
+        let (status, denied) = pair.ask(1, &task).await;
+        assert_eq!(status, 403, "{denied}");
+    }
+    pair.fact(0, "agent/support-bot/incident", None).await;
+    until("it issues again", async || {
+        (pair.ask(1, &task).await.0 == 201).then_some(())
+    })
+    .await;
+
+    for selector in [
+        json!({"agent": "support-bot"}),
+        json!({"tool": "crm"}),
+        json!({"user": "user:7"}),
+        json!({"environment": "production"}),
+        json!({"trust_domain": "example.org"}),
+        json!({"all": true}),
+    ] {
+        let out = pair.issue(1).await;
+        let mut order = selector.clone();
+        order["reason"] = "incident 12".into();
+        let kill = async || {
+            let (status, answer) = pair.operators[0].post("/v1/revocations", &order).await.unwrap();
+            assert_eq!(status, 200, "{answer}");
+        };
+        assert_eq!(
+            pair.ends(&format!("a kill order {selector}"), &out, kill).await,
+            "cutoff"
+        );
+    }
+
+    let out = pair.issue(1).await;
+    let revoke = async || {
+        let path = format!("/v1/tasks/{}/revoke", out.task);
+        let body = json!({"reason": "incident 12"});
+        assert_eq!(pair.operators[0].post(&path, &body).await.unwrap().0, 200);
+    };
+    assert_eq!(
+        pair.ends("an order to end the task", &out, revoke).await,
+        "task_revoked"
+    );
+
+    let task = pair.open(1, Some("1s")).await;
+    let (_, issued) = pair.ask(1, &task).await;
+    let out = Out {
+        lease: issued["lease"]["id"].as_str().unwrap().to_owned(),
+        token: issued["credential"]["token"].as_str().unwrap().to_owned(),
+        task,
+    };
+    assert_eq!(
+        pair.ends("no heartbeat for 1 s", &out, async || {}).await,
+        "task_lost"
+    );
+
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_rules_end_what_they_would_not_give_out() {
+    let Some(pair) = Pair::start().await else { return };
+    for (what, change, cause) in [
+        (
+            "the agent is suspended",
+            "status = \"suspended\"\n",
+            "agent_suspended",
+        ),
+        ("the agent is retired", "status = \"retired\"\n", "agent_retired"),
+    ] {
+        let out = pair.issue(1).await;
+        let path = "agents/support-bot.toml";
+        let before = std::fs::read_to_string(pair.files.path(path)).unwrap();
+        pair.files.change(path, |text| format!("{change}{text}"));
+        let reload = async || {
+            let (status, answer) = pair.operators[0]
+                .post("/v1/rules/reload", &json!({}))
+                .await
+                .unwrap();
+            assert_eq!(
+                (status, &answer["effect"]["ended"]["leases"]),
+                (200, &json!(1)),
+                "{answer}"
+            );
+        };
+        assert_eq!(pair.ends(what, &out, reload).await, cause);
+        pair.files.change(path, |_| before);
+        for operator in &pair.operators {
+            assert_eq!(
+                operator.post("/v1/rules/reload", &json!({})).await.unwrap().0,
+                200
+            );
+        }
+    }
+
+    let out = pair.issue(1).await;
+    let stop =
+        "@id(\"stop\") @reason(\"not today\") forbid (principal, action == Action::\"crm:read\", resource);";
+    std::fs::write(pair.files.path("policies/99-stop.cedar"), stop).unwrap();
+    let written = async || {};
+    assert_eq!(
+        pair.ends("a policy file is written", &out, written).await,
+        "not_permitted"
+    );
+    let broken = stop.replace("forbid", "forbit");
+    std::fs::write(pair.files.path("policies/99-stop.cedar"), broken).unwrap();
+    let (status, problem) = pair.operators[0]
+        .post("/v1/rules/reload", &json!({}))
+        .await
+        .unwrap();
+    assert_eq!(
+        (status, &problem["title"]),
+        (422, &json!("The rules cannot be put in force")),
+        "{problem}"
+    );
+    std::fs::remove_file(pair.files.path("policies/99-stop.cedar")).unwrap();
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_in_the_middle_of_a_recheck_leaves_the_rest_to_the_other() {
+    let Some(mut pair) = Pair::start().await else {
+        return;
+    };
+    let task = pair.open(1, None).await;
+    let mut leases = Vec::new();
+    for _ in 0..90 {
+        let (status, issued) = pair.ask(1, &task).await;
+        assert_eq!(status, 201, "{issued}");
+        leases.push(issued["lease"]["id"].as_str().unwrap().to_owned());
+    }
+    pair.fact(0, "agent/support-bot/incident", Some("open")).await;
+    pair.brokers.remove(0).kill();
+    for lease in &leases {
+        until("every lease ends", async || {
+            let (_, lease) = pair.operators[1]
+                .get(&format!("/v1/leases/{lease}"))
+                .await
+                .unwrap();
+            (lease["state"] == "ended" && lease["cause"] == "not_permitted").then_some(())
+        })
+        .await;
+    }
+    let (_, left) = pair.operators[1].get("/v1/rechecks").await.unwrap();
+    assert_eq!(left, json!({"rechecks": []}));
+    pair.stop.cancel();
+}
