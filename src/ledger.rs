@@ -111,8 +111,8 @@ pub trait Ledger: Lineage + Context {
     /// instant. In each shard what somebody ordered to end ([`rules::is_ordered`]) comes before what fell
     /// due by itself, and then the longest due. A claim that is not settled, or a task
     /// that is not ended, returns when the hold runs out. A reservation that falls due while its
-    /// credential may be alive publishes its cutoff; the expiry of a lease publishes nothing. No claims
-    /// mean that nothing is due.
+    /// credential may be alive publishes its cutoff, and so does a lease that ends before its credential;
+    /// the expiry of a lease publishes nothing. No claims mean that nothing is due.
     ///
     /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs
     /// and entries of the feed when their time is up.

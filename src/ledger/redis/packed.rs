@@ -484,6 +484,16 @@ mod tests {
         }
     }
 
+    /// Once the head of a live lease said nothing of how it would end.
+    #[test]
+    fn a_live_lease_of_before_it_could_end_early_still_reads() {
+        let active = lease(LeaseState::Active);
+        let mut bytes = pack_lease(&active).unwrap();
+        assert_eq!((bytes[17], bytes[38]), (0, cause_code(Cause::Expired)));
+        bytes[38] = 0;
+        assert_eq!(unpack_lease(&bytes).unwrap().0, active);
+    }
+
     #[test]
     fn an_earlier_end_comes_back_as_it_went() {
         for cause in Cause::ALL {

@@ -2,21 +2,24 @@
 //! and decides by the words of the trait alone.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use dayfly::ledger::context::Stated;
 use dayfly::ledger::{
     Budgets, Claim, Filter, LeaseClaim, Ledger, LedgerError, Page, Refusal, Renewal, Settlement,
 };
 use dayfly::model::cutoff::{Cutoff, Selector};
-use dayfly::model::lease::{Cause, Effort, Handle, Lease, LeaseState, Receipt};
+use dayfly::model::fact::{Fact, FactsVersion};
+use dayfly::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt};
+use dayfly::model::recheck::Progress;
 use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::Ttl;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{
-    Fixture, HOLD, NO_FACTS, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until,
-};
+use super::context::{claim, risk};
+use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until};
 
 /// The task budget of the run.
 const LIMIT: u32 = 3;
@@ -36,6 +39,14 @@ enum Op {
     Retry(usize),
     Abandon(usize),
     Cut(u8),
+    /// Less is permitted of a lease, for so long.
+    Curtail(usize, u64),
+    /// Something is stated: as of when, and for how long it is so at most.
+    State(u8, u64, Option<u64>),
+    /// Whoever decides hears of what was stated.
+    Hear,
+    /// Somebody looks for a recheck, and does it.
+    Recheck,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -59,6 +70,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => one().prop_map(Op::Retry),
         1 => one().prop_map(Op::Abandon),
         1 => (0..4u8).prop_map(Op::Cut),
+        2 => (one(), 0..200u64).prop_map(|(lease, left)| Op::Curtail(lease, left)),
+        1 => (0..3u8, 0..30u64, prop::option::of(1..90u64)).prop_map(|(level, ago, left)| Op::State(level, ago, left)),
+        2 => Just(Op::Hear),
+        1 => Just(Op::Recheck),
     ]
 }
 
@@ -79,13 +94,64 @@ impl Known {
     }
 }
 
+/// What is known of the one fact of the run.
+#[derive(Default)]
+struct Circumstance {
+    standing: Option<Fact>,
+    /// It has expired, and was seen off.
+    seen_off: bool,
+    version: FactsVersion,
+    /// As of when those know it who decide.
+    heard: FactsVersion,
+    ordered: bool,
+}
+
+impl Circumstance {
+    fn value(&self, now: Timestamp) -> Option<String> {
+        let fact = self.standing.as_ref()?;
+        Some(fact.value_at(now)?.to_string())
+    }
+
+    fn lapsed(&self, now: Timestamp) -> bool {
+        let has_value = self.standing.as_ref().is_some_and(|fact| fact.value.is_some());
+        has_value && !self.seen_off && self.value(now).is_none()
+    }
+
+    /// Whether it is news, where no later statement stands.
+    fn state(&mut self, fact: &Fact, now: Timestamp) -> Option<bool> {
+        if self
+            .standing
+            .as_ref()
+            .is_some_and(|standing| standing.at > fact.at)
+        {
+            return None;
+        }
+        let before = self.value(now);
+        let until = self.standing.as_ref().and_then(|fact| fact.expires_at);
+        let was_left = self.lapsed(now);
+        self.standing = Some(fact.clone());
+        let after = self.value(now);
+        self.seen_off = after.is_none();
+        self.ordered |= before != after || was_left;
+        Some(before != after || (after.is_some() && until != fact.expires_at))
+    }
+}
+
 #[derive(Default)]
 struct Model {
+    circumstance: Circumstance,
     tasks: Vec<(Task, Option<Timestamp>)>,
     leases: Vec<Known>,
     claims: Vec<(LeaseClaim, usize)>,
     cutoffs: Vec<Cutoff>,
     told: BTreeSet<String>,
+}
+
+/// When a lease has to end: with its credential, or before.
+fn ends(lease: &Lease) -> Timestamp {
+    lease
+        .curtailed
+        .map_or(lease.expires_at, |earlier| earlier.at.min(lease.expires_at))
 }
 
 /// The name of a refusal, which is all that is compared: `LeaseNotOpen` keeps its word.
@@ -128,6 +194,7 @@ impl Model {
 
     fn revoke(&mut self, place: usize, cause: Cause, since: Timestamp, due: Timestamp) {
         let known = &mut self.leases[place];
+        known.lease.curtailed = None;
         known.lease.state = LeaseState::Revoking(Effort {
             cause,
             since,
@@ -204,6 +271,9 @@ impl Model {
         if state != "open" {
             return Err(format!("task is {state}"));
         }
+        if self.circumstance.heard < self.circumstance.version {
+            return Err("StaleFacts".to_owned());
+        }
         if self.cut(lease) {
             return Err("cut".to_owned());
         }
@@ -238,7 +308,7 @@ impl Model {
         known.lease.state = LeaseState::Active;
         known.lease.handle = Some(handle.clone());
         known.lease.expires_at = expires_at;
-        known.due = Some(expires_at);
+        known.due = Some(ends(&known.lease));
         Ok(())
     }
 
@@ -247,7 +317,7 @@ impl Model {
         if lease.state != LeaseState::Active {
             return Err(format!("lease is {}", lease.state.as_str()));
         }
-        if lease.expires_at <= now {
+        if ends(lease) <= now {
             return Err("lease is expired".to_owned());
         }
         let task = self
@@ -266,10 +336,20 @@ impl Model {
     }
 
     fn renew(&mut self, place: usize, terms: Renewal, now: Timestamp) -> Result<Lease, String> {
-        self.live(place, now)?;
+        let live = self.live(place, now);
+        let stale = self.circumstance.heard < self.circumstance.version;
+        if stale && live.as_ref().err().is_none_or(|why| why == "cut") {
+            return Err("StaleFacts".to_owned());
+        }
+        live?;
         let known = &mut self.leases[place];
-        if terms.expires_at > known.lease.expires_at {
-            known.lease.expires_at = terms.expires_at;
+        if terms.expires_at > ends(&known.lease) {
+            if terms.expires_at < known.lease.expires_at {
+                known.lease.curtailed.as_mut().unwrap().at = terms.expires_at;
+            } else {
+                known.lease.curtailed = None;
+                known.lease.expires_at = terms.expires_at;
+            }
             known.lease.decision = terms.decision;
             known.lease.bounded_by = terms.bounded_by;
             known.lease.requested = terms.requested;
@@ -277,6 +357,19 @@ impl Model {
             known.due = Some(terms.expires_at);
         }
         Ok(known.lease.clone())
+    }
+
+    fn curtail(&mut self, place: usize, wanted: Curtailed, now: Timestamp) -> Lease {
+        let open = self.is_open(place);
+        let known = &mut self.leases[place];
+        let at = wanted.at.max(now);
+        if open && at < ends(&known.lease) {
+            known.lease.curtailed = Some(Curtailed { at, ..wanted });
+            if known.lease.state == LeaseState::Active {
+                known.due = Some(at);
+            }
+        }
+        known.lease.clone()
     }
 
     /// What must be claimed, as the printed ids of leases and tasks.
@@ -294,6 +387,13 @@ impl Model {
             }
             let lease = self.leases[place].lease.clone();
             match lease.state {
+                LeaseState::Active if ends(&lease) < lease.expires_at => {
+                    let earlier = lease.curtailed.unwrap();
+                    self.revoke(place, earlier.cause, earlier.at, now);
+                    if now < lease.expires_at {
+                        self.tell(&Selector::Lease(lease.id));
+                    }
+                }
                 LeaseState::Active => self.revoke(place, Cause::Expired, lease.expires_at, now),
                 LeaseState::Reserved => {
                     self.revoke(place, Cause::Compensated, now, now);
@@ -407,7 +507,11 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 if active {
                     lease.state = LeaseState::Active;
                 }
-                let made = said(ledger.reserve(&lease, &budgets, None, NO_FACTS).await);
+                let made = said(
+                    ledger
+                        .reserve(&lease, &budgets, None, model.circumstance.heard)
+                        .await,
+                );
                 assert_eq!(made, model.reserve(task, &lease, now), "{op:?}");
             }
             Op::Activate(lease) => {
@@ -425,6 +529,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 // Half of them ask for less than there is.
                 let until = Renewal {
                     expires_at: now.plus(secs(if lease % 2 == 0 { 150 } else { 20 })),
+                    facts: model.circumstance.heard,
                     ..until(0)
                 };
                 let made = said(ledger.renew(model.leases[lease].lease.id, until, now).await);
@@ -495,6 +600,59 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 );
                 assert_eq!(made, model.abandon(lease, now), "{op:?}");
             }
+            Op::Curtail(lease, left) => {
+                let Some(lease) = place(lease) else { continue };
+                let wanted = Curtailed {
+                    at: START.plus(secs(left)),
+                    cause: Cause::Shortened,
+                };
+                let id = model.leases[lease].lease.id;
+                let made = ledger.curtail(id, wanted, now).await.unwrap();
+                assert_eq!(made, model.curtail(lease, wanted, now), "{op:?}");
+            }
+            Op::State(level, ago, left) => {
+                let value = ["", "low", "high"][usize::from(level)];
+                let fact = Fact {
+                    expires_at: left.map(|left| now.plus(secs(left)).minus(secs(ago))),
+                    at: now.minus(secs(ago)),
+                    ..risk(value, 0)
+                };
+                let stated = ledger.state(&fact, "because", now).await.unwrap();
+                let circumstance = &mut model.circumstance;
+                match (circumstance.state(&fact, now), stated) {
+                    (None, Stated::Superseded) | (Some(false), Stated::Unchanged) => {}
+                    (Some(true), Stated::New(version)) => {
+                        assert!(version > circumstance.version);
+                        circumstance.version = version;
+                    }
+                    other => panic!("{op:?}: {other:?}"),
+                }
+            }
+            Op::Hear => {
+                let circumstance = &mut model.circumstance;
+                let told = ledger.facts(circumstance.heard, Duration::ZERO).await.unwrap();
+                assert_eq!(told.version, circumstance.version, "{op:?}");
+                let news = circumstance.heard < circumstance.version;
+                assert_eq!(told.stated.len(), usize::from(news), "{op:?}");
+                if news {
+                    let value = told.stated[0].value_at(now);
+                    assert_eq!(value.map(ToString::to_string), circumstance.value(now));
+                }
+                circumstance.heard = told.version;
+            }
+            Op::Recheck => {
+                let circumstance = &mut model.circumstance;
+                if circumstance.lapsed(now) {
+                    (circumstance.seen_off, circumstance.ordered) = (true, true);
+                }
+                let found = claim(ledger, now).await;
+                assert_eq!(found.is_some(), circumstance.ordered, "{op:?}");
+                if let Some(found) = found {
+                    let done = Progress::default();
+                    ledger.settle_recheck(&found, done, true).await.unwrap();
+                }
+                circumstance.ordered = false;
+            }
             Op::Cut(kind) => {
                 let task = &model.tasks[usize::from(kind) % 3].0.charter;
                 let selector = match kind {
@@ -508,6 +666,11 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 model.cutoffs.push(cutoff);
             }
         }
+        assert_eq!(
+            ledger.rechecks().await.unwrap().len(),
+            usize::from(model.circumstance.ordered),
+            "after {op:?}"
+        );
         for (place, known) in model.leases.iter().enumerate() {
             let id = known.lease.id;
             assert_eq!(ledger.stored(id).await, known.lease, "after {op:?}");
