@@ -8,6 +8,7 @@ pub mod mark;
 pub mod providers;
 pub mod recover;
 pub mod rules;
+pub mod signals;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,6 +39,7 @@ use crate::keys::issuer::Issuer;
 use crate::keys::key_ring::KeyRing;
 use crate::ledger::lineage::{Memory, Writer};
 use crate::provider::{ProviderError, Providers};
+use crate::signal::Streams;
 use crate::telemetry;
 
 use self::mark::MarkFile;
@@ -114,6 +116,8 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     let starting = stop.clone().drop_guard();
     check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
+    let (streams, polled) = signals::build(&config, clock.now())?;
+    let streams = Arc::new(streams);
     let (journal, receipts) = journal::open(&config.journal, &config.server.public_url, &os_entropy)?;
     let journal = Arc::new(journal);
     let newest = newest(&journal).await?;
@@ -148,6 +152,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     }
 
     spawn_background(&tracker, &stop, &broker, &verifiers, &keys, &clock, &entropy);
+    spawn_streams(&tracker, &stop, &broker, &streams, polled, &entropy);
     let metrics = telemetry::init_metrics()?;
     // A ledger that was recovered meanwhile is taken into use before the first request.
     broker.look_at_ledger().await?;
@@ -157,6 +162,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     let state = HttpState {
         broker: Arc::clone(&broker),
+        streams,
         jwks,
         issuer,
         metrics,
@@ -299,6 +305,24 @@ fn spawn_background(
         tracker.spawn(Arc::clone(source).run(Arc::clone(entropy), stop.clone()));
     }
     tracker.spawn(tend_keys(Arc::clone(keys), Arc::clone(clock), stop.clone()));
+}
+
+/// Listens to streams of signals.
+fn spawn_streams(
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+    broker: &Arc<Broker>,
+    streams: &Arc<Streams>,
+    polled: Vec<signals::Polled>,
+    entropy: &Arc<dyn Entropy>,
+) {
+    for stream in streams.iter() {
+        tracker.spawn(Arc::clone(stream.keys()).run(Arc::clone(entropy), stop.clone()));
+    }
+    for (stream, transmitter) in polled {
+        tracker.spawn(Arc::clone(broker).poll(stream, transmitter, stop.clone()));
+    }
+    tracker.spawn(Arc::clone(broker).listen_for_silence(Arc::clone(streams), stop.clone()));
 }
 
 /// Rotates signing keys when it is time. A fault is told and tried again: the keys at hand go on.

@@ -32,6 +32,8 @@ pub mod renew;
 pub mod revoke;
 pub mod rules;
 mod sightings;
+pub mod signals;
+pub mod streams;
 pub mod stuck;
 mod trust;
 mod walk;
@@ -151,6 +153,10 @@ pub struct Broker {
     forgeries: Sightings,
     /// Proven workloads that are not admitted. Apart, so that no flood of forgeries hides them.
     strangers: Sightings,
+    /// Signals that are not taken.
+    noise: Sightings,
+    /// Signals that came lately, by their marks.
+    heard: Cache<String, signals::Heard>,
     /// What was recorded lately, and is not again for a while: looks, and agents whose tasks are too many.
     looks: Cache<String, ()>,
     /// What the reconciler could not end and has told of lately.
@@ -181,6 +187,10 @@ impl Broker {
             .max_capacity(10_000)
             .time_to_live(Duration::from_secs(300))
             .build();
+        let heard = Cache::builder()
+            .max_capacity(100_000)
+            .time_to_live(Duration::from_secs(24 * 3600))
+            .build();
         let mismatches = Cache::builder()
             .max_capacity(10_000)
             .time_to_live(Duration::from_secs(24 * 3600))
@@ -192,6 +202,8 @@ impl Broker {
             known: Known::default(),
             forgeries: Sightings::new(),
             strangers: Sightings::new(),
+            noise: Sightings::new(),
+            heard,
             looks,
             mismatches,
             loading: tokio::sync::Mutex::new(()),

@@ -16,6 +16,7 @@ mod read;
 pub mod reaper;
 pub mod reconciler;
 pub mod server;
+pub mod signals;
 pub mod tasks;
 pub mod telemetry;
 pub mod tokens;
@@ -35,6 +36,7 @@ use read::{Base, duration_within, within};
 use reaper::ReaperConfig;
 use reconciler::ReconcilerConfig;
 use server::ServerConfig;
+use signals::SignalsConfig;
 use tasks::TasksConfig;
 use telemetry::TelemetryConfig;
 use tokens::TokensConfig;
@@ -67,6 +69,8 @@ pub struct Config {
     pub reconciler: ReconcilerConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
+    /// `[signals]`
+    pub signals: SignalsConfig,
     /// `[[provider]]`, at least one, each name once.
     pub providers: Vec<ProviderConfig>,
 }
@@ -120,6 +124,12 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let reaper = reaper::read(&mut root.section("reaper"));
     let reconciler = reconciler::read(&mut root.section("reconciler"));
     let telemetry = telemetry::read(&mut root.section("telemetry"));
+    let around = signals::Around {
+        public_url: &server.public_url,
+        retention: ledger.retention,
+        longest_task: tasks.max_deadline,
+    };
+    let signals = signals::read(&mut root.section("signals"), around, base);
     let providers = providers::read(root.sections("provider"), base);
     Some(Config {
         server,
@@ -133,6 +143,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
         reaper,
         reconciler,
         telemetry,
+        signals,
         providers,
     })
 }

@@ -28,6 +28,7 @@ mod registry;
 mod revocations;
 mod rules;
 mod serve;
+mod signals;
 mod tasks;
 pub mod wire;
 
@@ -51,11 +52,13 @@ use utoipa_axum::routes;
 
 use crate::broker::Broker;
 use crate::broker::complete::LONGEST_WAIT;
+use crate::signal::Streams;
 
 use envelope::{Envelope, RequestIds, envelope};
 use gate::{Gate, gate, panicked};
 use problem::{Kind, MEDIA_TYPE, Problem};
 use public::Readiness;
+use signals::StreamPlaces;
 
 pub use early::early;
 pub use envelope::REQUEST_ID;
@@ -73,6 +76,8 @@ pub type Jwks = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
 pub struct HttpState {
     /// The use-cases.
     pub broker: Arc<Broker>,
+    /// Whose signals are listened to.
+    pub streams: Arc<Streams>,
     /// The public keys of the token issuer.
     pub jwks: Jwks,
     /// The `iss` of tokens: an https URL, under which this server is reached.
@@ -102,6 +107,7 @@ pub struct Limits {
 pub(crate) struct Shared {
     state: HttpState,
     followers: Arc<Semaphore>,
+    streams: StreamPlaces,
     readiness: Readiness,
     /// One copy for all who ask: answers that nobody reads are held once.
     openapi: Bytes,
@@ -149,6 +155,11 @@ fn waiting() -> Routes {
         .routes(routes!(revocations::revoke, revocations::follow))
 }
 
+/// Routes for transmitters of signals, who prove themselves by other means.
+fn signalling() -> Routes {
+    OpenApiRouter::new().routes(routes!(signals::push))
+}
+
 /// Routes that need no evidence and ask nobody.
 fn open() -> Routes {
     OpenApiRouter::new()
@@ -172,11 +183,13 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
         let places = Arc::new(Semaphore::new(places));
         routes.layer(from_fn_with_state(Gate::new(places, time), gate))
     };
-    // Strangers have places of their own, so that they never take those of callers, and whoever asks
+    // Strangers have places of their own, so that they never take those of callers; so have transmitters,
+    // however much they have to tell; and whoever asks
     // whether Dayfly is ready does not take those of whoever asks whether it lives.
     let public = places.min(PUBLIC_PLACES);
     let (router, _) = gated(prompt(), places, limits.request)
         .merge(gated(waiting(), places, limits.request + LONGEST_WAIT))
+        .merge(gated(signalling(), public, limits.request))
         .merge(gated(open(), public, limits.request))
         .merge(gated(probing(), public, limits.request))
         .split_for_parts();
@@ -184,6 +197,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
     let ids: RequestIds = Box::new(move || broker.request_id());
     let shared = Arc::new(Shared {
         followers: Arc::new(Semaphore::new(places)),
+        streams: StreamPlaces::new(&state.streams),
         readiness: Readiness::default(),
         openapi: openapi().into(),
         state,
@@ -222,6 +236,7 @@ async fn method_not_allowed() -> Problem {
 pub fn openapi() -> String {
     let mut api = prompt()
         .merge(waiting())
+        .merge(signalling())
         .merge(open())
         .merge(probing())
         .into_openapi();
@@ -254,6 +269,13 @@ fn describe(api: &mut OpenApi) {
         ))
         .build();
     components.add_security_scheme("evidence", SecurityScheme::Http(evidence));
+    let transmitter = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "The bearer token that the stream of signals is configured with.",
+        ))
+        .build();
+    components.add_security_scheme("transmitter", SecurityScheme::Http(transmitter));
     let schema = <problem::Details as utoipa::PartialSchema>::schema();
     components.schemas.insert("Problem".into(), schema);
     let schema = <problem::oauth::OAuthError as utoipa::PartialSchema>::schema();
@@ -286,7 +308,9 @@ fn describe(api: &mut OpenApi) {
         for operation in operations.into_iter().flatten() {
             let responses = &mut operation.responses.responses;
             for response in responses.values_mut() {
-                if let RefOr::T(response) = response {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
                     response.description = "Done.".into();
                 }
             }
@@ -426,7 +450,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 37);
+        assert_eq!(paths.len(), 38);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {

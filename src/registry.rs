@@ -10,12 +10,13 @@ pub mod files;
 pub mod matching;
 pub mod revision;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::identity::Workload;
 use crate::model::agent::{Agent, Standing};
 use crate::model::name::{AgentName, ToolName};
+use crate::model::spiffe::SpiffeId;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 
@@ -216,6 +217,18 @@ impl Registry {
         } else {
             Err(NotAdmitted::Unregistered)
         }
+    }
+
+    /// The agents that a workload with this SPIFFE ID may be: one, unless rules look at its claims too.
+    pub fn agents_of(&self, id: &SpiffeId) -> Vec<&Arc<Agent>> {
+        let fitting = self
+            .candidates(Some(id.as_str()))
+            .filter(|(rule, _)| rule.may_be(id));
+        let names: BTreeSet<&AgentName> = fitting.map(|(_, name)| name).collect();
+        names
+            .into_iter()
+            .filter_map(|name| self.agents.get(name))
+            .collect()
     }
 
     /// The agent of that name.

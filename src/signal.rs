@@ -83,6 +83,7 @@ fn sha256(secret: &Secret) -> Digest {
 /// A transmitter that we listen to.
 pub struct Stream {
     name: StreamName,
+    source: FactSource,
     terms: Terms,
     keys: Arc<KeySource>,
     /// Of what the transmitter sends along with a token that it pushes; none where it pushes nothing.
@@ -99,14 +100,15 @@ impl Stream {
         keys: Arc<KeySource>,
         secret: Option<Secret>,
         now: Timestamp,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, InvalidName> {
+        Ok(Self {
+            source: format!("signals/{name}").parse()?,
             name,
             terms,
             keys,
             secret: secret.as_ref().map(sha256),
             heard_at: AtomicU64::new(now.as_millis()),
-        }
+        })
     }
 
     /// What it is called here.
@@ -129,14 +131,9 @@ impl Stream {
         &self.terms.confinement
     }
 
-    /// How its facts are signed: no agent can have this name.
-    pub fn source(&self) -> Result<FactSource, InvalidName> {
-        format!("signals/{}", self.name).parse()
-    }
-
-    /// How long what it says can come again: for as long a token that was taken has to be remembered.
-    pub fn repeatable_for(&self) -> Duration {
-        self.terms.oldest + self.terms.skew.as_duration()
+    /// Who its facts are stated by: no agent can have this name.
+    pub fn source(&self) -> &FactSource {
+        &self.source
     }
 
     /// Whether this is what the transmitter sends along with a token that it pushes.
@@ -273,7 +270,7 @@ pub enum Effect {
     Cut,
 }
 
-/// How records tell of an effect: `risk = high`, `account taken back`, `cutoff`.
+/// How records tell of an effect: `risk=high`, `account taken back`, `cutoff`.
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -281,7 +278,7 @@ impl fmt::Display for Effect {
                 name,
                 value: Some(value),
                 ..
-            } => write!(f, "{name} = {value}"),
+            } => write!(f, "{name}={value}"),
             Self::State {
                 name, value: None, ..
             } => write!(f, "{name} taken back"),
@@ -415,6 +412,16 @@ pub struct Told {
     pub description: String,
 }
 
+impl Told {
+    /// What is said of this error; nothing where the token may be good and has to come again.
+    pub fn of(error: &SignalError) -> Option<Self> {
+        Some(Self {
+            err: error.code()?,
+            description: error.to_string(),
+        })
+    }
+}
+
 /// What became of the tokens that were fetched before.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcomes {
@@ -524,7 +531,7 @@ mod tests {
         assert!(idp.stream.admits(&Secret::new("hunter2")));
         assert!(!idp.stream.admits(&Secret::new("hunter3")));
         assert!(!idp.stream.admits(&Secret::new("")));
-        assert_eq!(idp.stream.source().unwrap().as_str(), "signals/idp");
+        assert_eq!(idp.stream.source().as_str(), "signals/idp");
         assert!(!format!("{:?}", idp.stream).contains("hunter2"));
     }
 }

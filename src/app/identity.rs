@@ -19,11 +19,7 @@ use crate::identity::verifiers::{CacheConfig, Verifiers};
 
 /// Every configured verifier. Pinned keys and files are read here, so that a mistake in them shows now.
 pub fn build(config: &IdentityConfig) -> anyhow::Result<Verifiers> {
-    let freshness = Freshness {
-        refresh: config.keys.refresh,
-        floor: config.keys.floor,
-        max_age: config.keys.max_age,
-    };
+    let freshness = freshness(config);
     let lives = &config.max_evidence_lifetime;
     let mut verifiers: Vec<Arc<dyn Verifier>> = Vec::new();
     if !config.trust_domains.is_empty() {
@@ -63,6 +59,15 @@ fn terms(config: &IdentityConfig, audiences: &[String], longest_life: Duration) 
         skew: Skew::new(config.skew)?,
         longest_life,
     })
+}
+
+/// How fresh the keys of others are kept.
+pub(super) fn freshness(config: &IdentityConfig) -> Freshness {
+    Freshness {
+        refresh: config.keys.refresh,
+        floor: config.keys.floor,
+        max_age: config.keys.max_age,
+    }
 }
 
 fn trusted(config: &TrustDomainConfig, freshness: Freshness) -> anyhow::Result<Trusted> {
@@ -105,7 +110,7 @@ fn issuer(config: &OidcConfig, freshness: Freshness, terms: Terms) -> anyhow::Re
     })
 }
 
-fn origin(
+pub(super) fn origin(
     keys: &KeysAt,
     issuer: &str,
     ca_file: Option<&PathBuf>,
@@ -127,7 +132,11 @@ fn origin(
     })
 }
 
-fn endpoint(url: &str, ca_file: Option<&PathBuf>, token_file: Option<&PathBuf>) -> anyhow::Result<Endpoint> {
+pub(super) fn endpoint(
+    url: &str,
+    ca_file: Option<&PathBuf>,
+    token_file: Option<&PathBuf>,
+) -> anyhow::Result<Endpoint> {
     Ok(Endpoint {
         address: url.parse()?,
         roots: roots(ca_file),

@@ -12,6 +12,7 @@ use crate::model::ids::DecisionId;
 use crate::model::name::Role;
 use crate::provider::ProviderError;
 use crate::registry::NotAdmitted;
+use crate::signal::SignalError;
 
 /// Why the broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum BrokerError {
     /// The evidence proves nothing.
     #[error(transparent)]
     Unidentified(#[from] IdentityError),
+    /// What somebody outside told is not taken.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
     /// The workload is proven and gets nothing.
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),

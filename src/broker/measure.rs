@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::journal::record::{Result, Verb};
 use crate::model::lease::{Cause, Receipt};
-use crate::model::name::ProviderName;
+use crate::model::name::{ProviderName, StreamName};
 
 use super::introspect::Found;
 use super::reconciler::Mismatch;
@@ -33,6 +33,15 @@ pub const REVOCATION_LAG: &str = "dayfly_revocation_lag_seconds";
 pub const QUARANTINE: &str = "dayfly_quarantine";
 /// Seconds that an issue took inside the broker.
 pub const ISSUE_SECONDS: &str = "dayfly_issue_duration_seconds";
+
+/// Tokens of streams of signals, by stream and what came of them.
+pub const SIGNALS: &str = "dayfly_signals_total";
+/// Seconds from an event to its effects.
+pub const SIGNAL_LAG: &str = "dayfly_signal_lag_seconds";
+/// Polls of transmitters that failed.
+pub const POLL_FAILURES: &str = "dayfly_signal_poll_failures_total";
+/// 1 while a stream was silent for longer than it promised.
+pub const SILENT: &str = "dayfly_signal_stream_silent";
 
 pub(super) fn decided(verb: Verb, result: Result) {
     let result = match result {
@@ -88,4 +97,21 @@ pub(super) fn quarantine(on: bool) {
 
 pub(super) fn issued(took: Duration) {
     metrics::histogram!(ISSUE_SECONDS).record(took.as_secs_f64());
+}
+
+/// What came of a token. The word is one of a closed set.
+pub(super) fn signalled(stream: &StreamName, outcome: &'static str) {
+    metrics::counter!(SIGNALS, "stream" => stream.to_string(), "outcome" => outcome).increment(1);
+}
+
+pub(super) fn signal_took(lag: Duration) {
+    metrics::histogram!(SIGNAL_LAG).record(lag.as_secs_f64());
+}
+
+pub(super) fn poll_failed(stream: &StreamName) {
+    metrics::counter!(POLL_FAILURES, "stream" => stream.to_string()).increment(1);
+}
+
+pub(super) fn silent(stream: &StreamName, silent: bool) {
+    metrics::gauge!(SILENT, "stream" => stream.to_string()).set(if silent { 1.0 } else { 0.0 });
 }

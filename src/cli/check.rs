@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
 use crate::app;
 use crate::config;
+use crate::model::time::Timestamp;
 
 /// Which configuration.
 #[derive(Args, Debug)]
@@ -26,6 +27,7 @@ impl Check {
             .and_then(|config| {
                 let checked = app::rules::check(&config)?;
                 app::identity::build(&config.identity)?;
+                app::signals::build(&config, Timestamp::EPOCH)?;
                 Ok(checked)
             });
         let checked = match checked {

@@ -206,7 +206,7 @@ fn freshness(section: &mut Section<'_>) -> FreshnessConfig {
     }
 }
 
-fn audiences(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
+pub(super) fn audiences(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
     let audiences: Vec<String> = section.list(key)?;
     if audiences.is_empty() || audiences.iter().any(|audience| audience.trim().is_empty()) {
         section.blame(
@@ -270,6 +270,22 @@ fn issuer(section: &mut Section<'_>, base: Base<'_>) -> Option<OidcConfig> {
         section.blame("issuer", "it is not an https address", help);
     }
     let audiences = audiences(section, "audiences");
+    let algorithms = algorithms(section);
+    let keys = keys(section, "jwks_file", "jwks_url", Some(KeysAt::Discovery), base);
+    let ca_file = base.optional_path(section, "ca_file");
+    let required_claims = section.map("required_claims");
+    Some(OidcConfig {
+        issuer: issuer?,
+        audiences,
+        algorithms,
+        keys: keys?,
+        ca_file,
+        required_claims,
+    })
+}
+
+/// What tokens of an issuer may be signed with.
+pub(super) fn algorithms(section: &mut Section<'_>) -> Vec<Algorithm> {
     let algorithms = section.list("algorithms").unwrap_or_else(|| {
         let usual = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
         usual
@@ -285,22 +301,11 @@ fn issuer(section: &mut Section<'_>, base: Base<'_>) -> Option<OidcConfig> {
             .map_err(|error| section.blame("algorithms", error, ""))
             .ok()
     });
-    let algorithms = algorithms.collect();
-    let keys = keys(section, "jwks_file", "jwks_url", Some(KeysAt::Discovery), base);
-    let ca_file = base.optional_path(section, "ca_file");
-    let required_claims = section.map("required_claims");
-    Some(OidcConfig {
-        issuer: issuer?,
-        audiences,
-        algorithms,
-        keys: keys?,
-        ca_file,
-        required_claims,
-    })
+    algorithms.collect()
 }
 
 /// A file or an address, not both, and one of them unless there is another way.
-fn keys(
+pub(super) fn keys(
     section: &mut Section<'_>,
     file: &'static str,
     url: &'static str,

@@ -85,7 +85,7 @@ impl FromRequestParts<Arc<Shared>> for Authenticated {
 }
 
 /// The evidence in the one `Authorization: Bearer` header (RFC 6750 §2.1).
-fn evidence(headers: &HeaderMap) -> Result<Evidence, IdentityError> {
+pub(super) fn evidence(headers: &HeaderMap) -> Result<Evidence, IdentityError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(IdentityError::Missing)?;
     if values.next().is_some() {

@@ -22,6 +22,7 @@ use crate::model::ids::{DecisionId, RequestId};
 use crate::model::name::Role;
 use crate::provider::ProviderError;
 use crate::registry::NotAdmitted;
+use crate::signal::SignalError;
 
 /// What every problem type starts with.
 pub const TYPES: &str = "https://dayfly.dev/problems/";
@@ -242,6 +243,12 @@ impl From<BrokerError> for Problem {
         match error {
             BrokerError::Unidentified(error) => unidentified(&error),
             BrokerError::NotAdmitted(refusal) => not_admitted(&refusal),
+            BrokerError::Signal(error @ SignalError::Unavailable(_)) => Self::unavailable(
+                &error,
+                "the keys of this stream cannot be had now: send it again",
+                30,
+            ),
+            BrokerError::Signal(error) => Self::new(Kind::MALFORMED, error.to_string()),
             BrokerError::NoTask | BrokerError::NoLease | BrokerError::NoAgent | BrokerError::NoTool => {
                 Self::new(Kind::NOT_FOUND, error.to_string())
             }

@@ -12,7 +12,7 @@ use crate::model::access::ResourcePath;
 use crate::model::decision::{FactUsed, PolicyId, Revision};
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
 use crate::model::lease::{Ending, Handle};
-use crate::model::name::{AgentName, Environment, Operation, ProviderName, ToolName, UserId};
+use crate::model::name::{AgentName, Environment, Operation, ProviderName, StreamName, ToolName, UserId};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
 
@@ -58,6 +58,8 @@ pub enum Verb {
     Serve,
     /// The ledger was found lost, or was taken into use again after its recovery.
     Recover,
+    /// Somebody outside told of an event.
+    Signal,
 }
 
 impl Verb {
@@ -83,6 +85,7 @@ impl Verb {
             Self::Load => "load",
             Self::Serve => "serve",
             Self::Recover => "recover",
+            Self::Signal => "signal",
         }
     }
 }
@@ -182,6 +185,9 @@ pub struct Record {
     /// What policies in the shadow would have said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Box<String>>,
+    /// What was told, by whom, about whom, and what followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Box<Signalled>>,
     /// The task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
@@ -204,6 +210,26 @@ pub struct Attested {
     pub kind: String,
     /// Who the workload is.
     pub subject: String,
+}
+
+/// What somebody outside told of. Of what could not be verified there is nothing but the stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signalled {
+    /// What followed, in words: `user/idp|ann risk=high`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects: Vec<String>,
+    /// The type of the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// When it happened, as the transmitter says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub happened_at: Option<Timestamp>,
+    /// The name of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// The stream that it came by.
+    pub stream: StreamName,
 }
 
 impl Record {
@@ -237,6 +263,7 @@ impl Record {
             result,
             revision: None,
             shadow: None,
+            signal: None,
             task: None,
             tool: None,
             verb,
@@ -314,6 +341,13 @@ mod tests {
             result: Result::Permitted,
             revision: Some(Revision("r1".into())),
             shadow: Some(Box::new(awkward.into())),
+            signal: Some(Box::new(Signalled {
+                effects: vec![awkward.into(), "cutoff".into()],
+                event: Some(awkward.into()),
+                happened_at: Some(AT),
+                jti: Some(awkward.into()),
+                stream: "idp".parse().unwrap(),
+            })),
             task: Some(task),
             tool: Some("crm".parse().unwrap()),
             verb: Verb::Issue,

@@ -205,6 +205,16 @@ impl MatchRule {
             })
     }
 
+    /// Whether a workload with this SPIFFE ID fits, whatever else its evidence would have to say.
+    pub fn may_be(&self, id: &SpiffeId) -> bool {
+        self.kind == EvidenceKind::JwtSvid
+            && self.authority == id.trust_domain().as_str()
+            && self
+                .subject
+                .as_ref()
+                .is_none_or(|subject| subject.matches(id.as_str()))
+    }
+
     /// Whether whoever fits `other` fits this rule too, so that `other` could tell nobody apart from it.
     pub fn covers(&self, other: &Self) -> bool {
         let pattern = |mine: &Pattern, theirs: Option<&Pattern>| theirs.is_some_and(|it| mine.covers(it));

@@ -167,6 +167,11 @@ fn unreadable(error: JoseError) -> SignalError {
     }
 }
 
+/// A short name for a text that could not be verified.
+pub fn digest_of(compact: &str) -> String {
+    mark("", compact)
+}
+
 /// Whether it can be a `jti` or the type of an event.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)

@@ -80,7 +80,7 @@ impl Idp {
         let freshness = Freshness::default();
         let keys = KeySource::new(IDP, KeyUse::Signature, Origin::Inline(jwks), freshness).unwrap();
         let secret = Some(Secret::new("hunter2"));
-        let stream = Stream::new("idp".parse().unwrap(), terms, Arc::new(keys), secret, NOW);
+        let stream = Stream::new("idp".parse().unwrap(), terms, Arc::new(keys), secret, NOW).unwrap();
         Self { signer, stream }
     }
 

@@ -38,6 +38,7 @@ impl Api {
         let (keys, stop) = (Arc::clone(&world.keys), CancellationToken::new());
         let state = HttpState {
             broker: Arc::clone(&world.broker),
+            streams: Arc::default(),
             jwks: Arc::new(move || keys.jwks()),
             issuer: ISSUER.into(),
             metrics: telemetry::init_metrics().unwrap(),
@@ -115,6 +116,8 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
         .unwrap()
         .iter()
         .filter(|(path, _)| path.starts_with("/v1/") || path.starts_with("/oauth2/"))
+        // Transmitters prove themselves by other means.
+        .filter(|(path, _)| !path.starts_with("/v1/signals/"))
     {
         // At its endpoints OAuth has words of its own, and beside them the kind of the problem.
         let refusal = |problem: &Value| match path.starts_with("/oauth2/") {

@@ -68,6 +68,8 @@ mod secrets;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]
+mod signals;
+#[cfg(test)]
 mod stuck;
 #[cfg(test)]
 mod webhook;

@@ -6,6 +6,7 @@
 pub(crate) mod gated;
 pub(crate) mod mortal;
 pub(crate) mod receiver;
+pub(crate) mod transmitter;
 pub(crate) mod tripwire;
 #[cfg(feature = "vault")]
 pub(crate) mod vault;

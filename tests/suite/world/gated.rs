@@ -26,6 +26,10 @@ use dayfly::model::time::Timestamp;
 pub(crate) trait Gate: Send + Sync + 'static {
     /// Before the ledger is asked.
     async fn before(&self, call: &'static str);
+    /// Whether the ledger cannot be reached for this call.
+    fn is_down(&self, _: &'static str) -> bool {
+        false
+    }
     /// After it did what it was asked to, before the answer arrives.
     async fn after(&self, call: &'static str);
 }
@@ -58,6 +62,9 @@ impl Gate for Counter {
 
 macro_rules! pass {
     ($self:ident, $name:literal, $call:expr) => {{
+        if $self.gate.is_down($name) {
+            return Err(LedgerError::Unavailable("out of reach".into()));
+        }
         $self.gate.before($name).await;
         let answer = $call.await;
         $self.gate.after($name).await;
