@@ -56,6 +56,7 @@ use crate::journal::record::Record;
 use crate::keys::issuer::Issuer;
 use crate::ledger::Ledger;
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
+use crate::model::name::StreamName;
 use crate::model::task::{Charter, Task};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
@@ -153,8 +154,8 @@ pub struct Broker {
     forgeries: Sightings,
     /// Proven workloads that are not admitted. Apart, so that no flood of forgeries hides them.
     strangers: Sightings,
-    /// Signals that are not taken.
-    noise: Sightings,
+    /// Signals that are not taken. Apart for each stream, so that no noise in one hides what is wrong with another.
+    noise: Cache<StreamName, Arc<Sightings>>,
     /// Signals that came lately, by their marks.
     heard: Cache<String, signals::Heard>,
     /// What was recorded lately, and is not again for a while: looks, and agents whose tasks are too many.
@@ -202,7 +203,7 @@ impl Broker {
             known: Known::default(),
             forgeries: Sightings::new(),
             strangers: Sightings::new(),
-            noise: Sightings::new(),
+            noise: Cache::new(1000),
             heard,
             looks,
             mismatches,

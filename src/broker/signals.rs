@@ -4,6 +4,8 @@
 //! then it sends it again. Taking it again, here or by another replica, does no more: facts and cutoffs are as
 //! of the instant of the event. That it was taken is remembered only to spare the work and a second record.
 
+use std::sync::Arc;
+
 use crate::journal::record::{Record, Result as Outcome, Signalled, Verb};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::fact::{Fact, Subject};
@@ -16,6 +18,7 @@ use crate::signal::{Effect, Nothing, Signal, SignalError, Status, Stream, Whom, 
 
 use super::error::BrokerError;
 use super::records::Fill;
+use super::sightings::Sightings;
 use super::{Broker, measure};
 
 /// What became of a token that was taken.
@@ -319,11 +322,7 @@ impl Broker {
         error: SignalError,
         record: Record,
     ) -> Result<T, BrokerError> {
-        if error.code().is_some()
-            && self
-                .noise
-                .is_news(&format!("{} {key}", stream.name()), self.now())
-        {
+        if error.code().is_some() && self.is_news(stream, key) {
             let record = Record {
                 result: Outcome::Denied,
                 ..record.reason(error.to_string())
@@ -331,6 +330,14 @@ impl Broker {
             self.tell(record).await?;
         }
         Err(error.into())
+    }
+
+    /// Whether what is wrong with a token was not recorded lately.
+    fn is_news(&self, stream: &Stream, key: &str) -> bool {
+        let noise = self
+            .noise
+            .get_with_by_ref(stream.name(), || Arc::new(Sightings::new()));
+        noise.is_news(key, self.now())
     }
 
     /// Records, once in a while, that not all that follows could be written down. It is sent again.
@@ -341,10 +348,7 @@ impl Broker {
         error: BrokerError,
         record: Record,
     ) -> Result<T, BrokerError> {
-        if self
-            .noise
-            .is_news(&format!("{} {} failed", stream.name(), set.mark()), self.now())
-        {
+        if self.is_news(stream, &format!("{} failed", set.mark())) {
             let record = Record {
                 result: Outcome::Failed,
                 ..record.reason("not all that follows could be written down: it has to come again")

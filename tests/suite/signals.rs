@@ -493,6 +493,10 @@ async fn noise_does_not_fill_the_journal() {
         assert_eq!(status, 400);
     }
     assert_eq!(house.world.records(Verb::Signal).len(), 20);
+    // And hides nothing of another stream.
+    let other = house.request("other", "x.y.z").send().await.unwrap();
+    assert_eq!(other.status(), 400);
+    assert_eq!(house.told().1.stream.as_str(), "other");
 }
 
 #[tokio::test(start_paused = true)]
