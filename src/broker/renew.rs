@@ -88,7 +88,8 @@ impl Broker {
         // A token is new, with a life of its own; what lives outside lives on and is never cut short.
         let until = match promise.self_contained {
             true => until,
-            false => until.max(lease.expires_at),
+            // An end that came closer since moves with what is decided now.
+            false => until.max(lease.ends_at()),
         };
         let renewed = async {
             let terms = Renewal {
