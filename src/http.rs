@@ -68,6 +68,11 @@ pub use serve::serve;
 /// Requests without evidence at a time, of each of the two kinds.
 const PUBLIC_PLACES: usize = 64;
 
+/// The largest set of rules that may be sent, in bytes.
+const LARGEST_RULES: usize = 8 * 1024 * 1024;
+/// How many of them at a time.
+const RULES_PLACES: usize = 2;
+
 /// The public keys of the token issuer, as a JSON Web Key Set. Called for each request for it.
 pub type Jwks = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
 
@@ -151,13 +156,20 @@ fn waiting() -> Routes {
         .routes(routes!(tasks::revoke))
         .routes(routes!(reconciliations::reconcile))
         .routes(routes!(rules::reload))
-        .routes(routes!(rules::preview))
         .routes(routes!(revocations::revoke, revocations::follow))
 }
 
 /// Routes for transmitters of signals, who prove themselves by other means.
 fn signalling() -> Routes {
     OpenApiRouter::new().routes(routes!(signals::push))
+}
+
+/// Routes that take whole sets of rules. They have few places of their own, so that their bodies are bounded
+/// in all.
+fn large() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(rules::preview))
+        .layer(DefaultBodyLimit::max(LARGEST_RULES))
 }
 
 /// Routes that need no evidence and ask nobody.
@@ -189,6 +201,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
     let public = places.min(PUBLIC_PLACES);
     let (router, _) = gated(prompt(), places, limits.request)
         .merge(gated(waiting(), places, limits.request + LONGEST_WAIT))
+        .merge(gated(large(), RULES_PLACES, limits.request + LONGEST_WAIT))
         .merge(gated(signalling(), public, limits.request))
         .merge(gated(open(), public, limits.request))
         .merge(gated(probing(), public, limits.request))
@@ -236,6 +249,7 @@ async fn method_not_allowed() -> Problem {
 pub fn openapi() -> String {
     let mut api = prompt()
         .merge(waiting())
+        .merge(large())
         .merge(signalling())
         .merge(open())
         .merge(probing())

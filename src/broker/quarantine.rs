@@ -2,7 +2,7 @@
 //!
 //! The ledger itself refuses ([`crate::ledger::lineage`]); here it is looked at, told, recorded, and
 //! taken into use again. What was lost since its mark was kept, the newest records find
-//! ([`super::behind`]).
+//! (`broker/behind.rs`).
 
 use std::sync::atomic::Ordering;
 

@@ -6,7 +6,7 @@
 //! `EvidenceKind` and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
 //! new format, and the old one stays readable.
 //!
-//! Format 2 of a lease, and of what a renewal says, is format 1 with [`StoredGrounds`] behind it.
+//! Format 2 of a lease, and of what a renewal says, is format 1 with `StoredGrounds` behind it.
 
 mod context;
 mod state;

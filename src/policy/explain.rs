@@ -73,7 +73,7 @@ pub enum Outcome {
 }
 
 impl CedarEngine {
-    /// Answers a question and says why. Slower than [`CedarEngine::evaluate`]: each policy is asked alone.
+    /// Answers a question and says why. Slower than [`PolicyEngine::answer`](super::PolicyEngine::answer): each policy is asked alone.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let decision = self.answer(question);
         // Where no part can be asked about, the decision says why.

@@ -55,7 +55,8 @@ async fn what_would_end_too_much_changes_nothing_until_somebody_accepts_it() {
 
     // The rules of somebody's desk, at the broker.
     let stop = files.path("policies/99-stop.cedar");
-    fs::write(&stop, STOP).unwrap();
+    // Larger than any other body may be.
+    fs::write(&stop, format!("{STOP}\n// {}\n", "-".repeat(100_000))).unwrap();
     let evidence = files.evidence_file("ops-console").await;
     let address = files.issuer();
     let asked = ["--json", "policy", "diff", "--live", "--broker", &address];
