@@ -25,6 +25,11 @@ fn block(beginning: &str) -> String {
 async fn the_provider_and_the_tool_of_the_guide_fit_together() {
     let folder = tempfile::tempdir().unwrap();
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    // Beside the shipped ones, as who follows the guide would put it.
+    for entry in fs::read_dir(shipped.join("tools")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
     fs::write(folder.path().join("orders.toml"), block("name = \"orders\"")).unwrap();
     let loaded = files::load(&shipped.join("agents"), folder.path()).unwrap();
     let tool = loaded.registry.tool(&"orders".parse().unwrap()).unwrap();
