@@ -23,7 +23,8 @@ use crate::model::time::Timestamp;
 pub const MOST_FACTS: usize = 100_000;
 /// The most statements that are kept, those that are over included.
 pub const MOST_STATEMENTS: usize = 2 * MOST_FACTS;
-/// The most rechecks that wait. Decisions beyond it become one about everything.
+/// The most rechecks that wait, but for two: decisions beyond it become one about everything, by a revision and
+/// by none.
 pub const MOST_RECHECKS: usize = 10_000;
 /// The most bytes that a mark holds.
 pub const LARGEST_MARK: usize = 64 * 1024;
@@ -45,13 +46,18 @@ pub trait Context: Send + Sync + 'static {
     /// What was stated after a version; waits up to `wait` when there is nothing yet.
     async fn facts(&self, since: FactsVersion, wait: Duration) -> Result<Statements, LedgerError>;
 
-    /// Orders a recheck. One that waits for the same leases and the same kind of work is replaced: it begins
-    /// again, in the place that it has. Of two cutoffs the one that reaches further holds; an order without
-    /// a revision keeps the revision of the one that it replaces. A decision about everything takes the
-    /// place of all narrower ones, but of those by a revision only if it names one itself.
+    /// Orders a recheck. One that waits for the same leases and the same kind of work, and that nobody began, is
+    /// replaced in the place that it has. One that somebody began comes to its end first; then it begins
+    /// again, once, however often it was ordered meanwhile. So no flood of orders keeps a lease waiting that is
+    /// late in the walk. Of two cutoffs the one that reaches further holds.
     ///
-    /// At most [`MOST_RECHECKS`] wait: beyond it all decisions become one about everything. Where there are
-    /// none, an end is refused with [`Refusal::TooManyRechecks`](super::Refusal::TooManyRechecks).
+    /// Decisions by a revision and by whichever is in force are of two kinds, which never replace each other.
+    /// Under another revision a decision begins again at once. One about everything takes the place of all
+    /// narrower ones of its kind.
+    ///
+    /// At most [`MOST_RECHECKS`] wait: beyond it the decisions of a kind become one about everything, which
+    /// always finds a place. Where there are not enough of them, an end is refused with
+    /// [`Refusal::TooManyRechecks`](super::Refusal::TooManyRechecks).
     async fn order_recheck(&self, recheck: &Recheck) -> Result<(), LedgerError>;
 
     /// Claims a recheck, for `hold`: nobody else is given it until then. Ends come before decisions, and
@@ -67,7 +73,8 @@ pub trait Context: Send + Sync + 'static {
         revision: &Revision,
     ) -> Result<Option<RecheckClaim>, LedgerError>;
 
-    /// Says how far a claimed recheck has come; then it waits again, behind the others, or it is `done`.
+    /// Says how far a claimed recheck has come; then it waits again, behind the others, or it is `done`, unless
+    /// it was ordered again meanwhile: then it begins again, behind the others.
     /// Refuses with [`Refusal::ClaimLost`](super::Refusal::ClaimLost) when it was replaced, or somebody else
     /// has it by now or was done with it. A hold that ran out while nobody else came still settles.
     async fn settle_recheck(
@@ -77,7 +84,8 @@ pub trait Context: Send + Sync + 'static {
         done: bool,
     ) -> Result<(), LedgerError>;
 
-    /// The rechecks that wait or that somebody is at, in the order in which they are claimed.
+    /// The rechecks that wait or that somebody is at, in the order in which they are claimed. What was ordered
+    /// again is there once.
     async fn rechecks(&self) -> Result<Vec<Recheck>, LedgerError>;
 
     /// Gives a live lease an end before that of its credential, not before `now`. One that ends as early
@@ -125,8 +133,9 @@ pub struct RecheckClaim {
     pub hold: u64,
 }
 
-/// The letter that the keys of orders to decide begin with.
-pub(super) const DECIDES: u8 = b'd';
+/// The letters that the keys of orders to decide begin with: by whichever revision is in force, and by one that
+/// they name.
+pub(super) const DECIDES: [u8; 2] = [b'd', b'r'];
 
 /// The order to decide everything anew that takes the place of too many narrower ones, the last of which this is.
 pub(super) fn decide_everything(recheck: &Recheck) -> Recheck {

@@ -20,7 +20,8 @@
 //! {dayfly:0}:facts    hash    subject and name → what was stated last          (context.rs)
 //! {dayfly:0}:told     zset    subject and name by the version of the statement
 //! {dayfly:0}:lapses   zset    subject and name by when the fact expires or is forgotten
-//! {dayfly:0}:rechecks hash    whom and what for → the order; :queue has them in the order of their turn
+//! {dayfly:0}:rechecks hash    whom and what for → the order; :queue has them in the order of their turn; behind a
+//!                             `+` what is due once that is done
 //! {dayfly:0}:marks    hash    name → what all replicas agree on
 //! {dayfly:0}:context  hash    the version of the facts, and other numbers; :subjects counts facts by subject
 //! {dayfly:meta}       hash    the number of shards and the layout, fixed at the first start; the epoch

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redb::{ReadableTable as _, Table};
 
-use super::layout::{FACTS, LAPSES, MARKS, QUEUE, RECHECKS, TOLD};
+use super::layout::{AGAIN, FACTS, LAPSES, MARKS, QUEUE, RECHECKS, TOLD};
 use super::tables::Tables;
 use super::{Embedded, LONGEST_WAIT, steps, writer};
 use crate::ledger::LedgerError;
@@ -28,12 +28,13 @@ pub(super) struct Circumstances<'a, 't> {
     told: Table<'t, u64, &'static [u8]>,
     lapses: Table<'t, &'static [u8], ()>,
     rechecks: Table<'t, &'static [u8], RecheckRow>,
+    again: Table<'t, &'static [u8], &'static [u8]>,
     queue: Table<'t, u64, &'static [u8]>,
 }
 
 /// The number of the statement, whether it is in force, when that or its record goes, and the record.
 pub(super) type FactRow = (u64, bool, u64, &'static [u8]);
-/// The place in the queue, who holds it (0: nobody), until when, and the record.
+/// The place in the queue, who holds it (0: nobody), until when (0: nobody began yet), and the record.
 pub(super) type RecheckRow = (u64, u64, u64, &'static [u8]);
 
 impl<'a, 't> Circumstances<'a, 't> {
@@ -44,6 +45,7 @@ impl<'a, 't> Circumstances<'a, 't> {
             told: transaction.open_table(TOLD)?,
             lapses: transaction.open_table(LAPSES)?,
             rechecks: transaction.open_table(RECHECKS)?,
+            again: transaction.open_table(AGAIN)?,
             queue: transaction.open_table(QUEUE)?,
             tables,
         })

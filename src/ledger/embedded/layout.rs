@@ -43,6 +43,8 @@ pub(super) const TOLD: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("t
 pub(super) const LAPSES: TableDefinition<'_, &[u8], ()> = TableDefinition::new("lapses");
 /// Whom and what for → the place in the queue, who holds it, until when, and the record of the recheck.
 pub(super) const RECHECKS: TableDefinition<'_, &[u8], RecheckRow> = TableDefinition::new("rechecks");
+/// Whom and what for → the recheck that is due once the one under way is done.
+pub(super) const AGAIN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rechecks again");
 /// Place → whom and what for: ends first, then decisions.
 pub(super) const QUEUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("queue");
 /// Name → what all replicas agree on.

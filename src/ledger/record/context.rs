@@ -101,13 +101,17 @@ pub fn decode_recheck(bytes: &[u8]) -> Result<Recheck, LedgerError> {
 }
 
 /// The key of a recheck, equal where one replaces the other: the kind of work, the key that is distrusted,
-/// and the selector.
+/// and the selector. What waits for a revision is of another kind than what anybody may work at.
 pub fn recheck_key(recheck: &Recheck) -> Result<Vec<u8>, LedgerError> {
     let selector = encode_selector(&recheck.whom)?;
     Ok(match &recheck.work {
         Work::Cut { .. } => [b"c".as_slice(), &selector].concat(),
         Work::Distrust { key } => [b"x".as_slice(), &key.0, &selector].concat(),
-        Work::Decide { .. } => [[DECIDES].as_slice(), &selector].concat(),
+        Work::Decide { revision } => {
+            let [by_any, by_one] = DECIDES;
+            let kind = if revision.is_none() { by_any } else { by_one };
+            [[kind].as_slice(), &selector].concat()
+        }
     })
 }
 
@@ -202,7 +206,13 @@ mod tests {
         let agent = || Selector::Agent("crm".parse().unwrap());
         let tool = || Selector::Tool("crm".parse().unwrap());
         let mut keys = BTreeSet::new();
-        for work in [cut(AT), distrust(1), distrust(2), decide(None)] {
+        for work in [
+            cut(AT),
+            distrust(1),
+            distrust(2),
+            decide(None),
+            decide(Some("r1")),
+        ] {
             for whom in [agent(), tool(), Selector::All] {
                 let recheck = recheck(whom, work.clone());
                 assert_eq!(
@@ -212,7 +222,7 @@ mod tests {
                 assert!(keys.insert(recheck_key(&recheck).unwrap()), "{recheck:?}");
             }
         }
-        for work in [cut(Timestamp::MAX), decide(Some("r1"))] {
+        for work in [cut(Timestamp::MAX), decide(Some("r2"))] {
             let recheck = recheck(agent(), work);
             assert_eq!(
                 decode_recheck(&encode_recheck(&recheck).unwrap()).unwrap(),

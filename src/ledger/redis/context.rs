@@ -38,7 +38,8 @@ pub(super) struct Versions {
     stated: Notify,
 }
 
-/// An order in arguments: its key, its record, and the order to decide everything anew that may take its place.
+/// An order in arguments: its key, its record, and whom the order to decide everything anew is about that may take
+/// its place, with the record.
 struct Order {
     key: Vec<u8>,
     record: Vec<u8>,
@@ -51,7 +52,7 @@ impl Order {
         Ok(Self {
             key: record::recheck_key(recheck)?,
             record: record::encode_recheck(recheck)?,
-            everything: [record::recheck_key(&all)?, record::encode_recheck(&all)?],
+            everything: [record::encode_selector(&all.whom)?, record::encode_recheck(&all)?],
         })
     }
 }

@@ -1,7 +1,7 @@
 -- KEYS context facts told lapses subjects rechecks queue
 -- ARGV key, subject, since when it is so, expires at (0: never), value ('' none), record, now, when it is
---      forgotten once it is over, the most of one subject, in force, and in all; then the order to decide anew, the one
---      to decide everything anew, each as key and record, and the most orders
+--      forgotten once it is over, the most of one subject, in force, and in all; then the order to decide anew as
+--      key and record, whom the one to decide everything anew is about, its record, and the most orders
 local key, subject, at, expires_at, value = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local now = tonumber(ARGV[7])
 local version = tonumber(redis.call('HGET', KEYS[1], 'v') or 0)
@@ -43,7 +43,7 @@ end
 -- One that has expired, and that nobody saw off yet, is seen off here.
 if was ~= is or (counted and was == '') then
   local order = { key = ARGV[12], record = ARGV[13], reach = 0, revision = '' }
-  enqueue(KEYS[1], KEYS[6], KEYS[7], order, { key = ARGV[14], record = ARGV[15] }, tonumber(ARGV[16]))
+  enqueue(KEYS[1], KEYS[6], KEYS[7], order, { whom = ARGV[14], record = ARGV[15] }, tonumber(ARGV[16]))
 end
 redis.call('HSET', KEYS[2], key, fact_pack(f))
 if f.state == 'o' then

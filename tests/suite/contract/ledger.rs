@@ -378,8 +378,11 @@ macro_rules! ledger_contract {
                 what_was_taken_back_is_forgotten_after_the_retention, one_subject_has_so_many_facts_and_no_more,
                 ends_come_before_decisions_and_then_who_has_waited_longest,
                 a_recheck_is_held_by_one_until_the_hold_runs_out, each_recheck_is_claimed_by_one,
-                a_recheck_that_is_ordered_again_begins_again_in_its_place, a_decision_by_a_revision_is_for_who_has_it,
-                a_decision_about_everything_takes_the_place_of_narrower_ones, a_live_lease_gets_an_earlier_end,
+                an_order_that_nobody_began_is_replaced_in_its_place,
+                what_is_ordered_again_while_somebody_is_at_it_is_done_once_more_after,
+                ends_that_are_ordered_again_keep_those_under_way_going_too, a_decision_by_a_revision_is_for_who_has_it,
+                decisions_by_a_revision_and_by_whichever_is_in_force_stand_apart,
+                a_decision_about_everything_takes_the_place_of_narrower_ones_of_its_kind, a_live_lease_gets_an_earlier_end,
                 a_mark_is_set_by_who_knows_it, one_of_many_sets_a_mark, circumstances_change_in_a_lost_ledger_too;
             finding: leases_are_found_by_what_they_are, leases_are_found_by_their_state,
                 filters_combine, pages_follow_each_other;

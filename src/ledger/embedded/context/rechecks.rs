@@ -6,7 +6,7 @@ use super::Circumstances;
 use crate::ledger::context::{self, DECIDES, MOST_RECHECKS, RecheckClaim};
 use crate::ledger::embedded::layout::{QUEUE, RECHECKS, SEQUENCE, damaged};
 use crate::ledger::embedded::reads::Snapshot;
-use crate::ledger::record::{decode_recheck, encode_recheck, recheck_key};
+use crate::ledger::record::{decode_recheck, encode_recheck, encode_selector, recheck_key};
 use crate::ledger::{LedgerError, Refusal};
 use crate::model::cutoff::Selector;
 use crate::model::decision::Revision;
@@ -20,7 +20,9 @@ const DECISIONS: u64 = 1 << 63;
 struct Pending {
     recheck: Recheck,
     place: u64,
+    /// Who has it; nobody: 0.
     hold: u64,
+    /// Until when, or until when somebody had it last; nobody began yet: 0.
     until: u64,
 }
 
@@ -48,72 +50,104 @@ impl Circumstances<'_, '_> {
     fn last_place(&mut self, key: &[u8]) -> Result<u64, LedgerError> {
         let number = self.next_number()?;
         Ok(match key.first() {
-            Some(&DECIDES) => DECISIONS | number,
+            Some(kind) if DECIDES.contains(kind) => DECISIONS | number,
             _ => number,
         })
     }
 
     pub(super) fn order(&mut self, recheck: &Recheck) -> Result<(), LedgerError> {
-        let mut recheck = context::kept(recheck);
+        let recheck = context::kept(recheck);
         let key = recheck_key(&recheck)?;
-        let all = context::decide_everything(&recheck);
         let standing = self.pending(&key)?;
-        let many = self.rechecks.len()? >= u64::try_from(MOST_RECHECKS).unwrap_or(u64::MAX);
-        let full = many && standing.is_none();
-        let decides = key.first() == Some(&DECIDES);
-        if decides && (full || recheck.whom == Selector::All) {
-            return self.put_everything(all, full);
+        let full = standing.is_none() && self.is_full()?;
+        let decision = key.first().copied().filter(|kind| DECIDES.contains(kind));
+        if let Some(kind) = decision
+            && (full || recheck.whom == Selector::All)
+        {
+            return self.put_everything(kind, context::decide_everything(&recheck), true);
         }
         if full {
             if self.queue.range(DECISIONS..)?.take(2).count() < 2 {
                 return Err(Refusal::TooManyRechecks.into());
             }
-            self.put_everything(all, true)?;
+            for kind in DECIDES {
+                self.put_everything(kind, context::decide_everything(&recheck), false)?;
+            }
+            if self.is_full()? {
+                return Err(Refusal::TooManyRechecks.into());
+            }
         }
-        let place = match &standing {
-            Some(standing) if context::reach(&standing.recheck.work) > context::reach(&recheck.work) => {
-                return Ok(());
-            }
-            Some(standing) => {
-                keep_revision(&mut recheck, &standing.recheck);
-                standing.place
-            }
-            None => self.last_place(&key)?,
-        };
-        self.put_recheck(&key, &recheck, place, 0, 0)
+        let further =
+            |standing: &Pending| context::reach(&standing.recheck.work) > context::reach(&recheck.work);
+        if standing.as_ref().is_some_and(further) {
+            return Ok(());
+        }
+        self.put_in_place(&key, &recheck, standing)
     }
 
-    /// Puts the order to decide everything anew into the place of all narrower ones: of those that wait for a
-    /// revision only if it does too, or if they have to go.
-    fn put_everything(&mut self, mut all: Recheck, have_to_go: bool) -> Result<(), LedgerError> {
-        let key = recheck_key(&all)?;
+    fn is_full(&self) -> Result<bool, LedgerError> {
+        Ok(self.rechecks.len()? >= u64::try_from(MOST_RECHECKS).unwrap_or(u64::MAX))
+    }
+
+    /// Puts the order to decide everything anew into the place of all narrower ones of a kind. Without a revision
+    /// it takes one of theirs. Where it was not ordered, only if there are several.
+    fn put_everything(&mut self, kind: u8, mut all: Recheck, ordered: bool) -> Result<(), LedgerError> {
+        let key = [[kind].as_slice(), &encode_selector(&all.whom)?].concat();
         let standing = self.pending(&key)?;
-        if let Some(standing) = &standing {
-            keep_revision(&mut all, &standing.recheck);
-        }
         let mut narrower = Vec::new();
-        for entry in self.rechecks.range::<&[u8]>([DECIDES].as_slice()..)? {
+        for entry in self.rechecks.range::<&[u8]>([kind].as_slice()..)? {
             let (other, row) = entry?;
             let other = other.value();
-            if other != key.as_slice() && other.first() == Some(&DECIDES) {
+            if other.first() != Some(&kind) {
+                break;
+            }
+            if other != key.as_slice() {
                 let (place, _, _, record) = row.value();
                 narrower.push((other.to_vec(), place, decode_recheck(record)?));
             }
         }
-        for (other, place, order) in narrower {
-            if have_to_go {
-                keep_revision(&mut all, &order);
-            }
-            if order.work.revision().is_none() || all.work.revision().is_some() {
-                self.rechecks.remove(other.as_slice())?;
-                self.queue.remove(place)?;
-            }
+        if !ordered && narrower.len() + usize::from(standing.is_some()) < 2 {
+            return Ok(());
         }
-        let place = match standing {
-            Some(standing) => standing.place,
-            None => self.last_place(&key)?,
+        let before = standing.iter().map(|standing| &standing.recheck);
+        let before = before.chain(narrower.iter().map(|(_, _, order)| order));
+        let theirs = before.filter_map(|order| order.work.revision()).next();
+        if let (Work::Decide { revision }, Some(theirs)) = (&mut all.work, theirs) {
+            revision.get_or_insert(theirs.clone());
+        }
+        for (other, place, _) in narrower {
+            self.rechecks.remove(other.as_slice())?;
+            self.again.remove(other.as_slice())?;
+            self.queue.remove(place)?;
+        }
+        self.put_in_place(&key, &all, standing)
+    }
+
+    /// Puts an order into the place of the one that stands under its key, if any does. A walk that somebody began
+    /// comes to its end first, unless it is by another revision.
+    fn put_in_place(
+        &mut self,
+        key: &[u8],
+        recheck: &Recheck,
+        standing: Option<Pending>,
+    ) -> Result<(), LedgerError> {
+        let Some(standing) = standing else {
+            let place = self.last_place(key)?;
+            return self.put_recheck(key, recheck, place, 0, 0);
         };
-        self.put_recheck(&key, &all, place, 0, 0)
+        if standing.until == 0 || standing.recheck.work.revision() != recheck.work.revision() {
+            self.again.remove(key)?;
+            return self.put_recheck(key, recheck, standing.place, 0, 0);
+        }
+        let due = match self.again.get(key)? {
+            Some(due) => Some(context::reach(&decode_recheck(due.value())?.work)),
+            None => None,
+        };
+        if due.is_none_or(|due| due <= context::reach(&recheck.work)) {
+            self.tables.dirty = true;
+            self.again.insert(key, encode_recheck(recheck)?.as_slice())?;
+        }
+        Ok(())
     }
 
     fn put_recheck(
@@ -172,24 +206,28 @@ impl Circumstances<'_, '_> {
     ) -> Result<(), LedgerError> {
         let key = recheck_key(&claim.recheck)?;
         let held = self.pending(&key)?.filter(|pending| pending.hold == claim.hold);
-        let Pending { recheck, place, .. } = held.ok_or(Refusal::ClaimLost)?;
+        let Pending {
+            recheck,
+            place,
+            until,
+            ..
+        } = held.ok_or(Refusal::ClaimLost)?;
         self.tables.dirty = true;
         self.queue.remove(place)?;
-        if done {
-            self.rechecks.remove(key.as_slice())?;
-            return Ok(());
-        }
+        let (next, until) = match done {
+            false => (Recheck { progress, ..recheck }, until),
+            true => {
+                let due = self.again.remove(key.as_slice())?;
+                let due = due.map(|due| decode_recheck(due.value())).transpose()?;
+                let Some(due) = due else {
+                    self.rechecks.remove(key.as_slice())?;
+                    return Ok(());
+                };
+                (due, 0)
+            }
+        };
         let place = self.last_place(&key)?;
-        self.put_recheck(&key, &Recheck { progress, ..recheck }, place, 0, 0)
-    }
-}
-
-/// An order without a revision keeps the one of the order that it replaces.
-fn keep_revision(recheck: &mut Recheck, before: &Recheck) {
-    if let (Work::Decide { revision }, Some(kept)) = (&mut recheck.work, before.work.revision())
-        && revision.is_none()
-    {
-        *revision = Some(kept.clone());
+        self.put_recheck(&key, &next, place, 0, until)
     }
 }
 

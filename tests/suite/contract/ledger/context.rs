@@ -81,6 +81,14 @@ fn cut(whom: Selector, up_to: Timestamp) -> Recheck {
     }
 }
 
+fn because(why: &str, recheck: Recheck) -> Recheck {
+    Recheck {
+        why: why.to_owned(),
+        ordered_at: at(2),
+        ..recheck
+    }
+}
+
 fn agent(name: &str) -> Selector {
     Selector::Agent(name.parse().unwrap())
 }
@@ -525,34 +533,109 @@ pub(super) async fn each_recheck_is_claimed_by_one(ledger: Subject) {
     assert_eq!((claims.len(), whom.len()), (12, 12));
 }
 
-pub(super) async fn a_recheck_that_is_ordered_again_begins_again_in_its_place(ledger: Subject) {
+pub(super) async fn an_order_that_nobody_began_is_replaced_in_its_place(ledger: Subject) {
     ledger.order_recheck(&decide(agent("a"), None)).await.unwrap();
     ledger.order_recheck(&decide(agent("b"), None)).await.unwrap();
-    for _ in 0..2 {
-        let claim = claim(&ledger, at(1)).await.unwrap();
-        ledger.settle_recheck(&claim, looked_at(7), false).await.unwrap();
-    }
-    let held = claim(&ledger, at(2)).await.unwrap();
-    let again = Recheck {
-        why: "another reason".to_owned(),
-        ordered_at: at(2),
-        ..decide(agent("a"), None)
-    };
+    let again = because("another reason", decide(agent("a"), None));
     ledger.order_recheck(&again).await.unwrap();
-    let late = ledger.settle_recheck(&held, looked_at(9), true).await;
-    assert_eq!(refusal(late), Refusal::ClaimLost);
-    let orders = waiting(&ledger).await;
-    assert_eq!(orders[0], again);
-    assert_eq!((orders.len(), orders[1].progress), (2, looked_at(7)));
-    assert_eq!(claim(&ledger, at(3)).await.unwrap().recheck, again);
+    assert_eq!(waiting(&ledger).await, [again.clone(), decide(agent("b"), None)]);
+    assert_eq!(
+        drained(&ledger, at(3)).await,
+        [agent("a"), agent("b")],
+        "once each"
+    );
 
     // Of two cutoffs the one that reaches further.
     ledger.order_recheck(&cut(agent("a"), at(50))).await.unwrap();
     ledger.order_recheck(&cut(agent("a"), at(40))).await.unwrap();
-    assert_eq!(waiting(&ledger).await[0], cut(agent("a"), at(50)));
+    assert_eq!(waiting(&ledger).await, [cut(agent("a"), at(50))]);
     ledger.order_recheck(&cut(agent("a"), at(60))).await.unwrap();
-    assert_eq!(waiting(&ledger).await[0], cut(agent("a"), at(60)));
-    assert_eq!(waiting(&ledger).await.len(), 3);
+    assert_eq!(waiting(&ledger).await, [cut(agent("a"), at(60))]);
+}
+
+/// However often it is ordered: whoever is at it comes to the end, and then it is done once more.
+pub(super) async fn what_is_ordered_again_while_somebody_is_at_it_is_done_once_more_after(ledger: Subject) {
+    ledger.order_recheck(&decide(agent("a"), None)).await.unwrap();
+    ledger.order_recheck(&decide(agent("b"), None)).await.unwrap();
+    let order = async |why: &str| {
+        let again = because(why, decide(agent("a"), None));
+        ledger.order_recheck(&again).await.unwrap();
+        again
+    };
+    let held = claim(&ledger, at(1)).await.unwrap();
+    order("while somebody holds it").await;
+    ledger.settle_recheck(&held, looked_at(7), false).await.unwrap();
+    order("while it waits to go on").await;
+    let other = claim(&ledger, at(2)).await.unwrap();
+    assert_eq!(other.recheck.whom, agent("b"));
+    let held = claim(&ledger, at(2)).await.unwrap();
+    let under_way = Recheck {
+        progress: looked_at(7),
+        ..decide(agent("a"), None)
+    };
+    assert_eq!(
+        held.recheck, under_way,
+        "nothing is looked at twice before all is once"
+    );
+    let last = order("a third time").await;
+    assert_eq!(waiting(&ledger).await.len(), 2, "it is in the queue once");
+    // Whoever died leaves it to another, as ever.
+    let taken_over = claim(&ledger, at(40)).await.unwrap();
+    assert_eq!(taken_over.recheck.whom, agent("b"));
+    let held = claim(&ledger, at(40)).await.unwrap();
+    assert_eq!(held.recheck, under_way);
+    ledger.settle_recheck(&held, looked_at(9), true).await.unwrap();
+    ledger
+        .settle_recheck(&taken_over, looked_at(9), false)
+        .await
+        .unwrap();
+
+    let orders = waiting(&ledger).await;
+    assert_eq!(orders[0], last, "from the beginning, in the order of the queue");
+    assert_eq!((orders.len(), &orders[1].whom), (2, &agent("b")));
+    let twice = ledger.settle_recheck(&held, looked_at(9), true).await;
+    assert_eq!(refusal(twice), Refusal::ClaimLost);
+    assert_eq!(drained(&ledger, at(41)).await, [agent("a"), agent("b")]);
+    assert_eq!(waiting(&ledger).await, [], "once more, and no more");
+}
+
+pub(super) async fn ends_that_are_ordered_again_keep_those_under_way_going_too(ledger: Subject) {
+    let distrust = Recheck {
+        work: Work::Distrust {
+            key: VouchingKey([1; 8]),
+        },
+        ..decide(Selector::All, None)
+    };
+    ledger.order_recheck(&distrust).await.unwrap();
+    ledger.order_recheck(&cut(agent("a"), at(50))).await.unwrap();
+    for _ in 0..2 {
+        let claim = claim(&ledger, at(1)).await.unwrap();
+        ledger.settle_recheck(&claim, looked_at(3), false).await.unwrap();
+    }
+    ledger.order_recheck(&distrust).await.unwrap();
+    for up_to in [60, 70, 65] {
+        ledger.order_recheck(&cut(agent("a"), at(up_to))).await.unwrap();
+    }
+    let under_way = |recheck: Recheck| Recheck {
+        progress: looked_at(3),
+        ..recheck
+    };
+    let expected = [under_way(distrust.clone()), under_way(cut(agent("a"), at(50)))];
+    assert_eq!(waiting(&ledger).await, expected);
+    for _ in 0..2 {
+        let claim = claim(&ledger, at(2)).await.unwrap();
+        assert_eq!(claim.recheck.progress, looked_at(3));
+        ledger.settle_recheck(&claim, looked_at(4), true).await.unwrap();
+    }
+    // Of those that came meanwhile the one that reaches furthest.
+    assert_eq!(waiting(&ledger).await, [distrust, cut(agent("a"), at(70))]);
+    let held = claim(&ledger, at(3)).await.unwrap();
+    ledger.settle_recheck(&held, looked_at(4), true).await.unwrap();
+    let held = claim(&ledger, at(3)).await.unwrap();
+    // One that reaches less far adds nothing.
+    ledger.order_recheck(&cut(agent("a"), at(69))).await.unwrap();
+    ledger.settle_recheck(&held, looked_at(4), true).await.unwrap();
+    assert_eq!(waiting(&ledger).await, []);
 }
 
 pub(super) async fn a_decision_by_a_revision_is_for_who_has_it(ledger: Subject) {
@@ -565,20 +648,55 @@ pub(super) async fn a_decision_by_a_revision_is_for_who_has_it(ledger: Subject) 
     assert_eq!(held.recheck.whom, agent("a"), "that of `r1` is not the first");
     assert_eq!(claim(&ledger, at(1)).await, None);
     let theirs = ledger.claim_recheck(at(1), HOLD, &revision("r2")).await.unwrap();
-    assert_eq!(theirs.unwrap().recheck, decide(Selector::All, Some("r2")));
+    let theirs = theirs.unwrap();
+    assert_eq!(theirs.recheck, decide(Selector::All, Some("r2")));
+    ledger.settle_recheck(&theirs, looked_at(5), false).await.unwrap();
 
-    // Whoever knows of no revision does not take it away; a later one does.
-    ledger.order_recheck(&decide(Selector::All, None)).await.unwrap();
-    assert_eq!(waiting(&ledger).await, [decide(Selector::All, Some("r2"))]);
+    // A later revision takes the place, also of one under way.
     ledger
         .order_recheck(&decide(Selector::All, Some("r1")))
         .await
         .unwrap();
-    assert_eq!(waiting(&ledger).await, [decide(Selector::All, Some("r1"))]);
-    assert!(claim(&ledger, at(2)).await.is_some());
+    let orders = waiting(&ledger).await;
+    assert_eq!(
+        orders,
+        [decide(agent("a"), None), decide(Selector::All, Some("r1"))]
+    );
+    let mine = claim(&ledger, at(2)).await.unwrap();
+    ledger
+        .order_recheck(&decide(Selector::All, Some("r2")))
+        .await
+        .unwrap();
+    let late = ledger.settle_recheck(&mine, looked_at(1), true).await;
+    assert_eq!(refusal(late), Refusal::ClaimLost);
+    assert_eq!(waiting(&ledger).await[1], decide(Selector::All, Some("r2")));
 }
 
-pub(super) async fn a_decision_about_everything_takes_the_place_of_narrower_ones(ledger: Subject) {
+/// Whoever has another revision works off what facts order, also where a revision has something to say about
+/// the same leases.
+pub(super) async fn decisions_by_a_revision_and_by_whichever_is_in_force_stand_apart(ledger: Subject) {
+    for whom in [agent("support-bot"), Selector::All] {
+        ledger
+            .order_recheck(&decide(whom.clone(), Some("r2")))
+            .await
+            .unwrap();
+        ledger.order_recheck(&decide(whom.clone(), None)).await.unwrap();
+        let claimed = claim(&ledger, at(1)).await.expect("one for `r1`");
+        assert_eq!(claimed.recheck, decide(whom.clone(), None));
+        ledger
+            .order_recheck(&decide(whom.clone(), Some("r3")))
+            .await
+            .unwrap();
+        ledger.settle_recheck(&claimed, looked_at(1), true).await.unwrap();
+        assert_eq!(waiting(&ledger).await, [decide(whom, Some("r3"))]);
+    }
+    new(&ledger, &risk("high", 2), at(2)).await;
+    assert_eq!(drained(&ledger, at(3)).await, [agent("support-bot")]);
+}
+
+pub(super) async fn a_decision_about_everything_takes_the_place_of_narrower_ones_of_its_kind(
+    ledger: Subject,
+) {
     let orders = [
         decide(agent("a"), None),
         decide(tool("b"), Some("r2")),
@@ -590,6 +708,8 @@ pub(super) async fn a_decision_about_everything_takes_the_place_of_narrower_ones
     let held = claim(&ledger, at(1)).await.unwrap();
     ledger.settle_recheck(&held, looked_at(1), false).await.unwrap();
     let narrow = ledger.claim_recheck(at(1), HOLD, &revision("r2")).await.unwrap();
+    assert_eq!(narrow.unwrap().recheck.whom, agent("a"));
+    ledger.order_recheck(&decide(agent("a"), None)).await.unwrap();
     ledger.order_recheck(&decide(Selector::All, None)).await.unwrap();
     let whom = async || {
         waiting(&ledger)
@@ -607,14 +727,28 @@ pub(super) async fn a_decision_about_everything_takes_the_place_of_narrower_ones
         .order_recheck(&decide(Selector::All, Some("r3")))
         .await
         .unwrap();
-    assert_eq!(whom().await, [agent("a"), Selector::All]);
-    assert!(narrow.is_some());
+    assert_eq!(
+        waiting(&ledger).await[1..],
+        [decide(Selector::All, None), decide(Selector::All, Some("r3"))],
+        "one by no revision is for everybody"
+    );
     ledger.order_recheck(&decide(agent("a"), None)).await.unwrap();
     assert_eq!(
         whom().await,
-        [agent("a"), Selector::All, agent("a")],
+        [agent("a"), Selector::All, Selector::All, agent("a")],
         "what changed since"
     );
+
+    // Who is at everything comes to its end, and then begins again: what it takes the place of came later.
+    let held = claim(&ledger, at(40)).await.unwrap();
+    ledger.settle_recheck(&held, looked_at(1), true).await.unwrap();
+    let all = claim(&ledger, at(40)).await.unwrap();
+    assert_eq!(all.recheck, decide(Selector::All, None));
+    ledger.order_recheck(&decide(Selector::All, None)).await.unwrap();
+    assert_eq!(whom().await, [Selector::All, Selector::All]);
+    ledger.settle_recheck(&all, looked_at(9), true).await.unwrap();
+    assert_eq!(drained(&ledger, at(41)).await, [Selector::All]);
+    assert_eq!(waiting(&ledger).await, [decide(Selector::All, Some("r3"))]);
 }
 
 /// Not run against every adapter: it takes a while.
@@ -626,7 +760,7 @@ pub(super) async fn a_flood_of_decisions_becomes_one_about_everything(ledger: Su
     };
     let mut ordering = JoinSet::new();
     for number in 0..MOST_RECHECKS {
-        ordering.spawn(order(decide(user(number), (number == 77).then_some("r1"))));
+        ordering.spawn(order(decide(user(number), (number / 2 == 38).then_some("r1"))));
     }
     for made in ordering.join_all().await {
         made.unwrap();
@@ -638,10 +772,13 @@ pub(super) async fn a_flood_of_decisions_becomes_one_about_everything(ledger: Su
     order(cut(agent("a"), at(1))).await.unwrap();
     let orders = waiting(&ledger).await;
     assert_eq!(orders[0], cut(agent("a"), at(1)));
-    assert_eq!(orders[1..], [decide(Selector::All, Some("r1"))]);
+    assert_eq!(orders.len(), 3);
+    for all in [decide(Selector::All, None), decide(Selector::All, Some("r1"))] {
+        assert!(orders.contains(&all), "{orders:?}");
+    }
 
     let mut ordering = JoinSet::new();
-    for number in 0..MOST_RECHECKS - 2 {
+    for number in 0..MOST_RECHECKS - 3 {
         ordering.spawn(order(cut(user(number), at(1))));
     }
     for made in ordering.join_all().await {
@@ -655,6 +792,21 @@ pub(super) async fn a_flood_of_decisions_becomes_one_about_everything(ledger: Su
     let orders = waiting(&ledger).await;
     assert_eq!(orders.len(), MOST_RECHECKS);
     assert_eq!(orders.last().unwrap().whom, Selector::All);
+
+    // Decisions always find a place, also where there are none yet.
+    drained(&ledger, at(2)).await;
+    let mut ordering = JoinSet::new();
+    for number in 0..MOST_RECHECKS - 1 {
+        ordering.spawn(order(cut(user(number), at(1))));
+    }
+    for made in ordering.join_all().await {
+        made.unwrap();
+    }
+    for by in [None, Some("r1"), Some("r2")] {
+        order(decide(user(1), by)).await.unwrap();
+    }
+    let orders = waiting(&ledger).await;
+    assert_eq!(orders.len(), MOST_RECHECKS + 1);
 }
 
 // Earlier ends

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use dayfly::ledger::context::Stated;
+use dayfly::ledger::context::{RecheckClaim, Stated};
 use dayfly::ledger::{
     Budgets, Claim, Filter, LeaseClaim, Ledger, LedgerError, Page, Refusal, Renewal, Settlement,
 };
@@ -45,8 +45,10 @@ enum Op {
     State(u8, u64, Option<u64>),
     /// Whoever decides hears of what was stated.
     Hear,
-    /// Somebody looks for a recheck, and does it.
+    /// Somebody looks for a recheck.
     Recheck,
+    /// Whoever has a recheck says how far it has come, or that it is done.
+    Rechecked(bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -71,9 +73,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => one().prop_map(Op::Abandon),
         1 => (0..4u8).prop_map(Op::Cut),
         2 => (one(), 0..200u64).prop_map(|(lease, left)| Op::Curtail(lease, left)),
-        1 => (0..3u8, 0..30u64, prop::option::of(1..90u64)).prop_map(|(level, ago, left)| Op::State(level, ago, left)),
+        2 => (0..3u8, 0..30u64, prop::option::of(1..90u64)).prop_map(|(level, ago, left)| Op::State(level, ago, left)),
         2 => Just(Op::Hear),
-        1 => Just(Op::Recheck),
+        2 => Just(Op::Recheck),
+        2 => any::<bool>().prop_map(Op::Rechecked),
     ]
 }
 
@@ -103,7 +106,47 @@ struct Circumstance {
     version: FactsVersion,
     /// As of when those know it who decide.
     heard: FactsVersion,
-    ordered: bool,
+    walk: Walk,
+}
+
+/// The one recheck of the run.
+#[derive(Default)]
+struct Walk {
+    waits: bool,
+    /// Somebody had it since it began.
+    begun: bool,
+    /// It was ordered again since.
+    again: bool,
+    held_until: Option<Timestamp>,
+    looked_at: u64,
+    /// The last that somebody was given.
+    claim: Option<RecheckClaim>,
+}
+
+impl Walk {
+    fn order(&mut self) {
+        self.again |= self.waits && self.begun;
+        self.waits = true;
+    }
+
+    /// Whether whoever looks for one is given it.
+    fn claim(&mut self, now: Timestamp) -> bool {
+        let given = self.waits && self.held_until.is_none_or(|until| until <= now);
+        if given {
+            (self.begun, self.held_until) = (true, Some(now.plus(HOLD)));
+        }
+        given
+    }
+
+    fn settle(&mut self, looked_at: u64, done: bool) -> Result<(), String> {
+        self.held_until.take().ok_or_else(|| name(&Refusal::ClaimLost))?;
+        if done {
+            (self.waits, self.begun, self.again, self.looked_at) = (self.again, false, false, 0);
+        } else {
+            self.looked_at = looked_at;
+        }
+        Ok(())
+    }
 }
 
 impl Circumstance {
@@ -132,7 +175,9 @@ impl Circumstance {
         self.standing = Some(fact.clone());
         let after = self.value(now);
         self.seen_off = after.is_none();
-        self.ordered |= before != after || was_left;
+        if before != after || was_left {
+            self.walk.order();
+        }
         Some(before != after || (after.is_some() && until != fact.expires_at))
     }
 }
@@ -643,15 +688,28 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
             Op::Recheck => {
                 let circumstance = &mut model.circumstance;
                 if circumstance.lapsed(now) {
-                    (circumstance.seen_off, circumstance.ordered) = (true, true);
+                    circumstance.seen_off = true;
+                    circumstance.walk.order();
                 }
+                let walk = &mut circumstance.walk;
                 let found = claim(ledger, now).await;
-                assert_eq!(found.is_some(), circumstance.ordered, "{op:?}");
-                if let Some(found) = found {
-                    let done = Progress::default();
-                    ledger.settle_recheck(&found, done, true).await.unwrap();
+                assert_eq!(found.is_some(), walk.claim(now), "{op:?}");
+                let Some(found) = found else { continue };
+                assert_eq!(found.recheck.progress.looked_at, walk.looked_at, "{op:?}");
+                if let Some(before) = walk.claim.replace(found) {
+                    let late = ledger.settle_recheck(&before, Progress::default(), true).await;
+                    assert_eq!(said(late), Err(name(&Refusal::ClaimLost)), "{op:?}");
                 }
-                circumstance.ordered = false;
+            }
+            Op::Rechecked(done) => {
+                let walk = &mut model.circumstance.walk;
+                let Some(held) = &walk.claim else { continue };
+                let progress = Progress {
+                    looked_at: held.recheck.progress.looked_at + 1,
+                    ..held.recheck.progress
+                };
+                let made = said(ledger.settle_recheck(held, progress, done).await);
+                assert_eq!(made, walk.settle(progress.looked_at, done), "{op:?}");
             }
             Op::Cut(kind) => {
                 let task = &model.tasks[usize::from(kind) % 3].0.charter;
@@ -668,7 +726,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
         }
         assert_eq!(
             ledger.rechecks().await.unwrap().len(),
-            usize::from(model.circumstance.ordered),
+            usize::from(model.circumstance.walk.waits),
             "after {op:?}"
         );
         for (place, known) in model.leases.iter().enumerate() {
