@@ -166,6 +166,7 @@ fn main() {
         id: TaskId::new(now, [1; 10]),
         purpose: "answer ticket 1234".parse().unwrap(),
         on_behalf_of: Some("u-1".parse().unwrap()),
+        delegators: Vec::new(),
         opened_at: now,
     };
     let silence = Facts::default();

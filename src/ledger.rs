@@ -40,6 +40,9 @@ pub trait Ledger: Lineage + Context {
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
     /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
     /// one has not. See [`reserve`](Self::reserve) for how exact that is.
+    ///
+    /// A sub-task falls into the slot of its root, and is refused unless every task above it is open at its
+    /// opening, and where its root has [`rules::MOST_SUB_TASKS`] below it that have not ended.
     async fn open(
         &self,
         task: &Task,
@@ -54,12 +57,19 @@ pub trait Ledger: Lineage + Context {
     /// `revoking`, due at once, all in the same step. Ending it publishes one cutoff on the task,
     /// suspending it one on each of those leases. Answers the task as it then stands.
     ///
+    /// All of that reaches what is below it in the same step: the leases of its sub-tasks are turned too, and
+    /// with a task every sub-task below ends as [`Outcome::ParentEnded`], with a cutoff of its own. A suspended
+    /// task holds up what is below it, and its sub-tasks stay as they are.
+    ///
     /// A task past its due instant counts as ended since then: it can be ended, which says how, and
     /// everything else refuses with [`Refusal::TaskNotOpen`].
     async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError>;
 
+    /// The sub-tasks below a task that have not ended, oldest first, all of them.
+    async fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError>;
+
     /// Writes a lease down, `reserved` or, for self-contained credentials, `active` at once.
-    /// Refuses unless its task is open and not past its due instant at `lease.issued_at`, no fact was
+    /// Refuses unless its task, and each task above, is open and not past its due instant at `lease.issued_at`, no fact was
     /// stated since it was decided ([`Refusal::StaleFacts`]), no cutoff ends the lease, every budget has room,
     /// and the key, if any, is new.
     /// A key that was used before refuses with [`Refusal::Repeated`] or [`Refusal::KeyReused`], before
@@ -89,13 +99,13 @@ pub trait Ledger: Lineage + Context {
     /// An active lease lives on until `terms.expires_at`, and says which decision let it and what bounded
     /// it; or it stays as it was where that is longer: the credential of before is still out. An earlier end
     /// ([`Lease::curtailed`]) moves with it, and is gone once that credential ends first. Refuses when it is not active at `now`, its task
-    /// is not open, something was stated since it was decided, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
+    /// or one above is not open, something was stated since it was decided, or a cutoff ends it. An active lease whose time is up is refused as `expired`.
     async fn renew(&self, id: LeaseId, terms: Renewal, now: Timestamp) -> Result<Lease, LedgerError>;
 
     /// The lease as it stands.
     async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError>;
 
-    /// The lease, whose credential may be used at `now`: it is active, its task is open, and no cutoff ends
+    /// The lease, whose credential may be used at `now`: it is active, its task and each above is open, and no cutoff ends
     /// it, also one that has not come to the lease yet. Otherwise refuses as [`renew`](Self::renew) does, in
     /// a lost ledger too. Changes nothing.
     async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError>;
@@ -196,7 +206,7 @@ pub enum Opened {
     /// It is new.
     New,
     /// The same request came before; this is its task.
-    Repeated(Task),
+    Repeated(Box<Task>),
 }
 
 /// Names one write, so that a repeated request is known. Bounded in life by the ledger's retention.
@@ -269,6 +279,8 @@ pub enum Budget {
     Tool,
     /// The agent's, of tasks.
     OpenTasks,
+    /// That of the tree that a sub-task is to be part of.
+    SubTasks,
 }
 
 impl Budget {
@@ -279,12 +291,13 @@ impl Budget {
             Self::Agent => "agent",
             Self::Tool => "tool",
             Self::OpenTasks => "open_tasks",
+            Self::SubTasks => "sub_tasks",
         }
     }
 
     const fn whose(self) -> &'static str {
         match self {
-            Self::Task => "task",
+            Self::Task | Self::SubTasks => "task",
             Self::Agent | Self::OpenTasks => "agent",
             Self::Tool => "tool",
         }
@@ -294,6 +307,7 @@ impl Budget {
         match self {
             Self::Task | Self::Agent | Self::Tool => "live credentials",
             Self::OpenTasks => "open tasks",
+            Self::SubTasks => "sub-tasks below its root that have not ended",
         }
     }
 }
@@ -332,9 +346,9 @@ pub enum Settlement {
 /// Which leases. All that is named has to fit.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Filter {
-    /// Of this task.
+    /// Of this task, or of a sub-task below it.
     pub task: Option<TaskId>,
-    /// Of this agent.
+    /// Of this agent, or of a sub-task that it handed on.
     pub agent: Option<AgentName>,
     /// For this tool.
     pub tool: Option<ToolName>,

@@ -32,6 +32,7 @@ use crate::model::fact::Facts;
 use crate::model::ids::TaskId;
 use crate::model::name::{Purpose, UserId};
 use crate::model::spiffe::TrustDomain;
+use crate::model::task::Delegator;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
@@ -67,6 +68,8 @@ pub struct TaskContext {
     pub purpose: Purpose,
     /// On whose behalf it runs.
     pub on_behalf_of: Option<UserId>,
+    /// The chain of a sub-task: who handed it on, nearest first.
+    pub delegators: Vec<Delegator>,
     /// When it was opened.
     pub opened_at: Timestamp,
 }

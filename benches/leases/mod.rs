@@ -34,6 +34,7 @@ fn task(start: Timestamp, number: usize) -> Task {
             environment: "production".parse().unwrap(),
             trust_domain: Some("example.org".parse().unwrap()),
             subject: "spiffe://example.org/ns/support/sa/bot".to_owned(),
+            delegators: Vec::new(),
             purpose: "answer the ticket of a customer".parse().unwrap(),
             scope: Scope::new(vec![access]).unwrap(),
             on_behalf_of: number
@@ -72,6 +73,7 @@ fn lease(task: &Charter, number: usize) -> Lease {
         environment: task.environment.clone(),
         trust_domain: task.trust_domain.clone(),
         on_behalf_of: task.on_behalf_of.clone(),
+        delegators: Vec::new(),
         tool: tool(number),
         actions: ["read".parse().unwrap()].into(),
         resources: ["customers/42".parse().unwrap()].into(),

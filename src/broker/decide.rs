@@ -62,6 +62,7 @@ impl Broker {
             environment: agent.environment.clone(),
             trust_domain: attestation.trust_domain.clone(),
             subject: attestation.subject.clone(),
+            delegators: Vec::new(),
             purpose: order.purpose,
             scope: order.scope,
             on_behalf_of: order.on_behalf_of,

@@ -78,6 +78,7 @@ impl Broker {
                 environment: agent.environment.clone(),
                 trust_domain: attestation.trust_domain.clone(),
                 subject: attestation.subject.clone(),
+                delegators: Vec::new(),
                 purpose: order.purpose,
                 scope: order.scope,
                 on_behalf_of: order.on_behalf_of,
@@ -105,7 +106,7 @@ impl Broker {
         let record = of_caller(Verb::Open, Outcome::Permitted, now, caller, request);
         match opened {
             Ok(Opened::New) => {}
-            Ok(Opened::Repeated(first)) => task = first,
+            Ok(Opened::Repeated(first)) => task = *first,
             Err(LedgerError::Refused(refusal @ Refusal::Budget { .. })) => {
                 let error = BrokerError::Refused(refusal);
                 let record = Record {

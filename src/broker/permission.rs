@@ -56,6 +56,7 @@ impl Broker {
             id: charter.id,
             purpose: charter.purpose.clone(),
             on_behalf_of: charter.on_behalf_of.clone(),
+            delegators: Vec::new(),
             opened_at: charter.opened_at,
         };
         ask(&rules, self.facts(), caller, access, Some(task), ttl, at)

@@ -262,6 +262,7 @@ impl Explain {
             id: TaskId::new(now, [0; 10]),
             purpose,
             on_behalf_of: self.on_behalf_of,
+            delegators: Vec::new(),
             opened_at: now,
         });
         let facts = self.facts.into_iter().map(|Stated { about, name, value }| {

@@ -112,6 +112,7 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
                 id,
                 purpose: purpose.parse().ok()?,
                 on_behalf_of: record.on_behalf_of.clone(),
+                delegators: Vec::new(),
                 opened_at: id.made_at(),
             })
         });

@@ -107,6 +107,7 @@ fn lease_of(id: LeaseId, record: &Record) -> Option<Lease> {
         environment: record.environment.clone()?,
         trust_domain: None, // tells which cutoffs end a lease, and this one has to end already
         on_behalf_of: record.on_behalf_of.clone(),
+        delegators: Vec::new(),
         tool: record.tool.clone()?,
         actions: record.actions.clone(),
         resources: record.resources.clone(),

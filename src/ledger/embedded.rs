@@ -129,6 +129,10 @@ impl Ledger for Embedded {
         self.snapshot()?.task(id)
     }
 
+    async fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        self.snapshot()?.below(id)
+    }
+
     async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError> {
         self.step(move |tables| steps::advance(tables, id, change, now))
             .await

@@ -6,8 +6,11 @@
 //! `EvidenceKind` and `Outcome`, variants are added at the end and never moved. A change to a mirror is a
 //! new format, and the old one stays readable.
 //!
-//! Format 2 of a lease, and of what a renewal says, is format 1 with `StoredGrounds` behind it.
+//! Format 2 of a lease, and of what a renewal says, is format 1 with `StoredGrounds` behind it. A sub-task and
+//! its leases have their chain behind all that: format 2 of a task, format 3 of a lease. Nothing else is
+//! written in these formats.
 
+mod chain;
 mod context;
 mod state;
 
@@ -17,6 +20,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::chain::StoredDelegator;
 pub use self::context::{decode_fact, decode_recheck, encode_fact, encode_recheck, fact_key, recheck_key};
 use self::state::{StoredCause, StoredLeaseState, StoredSignature};
 use super::{LedgerError, Renewal};
@@ -31,35 +35,65 @@ use crate::model::task::{Charter, Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
 
-/// The format that is written, of all but leases.
+/// The format that is written, of all but leases and sub-tasks.
 const FORMAT: u8 = 1;
-/// The format of leases that is written.
+/// The format of sub-tasks that is written.
+const SUB_TASK_FORMAT: u8 = 2;
+/// The format of leases that is written, of all but those of sub-tasks.
 const LEASE_FORMAT: u8 = 2;
+/// The format of the leases of sub-tasks that is written.
+const SUB_TASK_LEASE_FORMAT: u8 = 3;
 
 /// Room that most records fit into, in bytes; they are seldom kept for longer than it takes to send them.
 const ROOM: usize = 512;
 
 /// The bytes of a task.
 pub fn encode_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
-    encode("task", &StoredTask::of(task))
+    let stored = StoredTask::of(task);
+    match StoredDelegator::all(&task.charter.delegators) {
+        chain if chain.is_empty() => encode("task", &stored),
+        chain => encode_as(SUB_TASK_FORMAT, "task", &(stored, chain)),
+    }
 }
 
 /// The task of these bytes.
 pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
-    decode::<StoredTask<'_>>("task", bytes)?.into_task()
+    let (stored, chain): (StoredTask<'_>, Vec<StoredDelegator<'_>>) = match bytes.split_first() {
+        Some((&FORMAT, body)) => (read("task", body)?, Vec::new()),
+        Some((&SUB_TASK_FORMAT, body)) => read("task", body)?,
+        Some((&other, _)) => return Err(unknown("task", other, "formats 1 and 2")),
+        None => return Err(corrupt("task", format_args!("no bytes"))),
+    };
+    let mut task = stored.into_task()?;
+    task.charter.delegators = StoredDelegator::into_all(chain);
+    Ok(task)
 }
 
 /// The bytes of a lease.
 pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     let grounds = StoredGrounds::of(lease.vouched, lease.requested);
-    encode_as(LEASE_FORMAT, "lease", &(StoredLease::of(lease), grounds))
+    let stored = StoredLease::of(lease);
+    match StoredDelegator::all(&lease.delegators) {
+        chain if chain.is_empty() => encode_as(LEASE_FORMAT, "lease", &(stored, grounds)),
+        chain => encode_as(SUB_TASK_LEASE_FORMAT, "lease", &(stored, grounds, chain)),
+    }
 }
 
 /// The lease of these bytes. When its next attempt is, adapters keep beside it ([`super::rules::next_due`]):
 /// it changes with each claim.
 pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
-    let (lease, grounds) = decode_with_grounds::<StoredLease<'_>>("lease", bytes)?;
+    let (lease, grounds, chain): (StoredLease<'_>, StoredGrounds, _) = match bytes.split_first() {
+        Some((&FORMAT, body)) => (read("lease", body)?, StoredGrounds::default(), Vec::new()),
+        Some((&LEASE_FORMAT, body)) => {
+            let (lease, grounds) = read("lease", body)?;
+            (lease, grounds, Vec::new())
+        }
+        Some((&SUB_TASK_LEASE_FORMAT, body)) => read("lease", body)?,
+        Some((&other, _)) => return Err(unknown("lease", other, "formats 1 to 3")),
+        None => return Err(corrupt("lease", format_args!("no bytes"))),
+    };
     Ok(Lease {
+        delegators: StoredDelegator::into_all(chain),
         vouched: grounds.vouched(),
         requested: grounds.requested,
         ..lease.into_lease()
@@ -78,7 +112,12 @@ pub fn encode_renewal(terms: &Renewal) -> Result<Vec<u8>, LedgerError> {
 
 /// The lease as the renewal of these bytes left it, but for its expiry.
 pub fn decode_renewal(bytes: &[u8], lease: Lease) -> Result<Lease, LedgerError> {
-    let ((decision, bounded_by), grounds) = decode_with_grounds("renewal", bytes)?;
+    let ((decision, bounded_by), grounds) = match bytes.split_first() {
+        Some((&FORMAT, body)) => (read("renewal", body)?, StoredGrounds::default()),
+        Some((&LEASE_FORMAT, body)) => read("renewal", body)?,
+        Some((&other, _)) => return Err(unknown("renewal", other, "formats 1 and 2")),
+        None => return Err(corrupt("renewal", format_args!("no bytes"))),
+    };
     Ok(Lease {
         decision,
         bounded_by,
@@ -128,19 +167,6 @@ fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, LedgerErro
     match bytes.split_first() {
         Some((&FORMAT, body)) => read(what, body),
         Some((&other, _)) => Err(unknown(what, other, "format 1")),
-        None => Err(corrupt(what, format_args!("no bytes"))),
-    }
-}
-
-/// Reads what has grounds behind it since format 2.
-fn decode_with_grounds<T: DeserializeOwned>(
-    what: &str,
-    bytes: &[u8],
-) -> Result<(T, StoredGrounds), LedgerError> {
-    match bytes.split_first() {
-        Some((&FORMAT, body)) => Ok((read(what, body)?, StoredGrounds::default())),
-        Some((&LEASE_FORMAT, body)) => read(what, body),
-        Some((&other, _)) => Err(unknown(what, other, "formats 1 and 2")),
         None => Err(corrupt(what, format_args!("no bytes"))),
     }
 }
@@ -244,6 +270,7 @@ impl<'a> StoredTask<'a> {
                 environment: self.environment.into_owned(),
                 trust_domain: self.trust_domain.into_owned(),
                 subject: self.subject.into_owned(),
+                delegators: Vec::new(),
                 purpose: self.purpose.into_owned(),
                 scope,
                 on_behalf_of: self.on_behalf_of.into_owned(),
@@ -347,6 +374,7 @@ impl<'a> StoredLease<'a> {
             environment: self.environment.into_owned(),
             trust_domain: self.trust_domain.into_owned(),
             on_behalf_of: self.on_behalf_of.into_owned(),
+            delegators: Vec::new(),
             tool: self.tool.into_owned(),
             actions: self.actions.into_owned(),
             resources: self.resources.into_owned(),

@@ -7,10 +7,13 @@
 //! ```text
 //! {dayfly:7}:tasks    hash    task id → head and record          (packed.rs)
 //! {dayfly:7}:leases   hash    lease id → head and record
+//! {dayfly:7}:above    hash    sub-task that has not ended → the ids of the tasks above it, nearest first
+//! {dayfly:7}:below    zset    a task and a sub-task below it that has not ended, as one member
 //! {dayfly:7}:due      zset    t‹task› and l‹lease› by the instant they fall due; a claim moves it on
 //! {dayfly:7}:pending  zset    leases that are reserved, revoking or stuck, by state and id
 //! {dayfly:7}:forget   zset    what has ended, by when, and keys, by age
-//! {dayfly:7}:t:‹task› zset    leases by task; the same by agent (a:), tool (c:) and user (u:)
+//! {dayfly:7}:t:‹task› zset    leases by task; the same by agent (a:), tool (c:) and user (u:). Those of a sub-task
+//!                             are in the indexes of each task and agent above, too
 //! {dayfly:7}:counts   hash    live leases of each task, agent and tool, and open tasks of each agent, for budgets
 //! {dayfly:7}:tools    hash    leases of each tool, which names the c: indexes
 //! {dayfly:7}:cutoffs  hash    selector → cutoff; `#` is the version of the facts to decide by
@@ -320,6 +323,10 @@ impl Ledger for RedisLedger {
 
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError> {
         self.read_task(id).await
+    }
+
+    async fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        self.read_below(id).await
     }
 
     async fn advance(&self, id: TaskId, change: TaskChange, now: Timestamp) -> Result<Task, LedgerError> {

@@ -91,6 +91,7 @@ impl Draft {
             environment: agent.environment.clone(),
             trust_domain: attestation.trust_domain.clone(),
             on_behalf_of: task.on_behalf_of.clone(),
+            delegators: task.delegators.clone(),
             tool: tool.name.clone(),
             actions: access.actions().clone(),
             resources: access.resources().clone(),

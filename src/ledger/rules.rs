@@ -16,6 +16,10 @@ pub const MINT_TIME: Duration = Duration::from_secs(60);
 /// The most entries of the feed in one answer.
 pub const MOST_CHANGES: usize = 1000;
 
+/// The most sub-tasks below one root that have not ended. They end with it in one step, which is as long as
+/// they and their leases are many.
+pub const MOST_SUB_TASKS: u32 = 100;
+
 /// The longest `last_error` that is kept, in bytes.
 const LONGEST_ERROR: usize = 256;
 
@@ -209,6 +213,34 @@ pub fn open_at(task: &Task, now: Timestamp) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses unless a task above is open at this instant. Whoever asks for a sub-task is told how that stands.
+pub fn open_above(above: &Task, now: Timestamp) -> Result<(), Refusal> {
+    open_at(above, now).map_err(|refusal| match refusal {
+        Refusal::TaskNotOpen(TaskState::Ended { at, .. }) => Refusal::TaskNotOpen(TaskState::Ended {
+            outcome: Outcome::ParentEnded,
+            at,
+        }),
+        other => other,
+    })
+}
+
+/// Why the leases of sub-tasks have to end where those of the task above do for this cause.
+pub const fn cause_below(cause: Cause) -> Cause {
+    match cause {
+        Cause::TaskEnded(_) => Cause::TaskEnded(Outcome::ParentEnded),
+        other => other,
+    }
+}
+
+/// A sub-task after the end of a task above.
+pub fn ended_with_parent(task: &Task, now: Timestamp) -> Task {
+    let outcome = Outcome::ParentEnded;
+    Task {
+        state: TaskState::Ended { outcome, at: now },
+        ..task.clone()
+    }
+}
+
 /// Refuses unless the lease itself is active at this instant. Its task and the cutoffs have their say too.
 pub fn live_at(lease: &Lease, now: Timestamp) -> Result<(), Refusal> {
     match &lease.state {
@@ -259,16 +291,16 @@ pub fn advanced(
 pub fn selectors(lease: &Lease) -> impl Iterator<Item = Selector> {
     [
         Some(Selector::All),
-        Some(Selector::Agent(lease.agent.clone())),
         Some(Selector::Tool(lease.tool.clone())),
         lease.on_behalf_of.clone().map(Selector::User),
         Some(Selector::Environment(lease.environment.clone())),
         lease.trust_domain.clone().map(Selector::TrustDomain),
-        Some(Selector::Task(lease.task)),
         Some(Selector::Lease(lease.id)),
     ]
     .into_iter()
     .flatten()
+    .chain(lease.agents().cloned().map(Selector::Agent))
+    .chain(lease.tasks().map(Selector::Task))
 }
 
 /// The cutoff that tells of the end of one lease.

@@ -215,6 +215,12 @@ impl Scope {
         &self.0
     }
 
+    /// The place of the first access of `other` that no single access here covers; none where `other` only
+    /// narrows this scope.
+    pub fn widened_by(&self, other: &Self) -> Option<usize> {
+        other.0.iter().position(|access| !self.covers(access))
+    }
+
     /// Whether one of the accesses covers the whole of `access`.
     pub fn covers(&self, access: &Access) -> bool {
         self.0.iter().any(|mine| mine.covers(access))
@@ -256,6 +262,32 @@ mod tests {
         );
         assert!(!granted.covers(&access(&["read"], &[])), "the whole tool");
         assert!(access(&["read"], &[]).covers(&access(&["read"], &["anything"])));
+    }
+
+    #[test]
+    fn a_scope_narrows_access_by_access() {
+        let scope = |accesses: &[(&[&str], &[&str])]| {
+            let accesses = accesses
+                .iter()
+                .map(|(actions, resources)| access(actions, resources));
+            Scope::new(accesses.collect()).unwrap()
+        };
+        let whole = scope(&[(&["read"], &["customers"]), (&["read", "write"], &["orders"])]);
+        let part = scope(&[
+            (&["write"], &["orders/7"]),
+            (&["read"], &["customers/42", "customers/43"]),
+        ]);
+        assert_eq!(whole.widened_by(&part), None);
+        assert_eq!(whole.widened_by(&whole), None);
+        assert_eq!(part.widened_by(&whole), Some(0));
+        for (wider, place) in [
+            (scope(&[(&["read"], &["orders"]), (&["read"], &[])]), 1),
+            (scope(&[(&["write"], &["customers/42"])]), 0),
+            // Each is covered by another access, and no access covers both.
+            (scope(&[(&["read"], &["customers/42", "orders/7"])]), 0),
+        ] {
+            assert_eq!(whole.widened_by(&wider), Some(place));
+        }
     }
 
     #[test]

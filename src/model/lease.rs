@@ -13,7 +13,7 @@ use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
 use super::name::{AgentName, Environment, InvalidName, Operation, ProviderName, ToolName, UserId};
 use super::spiffe::TrustDomain;
-use super::task::Outcome;
+use super::task::{Delegator, Outcome};
 use super::time::Timestamp;
 use super::ttl::{Bound, Ttl};
 
@@ -358,6 +358,9 @@ pub struct Lease {
     pub trust_domain: Option<TrustDomain>,
     /// On whose behalf.
     pub on_behalf_of: Option<UserId>,
+    /// The chain of its task, nearest first: what is ordered about a task or an agent in it is ordered about
+    /// this lease too.
+    pub delegators: Vec<Delegator>,
     /// What it is for.
     pub tool: ToolName,
     /// The permitted actions.
@@ -422,12 +425,29 @@ impl Lease {
         matches!(self.state, LeaseState::Active) && now < self.ends_at()
     }
 
+    /// Its task, and each task above, nearest first.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        std::iter::once(self.task).chain(self.delegators.iter().map(|above| above.task))
+    }
+
+    /// Its agent, and each other that handed the work on, nearest first.
+    pub fn agents(&self) -> impl Iterator<Item = &AgentName> {
+        let above = self.delegators.iter().map(|above| &above.agent);
+        let others = above.enumerate().filter(|(place, agent)| {
+            let nearer = self.delegators.iter().take(*place).map(|above| &above.agent);
+            std::iter::once(&self.agent)
+                .chain(nearer)
+                .all(|known| known != *agent)
+        });
+        std::iter::once(&self.agent).chain(others.map(|(_, agent)| agent))
+    }
+
     /// Whether a selector is about it.
     pub fn fits(&self, selector: &Selector) -> bool {
         match selector {
             Selector::Lease(id) => *id == self.id,
-            Selector::Task(id) => *id == self.task,
-            Selector::Agent(name) => *name == self.agent,
+            Selector::Task(id) => self.tasks().any(|task| task == *id),
+            Selector::Agent(name) => self.agents().any(|agent| agent == name),
             Selector::Tool(name) => *name == self.tool,
             Selector::User(id) => self.on_behalf_of.as_ref() == Some(id),
             Selector::Environment(name) => *name == self.environment,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::access::Scope;
+use super::attestation::EvidenceKind;
 use super::ids::TaskId;
 use super::name::{AgentName, Environment, Purpose, UserId};
 use super::spiffe::TrustDomain;
@@ -83,6 +84,19 @@ impl TaskState {
     }
 }
 
+/// One link of the chain above a sub-task: a task, and the agent that handed work of it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delegator {
+    /// The task that the work is part of.
+    pub task: TaskId,
+    /// Whose task that is.
+    pub agent: AgentName,
+    /// Which kind of evidence proved that agent when it handed the work on.
+    pub kind: EvidenceKind,
+    /// The trust domain that vouched for it then, where there was one.
+    pub trust_domain: Option<TrustDomain>,
+}
+
 /// What never changes about a task: what was asked for when it was opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Charter {
@@ -90,12 +104,15 @@ pub struct Charter {
     pub id: TaskId,
     /// Whose task it is; nobody else may use it.
     pub agent: AgentName,
-    /// The environment of the agent when it opened the task.
+    /// The environment of the agent when the task was opened.
     pub environment: Environment,
-    /// The trust domain that vouched for the workload, where there was one.
+    /// The trust domain that vouched for the workload that opened it, where there was one.
     pub trust_domain: Option<TrustDomain>,
-    /// Who the workload was, in the words of its attestation.
+    /// Who that workload was, in the words of its attestation.
     pub subject: String,
+    /// The chain of a sub-task: the task that it is part of, then the one above that, up to the root. Empty
+    /// for a task that is part of no other.
+    pub delegators: Vec<Delegator>,
     /// Why it exists.
     pub purpose: Purpose,
     /// What it may ask for at most.
@@ -108,6 +125,31 @@ pub struct Charter {
     pub deadline: Timestamp,
     /// It ends when no heartbeat comes for this long; none means that none is expected.
     pub heartbeat: Option<Ttl>,
+}
+
+impl Charter {
+    /// How many tasks may stand above one at most, whatever the configuration says.
+    pub const DEEPEST: usize = 8;
+
+    /// The task that this one is part of.
+    pub fn parent(&self) -> Option<TaskId> {
+        self.delegators.first().map(|above| above.task)
+    }
+
+    /// The task at the top of the tree: itself, where it is part of no other.
+    pub fn root(&self) -> TaskId {
+        self.delegators.last().map_or(self.id, |above| above.task)
+    }
+
+    /// How many tasks stand above it.
+    pub fn depth(&self) -> usize {
+        self.delegators.len()
+    }
+
+    /// Whether this agent handed the work on, directly or further up.
+    pub fn is_delegated_by(&self, agent: &AgentName) -> bool {
+        self.delegators.iter().any(|above| above.agent == *agent)
+    }
 }
 
 /// A task as it stands.

@@ -125,6 +125,7 @@ impl Asked {
                 id: TaskId::new(NOW, [1; 10]),
                 purpose: "answer a ticket".parse().unwrap(),
                 on_behalf_of: None,
+                delegators: Vec::new(),
                 opened_at: NOW,
             },
             ttl: None,

@@ -237,6 +237,7 @@ mod tests {
             environment: "prod".parse().unwrap(),
             trust_domain: Some("example.org".parse().unwrap()),
             on_behalf_of: Some("u-4711".parse().unwrap()),
+            delegators: Vec::new(),
             tool: "crm".parse().unwrap(),
             actions: ["read", "list"].iter().map(|a| a.parse().unwrap()).collect(),
             resources: ["customers/42".parse().unwrap()].into(),

@@ -103,6 +103,7 @@ impl Held<'_> {
             id: charter.id,
             purpose: charter.purpose.clone(),
             on_behalf_of: charter.on_behalf_of.clone(),
+            delegators: Vec::new(),
             opened_at: charter.opened_at,
         };
         let question = Question {

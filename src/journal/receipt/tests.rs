@@ -36,6 +36,7 @@ fn lease() -> Lease {
         environment: "production".parse().unwrap(),
         trust_domain: None,
         on_behalf_of: Some("user-4711".parse().unwrap()),
+        delegators: Vec::new(),
         tool: "crm".parse().unwrap(),
         actions: ["read".parse().unwrap()].into(),
         resources: [].into(),

@@ -24,7 +24,7 @@ pub(super) const LEASES: TableDefinition<'_, &Id, (u64, u64, &[u8])> = TableDefi
 pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
 /// Instant, kind and key of what is forgotten.
 pub(super) const FORGET: TableDefinition<'_, &[u8], ()> = TableDefinition::new("forget");
-/// A property of a lease and its id.
+/// A property of a lease, or of a sub-task, and its id.
 pub(super) const INDEX: TableDefinition<'_, &[u8], ()> = TableDefinition::new("index");
 /// A property → how many live leases, open tasks, or facts in force, have it.
 pub(super) const COUNTS: TableDefinition<'_, &[u8], u32> = TableDefinition::new("counts");
@@ -109,7 +109,7 @@ pub(super) enum Use {
     Reserving = b'r',
 }
 
-/// A property of leases, as the first part of the keys of [`INDEX`].
+/// A property of leases, or of sub-tasks, as the first part of the keys of [`INDEX`].
 pub(super) struct Property(pub(super) Vec<u8>);
 
 impl Property {
@@ -120,6 +120,11 @@ impl Property {
     /// Of this task and not yet ended.
     pub(super) fn live(id: TaskId) -> Self {
         Self([b"l".as_slice(), &id.to_bytes()].concat())
+    }
+
+    /// Sub-tasks below this task that have not ended: a property of tasks.
+    pub(super) fn below(id: TaskId) -> Self {
+        Self([b"b".as_slice(), &id.to_bytes()].concat())
     }
 
     pub(super) fn agent(name: &str) -> Self {
@@ -150,13 +155,13 @@ impl Property {
     pub(super) fn lasting(lease: &Lease) -> impl Iterator<Item = Self> {
         let user = lease.on_behalf_of.as_ref();
         [
-            Some(Self::task(lease.task)),
-            Some(Self::agent(lease.agent.as_str())),
             Some(Self::tool(lease.tool.as_str())),
             user.map(|user| Self::user(user.as_str())),
         ]
         .into_iter()
         .flatten()
+        .chain(lease.tasks().map(Self::task))
+        .chain(lease.agents().map(|agent| Self::agent(agent.as_str())))
     }
 
     /// The properties that budgets count.
@@ -186,6 +191,17 @@ impl Property {
     /// The key of one lease.
     pub(super) fn of(&self, id: Id) -> Vec<u8> {
         [self.0.as_slice(), &id].concat()
+    }
+
+    /// All that have the property, oldest first.
+    pub(super) fn all(&self, index: &impl ReadableTable<&'static [u8], ()>) -> Result<Vec<Id>, LedgerError> {
+        let (first, last) = (self.of([0; 16]), self.of([0xff; 16]));
+        let mut ids = Vec::new();
+        for entry in index.range::<&[u8]>(first.as_slice()..=last.as_slice())? {
+            let (key, _) = entry?;
+            ids.push(key.value().last_chunk().copied().unwrap_or_default());
+        }
+        Ok(ids)
     }
 
     /// The first lease at or after `from` that has the property.

@@ -27,6 +27,16 @@ impl Snapshot {
         row.map(|row| decode_task(row.value().1)).transpose()
     }
 
+    pub(super) fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        let tasks = self.0.open_table(TASKS)?;
+        let task = |id| match tasks.get(&id)? {
+            Some(row) => decode_task(row.value().1),
+            None => Err(damaged("the index of sub-tasks")),
+        };
+        let ids = Property::below(id).all(&self.0.open_table(INDEX)?)?;
+        ids.into_iter().map(task).collect()
+    }
+
     pub(super) fn lease(&self, id: LeaseId) -> Result<Option<Lease>, LedgerError> {
         let row = self.0.open_table(LEASES)?.get(&id.to_bytes())?;
         row.map(|row| stored(&row)).transpose()
@@ -37,6 +47,10 @@ impl Snapshot {
         rules::live_at(&lease, now)?;
         let task = self.task(lease.task)?.ok_or(Refusal::NoTask)?;
         rules::open_at(&task, now)?;
+        for above in &task.charter.delegators {
+            let above = self.task(above.task)?.ok_or(Refusal::NoTask)?;
+            rules::open_above(&above, now)?;
+        }
         let cutoffs = self.0.open_table(CUTOFFS)?;
         if cutoffs.is_empty()? {
             return Ok(lease);

@@ -39,11 +39,21 @@ pub(super) fn open(
             .transpose()?
             .flatten();
         return first
-            .map(Opened::Repeated)
+            .map(|first| Opened::Repeated(Box::new(first)))
             .ok_or_else(|| damaged("an idempotency key"));
     }
     if tables.task(task.charter.id)?.is_some() {
         return Err(Refusal::Exists.into());
+    }
+    for above in &task.charter.delegators {
+        let above = tables.task(above.task)?.ok_or(Refusal::NoTask)?;
+        rules::open_at(&above, task.charter.opened_at)?;
+    }
+    if task.charter.parent().is_some() {
+        let (budget, limit) = (Budget::SubTasks, rules::MOST_SUB_TASKS);
+        if tables.below(task.charter.root())?.len() >= limit as usize {
+            return Err(Refusal::Budget { budget, limit }.into());
+        }
     }
     if let Some(limit) = most
         && tables.open_tasks(&task.charter.agent)? >= limit
@@ -83,17 +93,25 @@ pub(super) fn advance(
     }
     let Some(cause) = cause else { return Ok(moved) };
     let ended = matches!(moved.state, TaskState::Ended { .. });
+    let below = rules::cause_below(cause);
     if ended {
         tables.publish(&rules::task_cutoff(&moved, cause, now))?;
+        for task in tables.below(id)? {
+            let over = rules::ended_with_parent(&task, now);
+            tables.put_task(&over, None)?;
+            tables.forget_task_at(over.charter.id, now.plus(tables.retention))?;
+            tables.publish(&rules::task_cutoff(&over, below, now))?;
+        }
     }
     for row in live {
         if !matches!(row.lease.state, LeaseState::Reserved | LeaseState::Active) {
             continue;
         }
-        let lease = turned(&row, cause, now);
+        let why = if row.lease.task == id { cause } else { below };
+        let lease = turned(&row, why, now);
         tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
         if !ended {
-            tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+            tables.publish(&rules::lease_cutoff(&lease, why, now))?;
         }
     }
     Ok(moved)
@@ -131,7 +149,7 @@ pub(super) fn reserve(
     if tables.lease(lease.id)?.is_some() {
         return Err(Refusal::Exists.into());
     }
-    rules::open_at(&task, lease.issued_at)?;
+    open_with_all_above(tables, &task, lease.issued_at)?;
     tables.check_facts(facts)?;
     if let Some(selector) = tables.cut_by(lease)? {
         return Err(Refusal::Cut(selector).into());
@@ -151,6 +169,16 @@ pub(super) fn reserve(
     tables.insert_lease(lease)?;
     if let Some(key) = key {
         tables.insert_key(Use::Reserving, key, lease.id.to_bytes(), lease.issued_at)?;
+    }
+    Ok(())
+}
+
+/// Refuses unless the task and each above is open.
+fn open_with_all_above(tables: &Tables<'_>, task: &Task, now: Timestamp) -> Result<(), LedgerError> {
+    rules::open_at(task, now)?;
+    for above in &task.charter.delegators {
+        let above = tables.task(above.task)?.ok_or(Refusal::NoTask)?;
+        rules::open_above(&above, now)?;
     }
     Ok(())
 }
@@ -198,7 +226,7 @@ pub(super) fn renew(
     let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
     rules::live_at(&row.lease, now)?;
     let task = tables.task(row.lease.task)?.ok_or(Refusal::NoTask)?;
-    rules::open_at(&task, now)?;
+    open_with_all_above(tables, &task, now)?;
     tables.check_facts(terms.facts)?;
     if let Some(selector) = tables.cut_by(&row.lease)? {
         return Err(Refusal::Cut(selector).into());

@@ -158,13 +158,37 @@ impl<'t> Tables<'t> {
             .insert(&id, (due, encode_task(task)?.as_slice()))?
             .map_or(NEVER, |row| row.value().0);
         let open = Property::open_tasks(task.charter.agent.as_str());
+        let above = task.charter.delegators.iter();
+        let below = above.map(|above| Property::below(above.task).of(id));
         match (before, due) {
             (NEVER, NEVER) => {}
-            (NEVER, _) => self.counts.up(open)?,
-            (_, NEVER) => self.counts.down(open)?,
+            (NEVER, _) => {
+                self.counts.up(open)?;
+                for key in below {
+                    self.index.insert(key.as_slice(), ())?;
+                }
+            }
+            (_, NEVER) => {
+                self.counts.down(open)?;
+                for key in below {
+                    self.index.remove(key.as_slice())?;
+                }
+            }
             _ => {}
         }
         self.schedule(before, due, Kind::Task, &id)
+    }
+
+    /// The sub-tasks below a task that have not ended, oldest first.
+    pub(super) fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        let ids = Property::below(id).all(&self.index)?;
+        let task = |id| {
+            let row = self.tasks.get(&id)?;
+            row.map(|row| decode_task(row.value().1))
+                .transpose()?
+                .ok_or_else(|| damaged("the index of sub-tasks"))
+        };
+        ids.into_iter().map(task).collect()
     }
 
     /// The tasks that are not over among `limit` from an id on, and where to go on.
@@ -219,7 +243,8 @@ impl<'t> Tables<'t> {
         self.leases
             .insert(&id, (due, 0, encode_lease(lease)?.as_slice()))?;
         self.schedule(NEVER, due, Kind::Lease, &id)?;
-        let now_so = [Property::live(lease.task), Property::state_of(lease)];
+        let now_so = lease.tasks().map(Property::live);
+        let now_so = now_so.chain([Property::state_of(lease)]);
         for property in Property::lasting(lease).chain(now_so) {
             self.index.insert(property.of(id).as_slice(), ())?;
         }
@@ -249,7 +274,9 @@ impl<'t> Tables<'t> {
                 .insert(Property::state_of(lease).of(id).as_slice(), ())?;
         }
         if let LeaseState::Ended { at, .. } = lease.state {
-            self.index.remove(Property::live(lease.task).of(id).as_slice())?;
+            for task in lease.tasks() {
+                self.index.remove(Property::live(task).of(id).as_slice())?;
+            }
             for property in Property::counted(lease) {
                 self.counts.down(property)?;
             }
@@ -268,20 +295,14 @@ impl<'t> Tables<'t> {
         ])
     }
 
-    /// The leases of a task that have not ended, oldest first.
+    /// The leases of a task, and of what is below it, that have not ended, oldest first.
     pub(super) fn live(&self, task: TaskId) -> Result<Vec<Row>, LedgerError> {
-        let property = Property::live(task);
-        let (first, last) = (property.of([0; 16]), property.of([0xff; 16]));
-        let mut rows = Vec::new();
-        for entry in self.index.range::<&[u8]>(first.as_slice()..=last.as_slice())? {
-            let (key, _) = entry?;
-            let id = key.value().last_chunk().copied().unwrap_or_default();
-            rows.push(
-                self.row(&id)?
-                    .ok_or_else(|| damaged("the index of live leases"))?,
-            );
-        }
-        Ok(rows)
+        let row = |id| self.row(&id)?.ok_or_else(|| damaged("the index of live leases"));
+        Property::live(task)
+            .all(&self.index)?
+            .into_iter()
+            .map(row)
+            .collect()
     }
 
     pub(super) fn fallen_due(&self, now: Timestamp, limit: usize) -> Result<Vec<Entry>, LedgerError> {

@@ -42,6 +42,7 @@ fn task(number: u8) -> Task {
             environment: "production".parse().unwrap(),
             trust_domain: None,
             subject: "support".to_owned(),
+            delegators: Vec::new(),
             purpose: "answer a ticket".parse().unwrap(),
             scope: Scope::new(vec![access]).unwrap(),
             on_behalf_of: Some("user-1".parse().unwrap()),
@@ -62,6 +63,7 @@ fn lease(task: &Task, number: u8) -> Lease {
         environment: task.charter.environment.clone(),
         trust_domain: None,
         on_behalf_of: task.charter.on_behalf_of.clone(),
+        delegators: Vec::new(),
         tool: "crm".parse().unwrap(),
         actions: ["read".parse().unwrap()].into(),
         resources: [].into(),
@@ -171,7 +173,7 @@ async fn every_answered_step_survives_a_power_loss() {
     let after = disk.after_power_loss().ledger().unwrap();
     assert_eq!(after.task(task.charter.id).await.unwrap(), Some(task.clone()));
     let repeated = after.open(&task, None, Some(&key(1))).await.unwrap();
-    assert_eq!(repeated, Opened::Repeated(task.clone()));
+    assert_eq!(repeated, Opened::Repeated(Box::new(task.clone())));
 
     let lease = lease(&task, 1);
     reserve(&ledger, &lease).await.unwrap();

@@ -27,6 +27,7 @@ pub(super) fn lease() -> Lease {
         environment: "production".parse().unwrap(),
         trust_domain: Some("example.org".parse().unwrap()),
         on_behalf_of: Some("user-4711".parse().unwrap()),
+        delegators: Vec::new(),
         tool: "crm".parse().unwrap(),
         actions: ["read".parse().unwrap()].into(),
         resources: ["customers/42".parse().unwrap()].into(),
@@ -44,7 +45,7 @@ pub(super) fn lease() -> Lease {
     }
 }
 
-fn task() -> Task {
+pub(super) fn task() -> Task {
     let access = |resources: &[&str]| {
         let resources = resources.iter().map(|path| path.parse().unwrap()).collect();
         Access::new(
@@ -61,6 +62,7 @@ fn task() -> Task {
             environment: "production".parse().unwrap(),
             trust_domain: None,
             subject: "spiffe://example.org/support".to_owned(),
+            delegators: Vec::new(),
             purpose: "answer a ticket".parse().unwrap(),
             scope: Scope::new(vec![access(&[]), access(&["customers"])]).unwrap(),
             on_behalf_of: None,
@@ -83,9 +85,9 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(byte).collect()
 }
 
-const LEASE_1: &str = "0101a201f2833a7102880706050403020101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e010b6578616d706c652e6f72670109757365722d343731310363726d010472656164010c637573746f6d6572732f3432036a7774010101a201f2833a73038303030303030303ba86ca8fa0349aaedc8fa0340201";
-const GROUNDS: &str = "010001e5fe5059db697df8bae3a591a03401ac02";
-const TASK_1: &str = "0101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e001c7370696666653a2f2f6578616d706c652e6f72672f737570706f72740f616e737765722061207469636b6574020363726d010472656164000363726d0104726561640109637573746f6d65727300ba86ca8fa034bae3a591a034013c01ba86ca8fa034";
+pub(super) const LEASE_1: &str = "0101a201f2833a7102880706050403020101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e010b6578616d706c652e6f72670109757365722d343731310363726d010472656164010c637573746f6d6572732f3432036a7774010101a201f2833a73038303030303030303ba86ca8fa0349aaedc8fa0340201";
+pub(super) const GROUNDS: &str = "010001e5fe5059db697df8bae3a591a03401ac02";
+pub(super) const TASK_1: &str = "0101a201f2833a7102830405060708090a0b737570706f72742d626f740a70726f64756374696f6e001c7370696666653a2f2f6578616d706c652e6f72672f737570706f72740f616e737765722061207469636b6574020363726d010472656164000363726d0104726561640109637573746f6d65727300ba86ca8fa034bae3a591a034013c01ba86ca8fa034";
 const CUTOFF_1: &str = "01020b737570706f72742d626f74ffb7ff90fdce39ba86ca8fa0340105";
 
 /// Before leases said what stood behind them.

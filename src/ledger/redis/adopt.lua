@@ -1,4 +1,4 @@
--- KEYS leases due pending counts tools by_task by_agent by_tool [by_user]
+-- KEYS leases due pending counts tools and every index that it is in
 -- ARGV id, value, due, task, agent, tool
 -- Writes down a lease that has to end, whatever became of its task.
 local id = ARGV[1]

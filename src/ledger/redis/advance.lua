@@ -1,6 +1,24 @@
--- KEYS tasks due by_task leases pending forget feed seq counts
--- ARGV id, change, now, outcome, cause, the task's cutoff, when its leases are due
+-- KEYS tasks due by_task leases pending forget feed seq counts above below
+-- ARGV id, change, now, outcome, cause, the task's cutoff, when its leases are due, and of sub-tasks that end with it
+--      the outcome and the cause
+-- The leases of sub-tasks are in the index of each task above.
 local id, change, now, cause = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+
+-- A task has ended: it falls due no more, is forgotten one day, and is below nothing.
+local function over(task, t, outcome)
+  if t.outcome > 0 then
+    local chain = redis.call('HGET', KEYS[10], task)
+    for n = 1, #chain, 16 do
+      redis.call('ZREM', KEYS[11], string.sub(chain, n, n + 15) .. task)
+    end
+    redis.call('HDEL', KEYS[10], task)
+  end
+  t.state, t.outcome, t.ended_at = 'e', outcome, now
+  redis.call('HSET', KEYS[1], task, task_pack(t))
+  redis.call('ZREM', KEYS[2], 't' .. task)
+  redis.call('ZADD', KEYS[6], now, 't' .. task)
+  count_down(KEYS[9], 'o' .. t.agent)
+end
 
 local raw = redis.call('HGET', KEYS[1], id)
 if not raw then
@@ -33,7 +51,7 @@ elseif change == 'suspend' then
   end
   t.state = 's'
 else
-  t.state, t.outcome, t.ended_at = 'e', tonumber(ARGV[4]), now
+  over(id, t, tonumber(ARGV[4]))
 end
 
 if ends or change == 'suspend' then
@@ -41,28 +59,29 @@ if ends or change == 'suspend' then
     local stored = redis.call('HGET', KEYS[4], lease)
     local l = stored and lease_read(stored)
     if l and (l.state == 'r' or l.state == 'a') then
-      turn(l, cause, now)
+      local why = l.task == id and cause or tonumber(ARGV[9])
+      turn(l, why, now)
       redis.call('HSET', KEYS[4], lease, lease_pack(l))
       redis.call('ZADD', KEYS[2], ARGV[7], 'l' .. lease)
       redis.call('ZADD', KEYS[5], place(STATES.v, lease), lease)
       -- A suspended task may be resumed, so its end is told lease by lease.
       if not ends then
-        publish_lease(KEYS[7], KEYS[8], now, cause, lease)
+        publish_lease(KEYS[7], KEYS[8], now, why, lease)
       end
     end
   end
   if ends then
     publish(KEYS[7], KEYS[8], now, 'c', ARGV[6])
+    for _, sub_task in ipairs(below(KEYS[11], id)) do
+      over(sub_task, task_read(redis.call('HGET', KEYS[1], sub_task)), tonumber(ARGV[8]))
+      publish(KEYS[7], KEYS[8], now, 't', struct.pack('B', tonumber(ARGV[9])) .. sub_task)
+    end
   end
 end
 
 local packed = task_pack(t)
-redis.call('HSET', KEYS[1], id, packed)
-if ends then
-  redis.call('ZREM', KEYS[2], 't' .. id)
-  redis.call('ZADD', KEYS[6], now, 't' .. id)
-  count_down(KEYS[9], 'o' .. t.agent)
-else
+if not ends then
+  redis.call('HSET', KEYS[1], id, packed)
   redis.call('ZADD', KEYS[2], task_due(t), 't' .. id)
 end
 return { 'ok', packed }

@@ -177,8 +177,11 @@ fn letter(state: StateName) -> u8 {
 }
 
 fn fits(filter: &Filter, lease: &Lease) -> bool {
-    filter.task.is_none_or(|id| id == lease.task)
-        && filter.agent.as_ref().is_none_or(|name| *name == lease.agent)
+    filter.task.is_none_or(|id| lease.tasks().any(|task| task == id))
+        && filter
+            .agent
+            .as_ref()
+            .is_none_or(|name| lease.agents().any(|agent| agent == name))
         && filter.tool.as_ref().is_none_or(|name| *name == lease.tool)
         && (filter.user.is_none() || filter.user == lease.on_behalf_of)
 }

@@ -1,4 +1,4 @@
--- KEYS of a lease: leases forget tools by_task by_agent by_tool [by_user]; of a task: tasks forget by_task;
+-- KEYS of a lease: leases forget tools and every index that it is in; of a task: tasks forget by_task;
 --      of an idempotency key: idempotency forget
 -- ARGV kind, id, now, tool
 local kind, id = ARGV[1], ARGV[2]

@@ -90,6 +90,16 @@ impl Shard<'_> {
         self.key(":leases")
     }
 
+    /// Hash: sub-task that has not ended to the ids of the tasks above it, nearest first.
+    pub(super) fn above(self) -> Vec<u8> {
+        self.key(":above")
+    }
+
+    /// Sorted set, by members alone: a task and a sub-task below it that has not ended, as one.
+    pub(super) fn below(self) -> Vec<u8> {
+        self.key(":below")
+    }
+
     /// Sorted set: what falls due when.
     pub(super) fn due(self) -> Vec<u8> {
         self.key(":due")
@@ -182,12 +192,12 @@ impl Shard<'_> {
         self.index(b'k', key)
     }
 
-    /// Sorted set: the leases of a task, live ones first, by id.
+    /// Sorted set: the leases of a task and of what is below it, live ones first, by id.
     pub(super) fn by_task(self, id: TaskId) -> Vec<u8> {
         self.index(b't', &id.to_bytes())
     }
 
-    /// Sorted set: the leases of an agent.
+    /// Sorted set: the leases of an agent, and of sub-tasks that it handed on.
     pub(super) fn by_agent(self, name: &str) -> Vec<u8> {
         self.index(b'a', name.as_bytes())
     }
@@ -204,16 +214,14 @@ impl Shard<'_> {
 
     /// Every index that a lease is in.
     pub(super) fn indexes(self, lease: &Lease) -> impl Iterator<Item = Vec<u8>> {
+        let user = lease.on_behalf_of.as_ref();
         [
-            Some(self.by_task(lease.task)),
-            Some(self.by_agent(lease.agent.as_str())),
             Some(self.by_tool(lease.tool.as_str())),
-            lease
-                .on_behalf_of
-                .as_ref()
-                .map(|user| self.by_user(user.as_str())),
+            user.map(|user| self.by_user(user.as_str())),
         ]
         .into_iter()
         .flatten()
+        .chain(lease.tasks().map(move |task| self.by_task(task)))
+        .chain(lease.agents().map(move |agent| self.by_agent(agent.as_str())))
     }
 }

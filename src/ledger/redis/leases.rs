@@ -39,8 +39,11 @@ impl RedisLedger {
             shard.tools(),
             shard.cutoffs(),
             shard.forget(),
+            shard.above(),
         ];
-        keys.extend(shard.indexes(lease));
+        let indexes = shard.indexes(lease).collect::<Vec<_>>();
+        let count = super::number(indexes.len().try_into().unwrap_or(u64::MAX));
+        keys.extend(indexes);
         keys.extend(key.map(|key| shard.idempotency(&key.key)));
         let selectors: Vec<Selector> = rules::selectors(lease).collect();
         let mut args = vec![
@@ -56,11 +59,7 @@ impl RedisLedger {
             limit(budgets.task),
             limit(self.unasked(budgets.agent)),
             limit(self.unasked(budgets.tool)),
-            if lease.on_behalf_of.is_some() {
-                b"1".to_vec()
-            } else {
-                Vec::new()
-            },
+            count,
             key.map(|key| key.content.to_vec()).unwrap_or_default(),
             super::number(facts.0),
         ];
@@ -144,7 +143,13 @@ impl RedisLedger {
         now: Timestamp,
     ) -> Result<Lease, LedgerError> {
         let shard = self.shards.of_lease(id);
-        let keys = [shard.leases(), shard.due(), shard.tasks(), shard.cutoffs()];
+        let keys = [
+            shard.leases(),
+            shard.due(),
+            shard.tasks(),
+            shard.above(),
+            shard.cutoffs(),
+        ];
         let args = vec![
             id.to_bytes().to_vec(),
             instant(terms.expires_at),
@@ -196,7 +201,7 @@ impl RedisLedger {
 
     pub(super) async fn live_lease(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {
         let shard = self.shards.of_lease(id);
-        let keys = [shard.leases(), shard.tasks(), shard.cutoffs()];
+        let keys = [shard.leases(), shard.tasks(), shard.above(), shard.cutoffs()];
         let args = vec![id.to_bytes().to_vec(), instant(now)];
         let (mut reply, selectors) = self.run_known(&script::LIVE, shard, &keys, args).await?;
         match reply.word.as_str() {
@@ -281,6 +286,12 @@ pub(super) fn refused(reply: &mut Reply, selectors: &[Selector], now: Timestamp)
                 rules::open_at(&task, now)
                     .err()
                     .unwrap_or(Refusal::TaskNotOpen(task.state))
+            }
+            "parent_not_open" => {
+                let parent = unpack_task(&reply.bytes()?)?;
+                rules::open_above(&parent, now)
+                    .err()
+                    .unwrap_or(Refusal::TaskNotOpen(parent.state))
             }
             "stale_facts" => Refusal::StaleFacts,
             "lease_not_open" => Refusal::LeaseNotOpen(state(reply)?),

@@ -17,9 +17,10 @@ const HEAD: usize = 50;
 
 /// A task as it is stored.
 pub(super) fn pack_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
+    let depth = u8::try_from(task.charter.depth()).map_err(|_| unreadable("the chain of a task"))?;
     let (state, outcome, ended_at) = match task.state {
-        TaskState::Open => (b'o', 0, Timestamp::EPOCH),
-        TaskState::Suspended => (b's', 0, Timestamp::EPOCH),
+        TaskState::Open => (b'o', depth, Timestamp::EPOCH),
+        TaskState::Suspended => (b's', depth, Timestamp::EPOCH),
         TaskState::Ended { outcome, at } => (b'e', outcome_code(outcome), at),
     };
     let heartbeat = task
@@ -302,6 +303,11 @@ pub(super) fn lease_id(bytes: &[u8]) -> Result<LeaseId, LedgerError> {
     id.ok_or_else(|| unreadable("a lease id"))
 }
 
+fn task_id(bytes: &[u8]) -> Result<TaskId, LedgerError> {
+    let id = bytes.try_into().ok().and_then(TaskId::from_bytes);
+    id.ok_or_else(|| unreadable("a task id"))
+}
+
 /// What a task is called in arguments.
 pub(super) fn task_bytes(id: TaskId) -> Vec<u8> {
     id.to_bytes().to_vec()
@@ -402,6 +408,15 @@ pub(super) fn unpack_entry(kind: &[u8], bytes: &[u8]) -> Result<Cutoff, LedgerEr
                 cause: cause_of(cause)?,
             })
         }
+        b"t" => {
+            let [cause] = head.take()?;
+            Ok(Cutoff {
+                selector: Selector::Task(task_id(head.0)?),
+                up_to: Timestamp::MAX,
+                at,
+                cause: cause_of(cause)?,
+            })
+        }
         _ => Err(unreadable("an entry of the feed")),
     }
 }
@@ -423,6 +438,7 @@ mod tests {
             environment: "production".parse().unwrap(),
             trust_domain: None,
             on_behalf_of: None,
+            delegators: Vec::new(),
             tool: "crm".parse().unwrap(),
             actions: ["read".parse().unwrap()].into(),
             resources: [].into(),

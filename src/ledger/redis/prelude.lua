@@ -4,7 +4,8 @@
 -- big-endian; instants are milliseconds in 6 bytes. Where head and record differ, the head counts.
 -- A script checks everything first and writes after: Redis does not roll back.
 
--- state, outcome, ended at, deadline, heartbeat (0: none), last beat, agent
+-- state, outcome (how many tasks are above it, while it has not ended), ended at, deadline, heartbeat (0: none), last
+-- beat, agent
 local TASK = '>c1BI6I6I6I6Bc0'
 -- task, state, cause, expires at, since (or ended at), attempts, hold (odd while somebody has it), proof,
 -- the proof's instant (or, while it has to end, when it is due next), handle, last error (or, once it has ended,
@@ -35,6 +36,30 @@ local function task_due(t)
     return math.min(t.deadline, t.beat_at + t.heartbeat)
   end
   return t.deadline
+end
+
+-- The task, where it is open at `now`, and so is each task above. Otherwise nothing, and the refusal.
+local function task_open(tasks, above, id, now)
+  local raw = redis.call('HGET', tasks, id)
+  if not raw then
+    return nil, { 'no_task' }
+  end
+  local t = task_read(raw)
+  if t.state ~= 'o' or now >= task_due(t) then
+    return nil, { 'task_not_open', raw }
+  end
+  local chain = t.outcome > 0 and redis.call('HGET', above, id) or ''
+  for n = 1, #chain, 16 do
+    local parent = redis.call('HGET', tasks, string.sub(chain, n, n + 15))
+    if not parent then
+      return nil, { 'no_task' }
+    end
+    local p = task_read(parent)
+    if p.state ~= 'o' or now >= task_due(p) then
+      return nil, { 'parent_not_open', parent }
+    end
+  end
+  return t
 end
 
 local function lease_read(raw)
@@ -71,7 +96,8 @@ local function turn(l, cause, now)
   l.state, l.cause, l.since, l.attempts, l.proof, l.error = 'v', cause, now, 0, 0, ''
 end
 
--- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease.
+-- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease, under `t`
+-- those of a task.
 -- Numbers never fall behind the clock, so that a reader's cursor is not passed over when a lost Redis
 -- starts again from nothing.
 local function publish(feed, seq, at, kind, what)
@@ -102,11 +128,12 @@ local function in_reach(cutoffs, id, facts)
     facts and version and facts < (struct.unpack('>I6', version))
 end
 
--- The lease, where its credential may be used at `now`: it is active, its task is open and no cutoff ends it.
+-- The lease, where its credential may be used at `now`: it is active, its task and each above is open, and no cutoff
+-- ends it.
 -- Otherwise nothing, and the refusal. The head does not say whose the lease is. That matters only when some
 -- cutoff reaches leases as old as this one; then, without selectors, the refusal is `who`, and the caller asks
 -- again with those that fit the lease, which never change.
-local function live(leases, tasks, cutoffs, id, now, selectors, facts)
+local function live(leases, tasks, above, cutoffs, id, now, selectors, facts)
   local raw = redis.call('HGET', leases, id)
   if not raw then
     return nil, { 'no_lease' }
@@ -118,13 +145,9 @@ local function live(leases, tasks, cutoffs, id, now, selectors, facts)
   if now >= ends_at(l) then
     return nil, { 'expired' }
   end
-  local stored = redis.call('HGET', tasks, l.task)
-  if not stored then
-    return nil, { 'no_task' }
-  end
-  local t = task_read(stored)
-  if t.state ~= 'o' or now >= task_due(t) then
-    return nil, { 'task_not_open', stored }
+  local t, not_open = task_open(tasks, above, l.task, now)
+  if not t then
+    return nil, not_open
   end
   local reached, stale = in_reach(cutoffs, id, facts)
   if stale then
@@ -140,6 +163,15 @@ local function live(leases, tasks, cutoffs, id, now, selectors, facts)
     end
   end
   return l
+end
+
+-- The ids of the sub-tasks below a task that have not ended, oldest first: each pair of the two is a member.
+local function below(pairs, id)
+  local ids = redis.call('ZRANGEBYLEX', pairs, '[' .. id, '[' .. id .. string.rep('\255', 16))
+  for n, pair in ipairs(ids) do
+    ids[n] = string.sub(pair, 17)
+  end
+  return ids
 end
 
 -- One less, and no entry where there is none left.

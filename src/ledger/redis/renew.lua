@@ -1,8 +1,8 @@
--- KEYS leases due tasks cutoffs
+-- KEYS leases due tasks above cutoffs
 -- ARGV id, expires_at, now, what else the renewal says, the cause of its own end, the version of the facts, selectors...
 local id, expires_at = ARGV[1], tonumber(ARGV[2])
 local now, facts = tonumber(ARGV[3]), tonumber(ARGV[6])
-local l, refusal = live(KEYS[1], KEYS[3], KEYS[4], id, now, { unpack(ARGV, 7) }, facts)
+local l, refusal = live(KEYS[1], KEYS[3], KEYS[4], KEYS[5], id, now, { unpack(ARGV, 7) }, facts)
 if not l then
   return refusal
 end

@@ -1,6 +1,6 @@
--- KEYS tasks leases due pending counts tools cutoffs forget by_task by_agent by_tool [by_user] [idempotency]
+-- KEYS tasks leases due pending counts tools cutoffs forget above, every index that it is in, [idempotency]
 -- ARGV id, task, value, now, key ('' none), state, due, agent, tool, budgets of task, agent and tool ('' none),
---      user?, content, the version of the facts, selectors...
+--      how many indexes, content, the version of the facts, selectors...
 local id, task, value, now, key, content = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[14]
 
 if key ~= '' then
@@ -12,13 +12,9 @@ if key ~= '' then
     return { 'repeated', first }
   end
 end
-local raw = redis.call('HGET', KEYS[1], task)
-if not raw then
-  return { 'no_task' }
-end
-local t = task_read(raw)
-if t.state ~= 'o' or now >= task_due(t) then
-  return { 'task_not_open', raw }
+local t, not_open = task_open(KEYS[1], KEYS[9], task, now)
+if not t then
+  return not_open
 end
 local reached, stale = in_reach(KEYS[7], id, tonumber(ARGV[15]))
 if stale then
@@ -50,7 +46,7 @@ if STATES[ARGV[6]] then
   redis.call('ZADD', KEYS[4], place(STATES[ARGV[6]], id), id)
 end
 redis.call('HINCRBY', KEYS[6], ARGV[9], 1)
-for n = 9, (ARGV[13] == '1' and 12 or 11) do
+for n = 10, 9 + tonumber(ARGV[13]) do
   redis.call('ZADD', KEYS[n], made_at(id), id)
 end
 if key ~= '' then

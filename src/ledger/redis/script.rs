@@ -54,6 +54,7 @@ scripts! {
     ADOPT = "adopt.lua" by "count.lua",
     ADVANCE = "advance.lua" by "count.lua",
     BEGIN = "begin.lua",
+    BELOW = "below.lua",
     CARRY = "carry.lua" by "count.lua",
     CLAIM = "claim.lua",
     CURTAIL = "curtail.lua" by "count.lua",

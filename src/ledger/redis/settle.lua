@@ -1,4 +1,4 @@
--- KEYS leases due pending forget counts by_task by_agent by_tool [by_user]
+-- KEYS leases due pending forget counts and every index that it is in
 -- ARGV id, hold, how, now, agent, tool, task, then for `ended` and `abandoned`: proof, its instant, the signature on
 --      the receipt;
 --      for `retry` and `stuck`: the next attempt, what went wrong; for `later`: the next attempt

@@ -8,7 +8,7 @@ use crate::ledger::{Budget, IdempotencyKey, LedgerError, Opened, Refusal, record
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::TaskId;
 use crate::model::lease::Cause;
-use crate::model::task::{Task, TaskChange};
+use crate::model::task::{Outcome, Task, TaskChange};
 use crate::model::time::Timestamp;
 
 impl RedisLedger {
@@ -20,7 +20,16 @@ impl RedisLedger {
     ) -> Result<Opened, LedgerError> {
         let id = task.charter.id;
         let shard = self.shards.of_task(id);
-        let mut keys = vec![shard.tasks(), shard.due(), shard.forget(), shard.counts()];
+        let mut keys = vec![
+            shard.tasks(),
+            shard.due(),
+            shard.forget(),
+            shard.counts(),
+            shard.above(),
+            shard.below(),
+        ];
+        let above = task.charter.delegators.iter();
+        let chain: Vec<u8> = above.flat_map(|above| above.task.to_bytes()).collect();
         keys.extend(key.map(|key| shard.idempotency(&key.key)));
         let value = pack_task(task)?;
         let args = |share| {
@@ -33,6 +42,8 @@ impl RedisLedger {
                 key.map(|key| key.content.to_vec()).unwrap_or_default(),
                 task.charter.agent.as_str().into(),
                 limit(share),
+                chain.clone(),
+                number(rules::MOST_SUB_TASKS.into()),
             ]
         };
         let share = args(self.unasked(most));
@@ -49,9 +60,21 @@ impl RedisLedger {
         }
         match reply.word.as_str() {
             "ok" => Ok(Opened::New),
-            "repeated" => Ok(Opened::Repeated(unpack_task(&reply.bytes()?)?)),
+            "repeated" => Ok(Opened::Repeated(Box::new(unpack_task(&reply.bytes()?)?))),
             "key_reused" => Err(Refusal::KeyReused.into()),
             "exists" => Err(Refusal::Exists.into()),
+            "no_task" => Err(Refusal::NoTask.into()),
+            "task_not_open" => {
+                let above = unpack_task(&reply.bytes()?)?;
+                Err(rules::open_at(&above, task.charter.opened_at)
+                    .err()
+                    .unwrap_or(Refusal::TaskNotOpen(above.state))
+                    .into())
+            }
+            "sub_tasks" => {
+                let (budget, limit) = (Budget::SubTasks, rules::MOST_SUB_TASKS);
+                Err(Refusal::Budget { budget, limit }.into())
+            }
             "budget" => Err(most
                 .map(|limit| Refusal::Budget {
                     budget: Budget::OpenTasks,
@@ -71,6 +94,17 @@ impl RedisLedger {
             .to_owned();
         let stored: Option<Vec<u8>> = self.requests.query(&get).await?;
         stored.as_deref().map(unpack_task).transpose()
+    }
+
+    pub(super) async fn read_below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        let shard = self.shards.of_task(id);
+        let (keys, args) = ([shard.tasks(), shard.below()], [task_bytes(id)]);
+        let mut reply = self.requests.run(&script::BELOW, &[&keys], &[&args]).await?;
+        let mut tasks = Vec::new();
+        while let Some(mut part) = reply.part()? {
+            tasks.push(unpack_task(&part.bytes()?)?);
+        }
+        Ok(tasks)
     }
 
     pub(super) async fn advance_task(
@@ -96,6 +130,8 @@ impl RedisLedger {
             shard.feed(),
             shard.seq(),
             shard.counts(),
+            shard.above(),
+            shard.below(),
         ];
         let cutoff = Cutoff {
             selector: Selector::Task(id),
@@ -111,6 +147,12 @@ impl RedisLedger {
             number(cause.map_or(0, cause_code).into()),
             record::encode_cutoff(&cutoff)?,
             instant(cause.map_or(now, |cause| rules::due_from(cause, now))),
+            number(outcome_code(Outcome::ParentEnded).into()),
+            number(
+                cause
+                    .map_or(0, |cause| cause_code(rules::cause_below(cause)))
+                    .into(),
+            ),
         ];
         let run = self.run_counted(&self.requests, &script::ADVANCE, shard, &keys, &args);
         let mut reply = run.await?;

@@ -46,6 +46,7 @@ pub(super) fn lease() -> Lease {
         environment: "prod".parse().unwrap(),
         trust_domain: None,
         on_behalf_of: None,
+        delegators: Vec::new(),
         tool: "crm".parse().unwrap(),
         actions: ["read".parse().unwrap()].into(),
         resources: [].into(),

@@ -12,6 +12,7 @@ mod leases;
 mod losses;
 mod model;
 mod races;
+mod sub_tasks;
 mod tasks;
 
 use std::num::NonZeroUsize;
@@ -104,6 +105,7 @@ fn task_in(slot: Slot, opened_at: Timestamp) -> Task {
             environment: "production".parse().unwrap(),
             trust_domain: Some("example.org".parse().unwrap()),
             subject: "spiffe://example.org/support".to_owned(),
+            delegators: Vec::new(),
             purpose: "answer a ticket".parse().unwrap(),
             scope: Scope::new(vec![access]).unwrap(),
             on_behalf_of: Some("user-1".parse().unwrap()),
@@ -133,6 +135,7 @@ fn lease_at(task: &Task, issued_at: Timestamp) -> Lease {
         environment: charter.environment.clone(),
         trust_domain: charter.trust_domain.clone(),
         on_behalf_of: charter.on_behalf_of.clone(),
+        delegators: charter.delegators.clone(),
         tool: "crm".parse().unwrap(),
         actions: ["read".parse().unwrap()].into(),
         resources: ["customers/42".parse().unwrap()].into(),
@@ -341,6 +344,12 @@ macro_rules! ledger_contract {
                 only_an_open_task_beats, suspending_ends_what_is_live, resuming_opens_again,
                 ending_is_for_good, a_task_past_its_due_instant_can_only_be_ended,
                 an_unknown_task_does_not_move, ended_tasks_are_forgotten;
+            sub_tasks: a_sub_task_is_kept_with_its_chain, a_sub_task_opens_only_while_everything_above_is_open,
+                a_tree_has_so_many_sub_tasks_and_no_more, a_task_ends_with_everything_below_it_in_one_step,
+                what_ended_with_its_parent_counts_no_more, a_suspended_task_holds_up_what_is_below,
+                nothing_is_given_out_below_a_task_past_its_due_instant,
+                a_lease_is_found_under_each_task_and_agent_above, a_cutoff_reaches_what_was_handed_on,
+                a_tree_is_forgotten_with_all_its_leases;
             leases: a_lease_is_kept_as_it_was_reserved, nothing_is_reserved_without_an_open_task,
                 nothing_is_reserved_past_the_due_instant, a_lease_id_is_taken_once,
                 the_task_budget_is_exact, the_agent_budget_holds, the_tool_budget_holds,

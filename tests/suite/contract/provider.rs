@@ -194,6 +194,7 @@ impl Lab {
                 id: charter.id,
                 purpose: charter.purpose.clone(),
                 on_behalf_of: charter.on_behalf_of.clone(),
+                delegators: Vec::new(),
                 opened_at: charter.opened_at,
             }),
             ttl: None,

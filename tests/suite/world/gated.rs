@@ -91,6 +91,10 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "advance", self.ledger.advance(id, change, now))
     }
 
+    async fn below(&self, id: TaskId) -> Result<Vec<Task>, LedgerError> {
+        pass!(self, "below", self.ledger.below(id))
+    }
+
     async fn reserve(
         &self,
         lease: &Lease,

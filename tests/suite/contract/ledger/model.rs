@@ -10,6 +10,7 @@ use dayfly::ledger::{
 };
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::fact::{Fact, FactsVersion};
+use dayfly::model::ids::TaskId;
 use dayfly::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt};
 use dayfly::model::recheck::Progress;
 use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
@@ -19,6 +20,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::context::{claim, risk};
+use super::sub_tasks::below;
 use super::{Fixture, HOLD, START, Shorthand as _, cutoff, lease_at, most, secs, signature, task_at, until};
 
 /// The task budget of the run.
@@ -29,6 +31,8 @@ enum Op {
     Tick(u64),
     /// Another agent opens a task, and may have one.
     Open,
+    /// A helper opens a task below one.
+    OpenBelow(usize),
     Advance(usize, TaskChange),
     Reserve(usize, bool),
     Activate(usize),
@@ -62,8 +66,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..60u64).prop_map(Op::Tick),
         1 => Just(Op::Open),
-        3 => (0..6usize, change).prop_map(|(task, change)| Op::Advance(task, change)),
-        6 => (0..3usize, any::<bool>()).prop_map(|(task, active)| Op::Reserve(task, active)),
+        2 => (0..8usize).prop_map(Op::OpenBelow),
+        3 => (0..8usize, change).prop_map(|(task, change)| Op::Advance(task, change)),
+        6 => (0..8usize, any::<bool>()).prop_map(|(task, active)| Op::Reserve(task, active)),
         3 => one().prop_map(Op::Activate),
         2 => one().prop_map(Op::Renew),
         2 => one().prop_map(Op::Revoke),
@@ -229,6 +234,33 @@ impl Model {
         }
     }
 
+    fn place(&self, id: TaskId) -> usize {
+        let known = |(task, _): &(Task, _)| task.charter.id == id;
+        self.tasks.iter().position(known).unwrap()
+    }
+
+    /// The first state that is not open: of the task, then of each above.
+    fn stands(&self, task: usize, now: Timestamp) -> Result<(), String> {
+        let chain = self.tasks[task].0.charter.delegators.iter();
+        let above = chain.map(|above| self.place(above.task));
+        for place in std::iter::once(task).chain(above) {
+            match self.state(place, now) {
+                "open" => {}
+                state => return Err(format!("task is {state}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The sub-tasks below a task that have not ended, by their places.
+    fn below(&self, id: TaskId) -> Vec<usize> {
+        let part = |task: &Task| task.charter.delegators.iter().any(|above| above.task == id);
+        let live = |task: &Task| !matches!(task.state, TaskState::Ended { .. });
+        let all = self.tasks.iter().enumerate();
+        let below = all.filter(|(_, (task, _))| part(task) && live(task));
+        below.map(|(place, _)| place).collect()
+    }
+
     fn cut(&self, lease: &Lease) -> bool {
         self.cutoffs.iter().any(|cutoff| lease.is_cut_by(cutoff))
     }
@@ -283,9 +315,25 @@ impl Model {
         *due = task.due().map(|(due, _)| due);
         let task = task.clone();
         if let Some(cause) = cause {
+            let below = match cause {
+                Cause::TaskEnded(_) => {
+                    for place in self.below(task.charter.id) {
+                        let outcome = Outcome::ParentEnded;
+                        let (task, due) = &mut self.tasks[place];
+                        (task.state, *due) = (TaskState::Ended { outcome, at: now }, None);
+                        let selector = Selector::Task(task.charter.id);
+                        self.tell(&selector);
+                    }
+                    Cause::TaskEnded(Outcome::ParentEnded)
+                }
+                other => other,
+            };
             for lease in 0..self.leases.len() {
-                if self.leases[lease].lease.task == task.charter.id && self.is_open(lease) {
-                    self.revoke(lease, cause, now, now);
+                let of = &self.leases[lease].lease;
+                let own = of.task == task.charter.id;
+                let handed_on = of.delegators.iter().any(|above| above.task == task.charter.id);
+                if (own || handed_on) && self.is_open(lease) {
+                    self.revoke(lease, if own { cause } else { below }, now, now);
                     if cause == Cause::TaskSuspended {
                         let id = self.leases[lease].lease.id;
                         self.tell(&Selector::Lease(id));
@@ -311,11 +359,14 @@ impl Model {
         Ok(())
     }
 
+    fn open_below(&mut self, parent: usize, task: &Task, now: Timestamp) -> Result<(), String> {
+        self.stands(parent, now)?;
+        self.tasks.push((task.clone(), task.due().map(|(due, _)| due)));
+        Ok(())
+    }
+
     fn reserve(&mut self, place: usize, lease: &Lease, now: Timestamp) -> Result<(), String> {
-        let state = self.state(place, now);
-        if state != "open" {
-            return Err(format!("task is {state}"));
-        }
+        self.stands(place, now)?;
         if self.circumstance.heard < self.circumstance.version {
             return Err("StaleFacts".to_owned());
         }
@@ -365,15 +416,7 @@ impl Model {
         if ends(lease) <= now {
             return Err("lease is expired".to_owned());
         }
-        let task = self
-            .tasks
-            .iter()
-            .position(|(task, _)| task.charter.id == lease.task)
-            .unwrap();
-        let state = self.state(task, now);
-        if state != "open" {
-            return Err(format!("task is {state}"));
-        }
+        self.stands(self.place(lease.task), now)?;
         if self.cut(lease) {
             return Err("cut".to_owned());
         }
@@ -541,6 +584,12 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 let made = said(ledger.open(&task, Some(1), None).await).map(|_| ());
                 assert_eq!(made, model.open(&task), "{op:?}");
             }
+            Op::OpenBelow(parent) => {
+                let parent = parent % model.tasks.len();
+                let task = below(&model.tasks[parent].0, "helper-bot", now);
+                let made = said(ledger.open(&task, None, None).await).map(|_| ());
+                assert_eq!(made, model.open_below(parent, &task, now), "{op:?}");
+            }
             Op::Advance(task, change) => {
                 let task = task % model.tasks.len();
                 let id = model.tasks[task].0.charter.id;
@@ -548,6 +597,7 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 assert_eq!(made, model.advance(task, change, now), "{op:?}");
             }
             Op::Reserve(task, active) => {
+                let task = task % model.tasks.len();
                 let mut lease = lease_at(&model.tasks[task].0, now);
                 if active {
                     lease.state = LeaseState::Active;
@@ -741,6 +791,14 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 Some(task),
                 "after {op:?}"
             );
+            let mut below: Vec<_> = model.below(task.charter.id).into_iter().collect();
+            below.sort_by_key(|place| model.tasks[*place].0.charter.id);
+            let below: Vec<_> = below
+                .into_iter()
+                .map(|place| model.tasks[place].0.clone())
+                .collect();
+            let told = ledger.below(task.charter.id).await.unwrap();
+            assert_eq!(told, below, "after {op:?}");
         }
     }
     let told: BTreeSet<_> = ledger

@@ -37,7 +37,11 @@ pub(super) async fn a_repeated_opening_answers_the_first_task(ledger: Subject) {
     let suspended = ledger.advanced(&first, TaskChange::Suspend, at(1)).await;
 
     let answer = ledger.open(&again, None, Some(&key(1, 1))).await.unwrap();
-    assert_eq!(answer, Opened::Repeated(suspended), "the first task as it stands");
+    assert_eq!(
+        answer,
+        Opened::Repeated(Box::new(suspended)),
+        "the first task as it stands"
+    );
     assert_eq!(ledger.task(again.charter.id).await.unwrap(), None);
     assert_eq!(
         ledger.open(&again, None, Some(&key(2, 1))).await.unwrap(),
@@ -125,7 +129,7 @@ pub(super) async fn a_repeated_opening_takes_nothing_of_the_budget(ledger: Subje
         let again = open(&task_at(at(1)), 1).await.unwrap();
         assert_eq!(
             again,
-            Opened::Repeated(first.clone()),
+            Opened::Repeated(Box::new(first.clone())),
             "although there is no room"
         );
     }
