@@ -21,8 +21,20 @@ impl Postgres {
     pub(super) async fn end(&self, held: &Held) -> Result<(), ProviderError> {
         let login = self.login(held)?;
         let late = || Fault::Unreachable("it did not answer in time".into());
-        let ended = timeout(LONGEST, self.take_down(&login)).await;
-        match ended.unwrap_or_else(|_| Err(late())) {
+        let take_down = async |lane| {
+            let ended = timeout(LONGEST, self.take_down(&login, lane)).await;
+            ended.unwrap_or_else(|_| Err(late()))
+        };
+        let mut ended = take_down(Lane::End).await;
+        // A session of the server may go by a list of its memberships from before our last one: it reads
+        // them while others change them. One that begins now knows better.
+        if ended
+            .as_ref()
+            .is_err_and(|fault| fault.is(&SqlState::INSUFFICIENT_PRIVILEGE))
+        {
+            ended = take_down(Lane::Own).await;
+        }
+        match ended {
             Ok(()) => Ok(()),
             // Somebody else was faster, or it never was. A missing role of another name is a fault.
             Err(fault) if fault.is(&SqlState::UNDEFINED_OBJECT) => match self.look(&login).await? {
@@ -33,9 +45,9 @@ impl Postgres {
         }
     }
 
-    async fn take_down(&self, login: &Ident) -> Result<(), Fault> {
-        self.link.say(Lane::End, &shut(login)).await?;
-        let rows = self.link.say(Lane::End, &disconnect(login)).await?;
+    async fn take_down(&self, login: &Ident, lane: Lane) -> Result<(), Fault> {
+        self.link.say(lane, &shut(login)).await?;
+        let rows = self.link.say(lane, &disconnect(login)).await?;
         let sessions = value(&rows, "sessions").unwrap_or_default();
         if sessions != "0" {
             return Err(Fault::Unreachable(format!(
@@ -53,7 +65,7 @@ impl Postgres {
             one_at_a_time(login),
             self.disown(login)
         );
-        self.link.say(Lane::End, &last).await.map(drop)
+        self.link.say(lane, &last).await.map(drop)
     }
 
     /// In the database at hand, and what belongs to no database. `RESTRICT` is the default: what others

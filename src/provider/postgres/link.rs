@@ -37,6 +37,8 @@ const WAIT_TO_END: Duration = Duration::from_secs(6);
 pub(super) enum Lane {
     Mint,
     End,
+    /// One that begins with the exchange and ends with it.
+    Own,
 }
 
 /// The way to the server.
@@ -96,6 +98,7 @@ impl Link {
         let pool = match lane {
             Lane::Mint => &self.mint,
             Lane::End => &self.end,
+            Lane::Own => return self.say_anew(None, batch).await,
         };
         let said = timeout(LONGEST, async {
             let lent = Lent(Some(pool.get().await?));
@@ -111,8 +114,12 @@ impl Link {
 
     /// The same on a connection of its own, to any database of the server.
     pub(super) async fn say_in(&self, database: &str, batch: &str) -> Result<Vec<SimpleQueryRow>, Fault> {
+        self.say_anew(Some(database), batch).await
+    }
+
+    async fn say_anew(&self, database: Option<&str>, batch: &str) -> Result<Vec<SimpleQueryRow>, Fault> {
         let said = timeout(LONGEST, async {
-            let connection = self.way.connect(Some(database)).await?;
+            let connection = self.way.connect(database).await?;
             Ok(connection.0.simple_query(batch).await?)
         });
         match said.await {

@@ -78,6 +78,35 @@ async fn every_session_of_a_login_ends_and_no_other() {
     other.simple_query("SELECT 1").await.unwrap();
 }
 
+/// What a session of the server does that read its memberships while they changed: it says that it may
+/// not, in the middle of an end, and has forgotten about it in the next.
+#[tokio::test]
+async fn a_session_that_forgot_its_membership_is_passed_by() {
+    let Some(served) = Served::new() else { return };
+    let served = served.await;
+    let estate = served.estate.clone();
+    let lab = Lab::new(served).await;
+    let out = lab.mint().await;
+    // What a sequence counted stays counted when the rest is rolled back.
+    estate
+        .run(
+            "CREATE SEQUENCE times;
+             CREATE FUNCTION forget() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+             DECLARE login text;
+             BEGIN
+                 IF nextval('public.times') > 1 THEN RETURN; END IF;
+                 FOR login IN SELECT rolname FROM pg_roles WHERE starts_with(rolname, 'dayfly_{}_') LOOP
+                     EXECUTE format('REVOKE %I FROM dayfly_{}', login);
+                 END LOOP;
+             END $$;
+             CREATE EVENT TRIGGER forgetful ON ddl_command_start WHEN TAG IN ('DROP OWNED') EXECUTE FUNCTION forget()",
+        )
+        .await;
+    lab.provider.revoke(&out.held()).await.unwrap();
+    lab.is_gone(&out.held()).await;
+    assert_eq!(estate.ask("SELECT last_value FROM times").await, "2");
+}
+
 /// A login that writes, made a table in two databases, and a session that still uses them.
 async fn with_belongings(estate: &Estate, lab: &Lab) -> super::super::Out {
     let elsewhere = format!("archive_{}", estate.mark);
