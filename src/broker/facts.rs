@@ -137,10 +137,18 @@ impl Broker {
         let said = said(&fact);
         let reason = order.reason.map_or(said.clone(), |why| format!("{said}: {why}"));
         // On record before anything is decided by it.
-        self.record(record.reason(reason)).await?;
-        measure::decided(Verb::Fact, Outcome::Permitted);
-        let stated = self.state(&fact).await?;
-        Ok((fact, stated))
+        let record = record.reason(reason);
+        self.record(record.clone()).await?;
+        match self.state(&fact).await {
+            Ok(stated) => {
+                measure::decided(Verb::Fact, Outcome::Permitted);
+                Ok((fact, stated))
+            }
+            Err(error) => {
+                self.record_failure(&record, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// States a fact that is on record already.

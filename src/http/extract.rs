@@ -146,6 +146,20 @@ impl<T: Named, S: Send + Sync> FromRequestParts<S> for Id<T> {
     }
 }
 
+/// The names and ids in a path that has several.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        // Routing found the segments; what is left to be wrong is their encoding.
+        let unreadable = |_| Problem::new(Kind::BAD_PARAMETER, "the path is not UTF-8, percent-encoded");
+        path.map(|Path(segments)| Self(segments)).map_err(unreadable)
+    }
+}
+
 /// A query string. Unknown and repeated names are refused.
 pub(super) struct Query<T>(pub(super) T);
 

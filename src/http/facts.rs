@@ -1,12 +1,10 @@
 //! Facts: stated, taken back, listed; and what is decided anew because of them.
 
-use axum::extract::Path;
-
 use crate::model::fact::Subject;
 use crate::model::name::InvalidName;
 
 use super::answer::Answer;
-use super::extract::{Authenticated, Json, OptionalJson, Query};
+use super::extract::{Authenticated, Json, OptionalJson, Query, Segments};
 use super::problem::{Kind, Problem};
 use super::wire::facts::{
     FactAnswer, FactPath, FactsAnswer, RechecksAnswer, StateFact, StatedAnswer, TakeBackFact, WhichFacts,
@@ -22,7 +20,7 @@ use super::wire::facts::{
     responses((status = 200, body = StatedAnswer)))]
 pub(super) async fn state(
     call: Authenticated,
-    Path(path): Path<FactPath>,
+    Segments(path): Segments<FactPath>,
     Json(body): Json<StateFact>,
 ) -> Result<Answer<StatedAnswer>, Problem> {
     let order = path.state(body).map_err(|invalid| unknown(&invalid))?;
@@ -40,7 +38,7 @@ pub(super) async fn state(
     responses((status = 200, body = StatedAnswer)))]
 pub(super) async fn take_back(
     call: Authenticated,
-    Path(path): Path<FactPath>,
+    Segments(path): Segments<FactPath>,
     OptionalJson(body): OptionalJson<TakeBackFact>,
 ) -> Result<Answer<StatedAnswer>, Problem> {
     let order = path.take_back(body).map_err(|invalid| unknown(&invalid))?;

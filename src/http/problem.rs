@@ -96,8 +96,8 @@ kinds! {
     KEY_EXHAUSTED = UNPROCESSABLE_ENTITY, "key-exhausted", "The idempotency key was repeated too often";
     /// The credential cannot live on.
     NOT_RENEWABLE = UNPROCESSABLE_ENTITY, "not-renewable", "This credential cannot be renewed";
-    /// As many credentials are live, or tasks open, as there may be.
-    BUDGET = TOO_MANY_REQUESTS, "budget", "As much is live or open as there may be";
+    /// As many credentials are live, tasks open, or facts stated, as there may be.
+    BUDGET = TOO_MANY_REQUESTS, "budget", "As much is live, open or stated as there may be";
     /// A fault of Dayfly's.
     INTERNAL = INTERNAL_SERVER_ERROR, "internal", "Dayfly made a mistake";
     /// The provider refuses.
@@ -402,7 +402,12 @@ fn refused(refusal: Refusal) -> Problem {
             "the same request is being answered elsewhere: try again",
         )
         .after(1),
-        Refusal::StaleFacts | Refusal::TooManyFacts | Refusal::TooManyRechecks => {
+        Refusal::TooManyFacts => Problem::new(
+            Kind::BUDGET,
+            format!("{refusal}: take back what no longer matters, or state until when it does"),
+        )
+        .after(60),
+        Refusal::StaleFacts | Refusal::TooManyRechecks => {
             Problem::new(Kind::UNAVAILABLE, refusal.to_string()).after(1)
         }
         Refusal::Exists | Refusal::ClaimLost => Problem::internal(&refusal),

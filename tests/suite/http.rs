@@ -11,6 +11,7 @@ use axum::http::{Request, StatusCode, header};
 use axum::response::Response;
 use dayfly::http::{self, HttpState, IDEMPOTENCY_KEY, Limits, REQUEST_ID};
 use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::model::fact::MOST_OF_ONE;
 use dayfly::telemetry;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -443,6 +444,35 @@ async fn a_repeated_order_opens_one_task_and_a_changed_one_is_refused() {
     assert_eq!(send(same).await.1["id"], first);
     let (status, problem) = send(json!({"purpose": "b", "scope": order["scope"]})).await;
     assert_eq!((status.as_u16(), slug(&problem)), (422, "key-reused"));
+}
+
+#[tokio::test]
+async fn a_statement_too_many_is_a_budget_and_leaves_a_record() {
+    let api = Api::new();
+    let state = async |name: &str| {
+        let path = format!("/v1/facts/agent/support-bot/{name}");
+        let body = json!({"value": "so"});
+        let request = api.request("ops-console", "PUT", &path, Some(body)).await;
+        read(api.send(request).await).await
+    };
+    for number in 0..MOST_OF_ONE {
+        assert_eq!(state(&format!("fact-{number}")).await.0, 200);
+    }
+    let (status, problem) = state("one-more").await;
+    assert_eq!((status.as_u16(), slug(&problem)), (429, "budget"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("take back"),
+        "{problem}"
+    );
+    let told = api.world.records(Verb::Fact);
+    assert_eq!(told.last().unwrap().result, Outcome::Failed);
+
+    let (status, problem) = state("%ff").await;
+    assert_eq!(
+        (status.as_u16(), slug(&problem)),
+        (400, "bad-parameter"),
+        "{problem}"
+    );
 }
 
 #[tokio::test]
