@@ -18,7 +18,7 @@ pub mod oidc;
 #[cfg(test)]
 mod testing;
 pub mod verifiers;
-mod vouching;
+pub(crate) mod vouching;
 
 use std::sync::Arc;
 

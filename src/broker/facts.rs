@@ -94,9 +94,8 @@ impl Broker {
             false => Facts::clone(&known),
         };
         if changes.afresh || changes.version != known.version() {
-            self.known
-                .facts
-                .store(Arc::new(base.with(changes.stated, changes.version)));
+            let facts = base.with(changes.stated, changes.version).still_so(self.now());
+            self.known.facts.store(Arc::new(facts));
         }
         Ok(())
     }

@@ -32,6 +32,8 @@ pub(super) const NOT_FOR_THEM: &str =
     "the agent may not act on behalf of this user: its registry entry names whom it may in `may_act_for`";
 /// What an agent is told whose evidence ran out while it sent its request, or while it followed.
 const PROOF_IS_OVER: &str = "the evidence has expired: present a new one";
+/// What an agent is told whose evidence was signed by a key that was taken back since it was presented.
+const KEY_IS_GONE: &str = "the key that signed the evidence is not trusted any more: present a new one";
 
 impl Broker {
     /// Asks policy about one access of a task. What is outside the scope, or names a tool or an action
@@ -59,6 +61,7 @@ impl Broker {
             delegators: Vec::new(),
             opened_at: charter.opened_at,
         };
+        self.still_proven(&rules, caller)?;
         ask(&rules, self.facts(), caller, access, Some(task), ttl, at)
     }
 
@@ -117,10 +120,27 @@ impl Broker {
             decision: Some(decision),
             ..record.access(&access)
         };
+        // What can open access again, where all else here only ends it, is decided on nothing of before.
+        if matches!(record.verb, Verb::Fact | Verb::Load | Verb::Abandon) {
+            self.catch_up().await?;
+        }
         let (rules, facts) = (self.parts.rules.current(), self.facts());
-        match ask(&rules, facts, caller, &access, None, None, now) {
+        let asked = self
+            .still_proven(&rules, caller)
+            .and_then(|()| ask(&rules, facts, caller, &access, None, None, now));
+        match asked {
             Ok(permit) => Ok(record.grounds(permit.grounds())),
             Err(denial) => Err(self.deny(record, decision, denial).await?),
+        }
+    }
+
+    /// Whether the key behind the caller is still trusted: it may have been taken back since the evidence was
+    /// presented, as a body can come late.
+    fn still_proven(&self, rules: &Ruleset, caller: &Caller) -> Result<(), Denial> {
+        let attestation = caller.workload().attestation();
+        match self.parts.verifiers.still_trust(attestation) {
+            true => Ok(()),
+            false => Err(denial(rules, KEY_IS_GONE)),
         }
     }
 

@@ -2,7 +2,9 @@
 //! still hold. What was given out on that evidence ends.
 //!
 //! Which keys were trusted is remembered in the ledger, so that a key that leaves while no broker runs is
-//! noticed at the next start. A key that leaves in its turn, after all that it signed has expired, ends nothing.
+//! noticed at the next start. Each broker compares with what it trusted itself, too: one that learns later
+//! than the others gave out on the key for longer than they did. A key that leaves in its turn, after all
+//! that it signed has expired, ends nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::vouching::{Material, material};
 use crate::model::attestation::EvidenceKind;
 use crate::model::cutoff::Selector;
 use crate::model::lease::VouchingKey;
@@ -21,8 +24,14 @@ use super::error::{BrokerError, chain};
 /// How often the bundles are looked at. Whether they changed is a comparison in memory.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The keys of an authority, by which the broker compares.
-type Trusted = BTreeMap<(EvidenceKind, String), BTreeSet<VouchingKey>>;
+/// The keys of an authority: what each vouches under, and what it is made of, so that other key material
+/// under an old name is noticed.
+type Keys = BTreeSet<(VouchingKey, Material)>;
+/// By kind and name of the authority.
+type Trusted = BTreeMap<(EvidenceKind, String), Keys>;
+
+/// How often a mark is compared anew that another broker wrote meanwhile.
+const TRIES: usize = 16;
 
 impl Broker {
     /// Looks after bundles until told to stop.
@@ -42,42 +51,82 @@ impl Broker {
     async fn look_at_trust(&self, seen: &mut Trusted) -> Result<(), BrokerError> {
         for (kind, source) in self.parts.verifiers.sources_by_kind() {
             // Nothing is held that may be relied on: that says nothing about any key.
-            let Some(names) = source.trusted() else { continue };
-            let of = |name: &String| VouchingKey::of(kind, source.authority(), name);
-            let keys: BTreeSet<VouchingKey> = names.iter().map(of).collect();
+            let Some(trusted) = source.trusted() else { continue };
             let authority = (kind, source.authority().to_owned());
-            if seen.get(&authority) != Some(&keys) {
-                self.compare_trust(&authority, &keys).await?;
+            let keys = keys(&authority, &trusted);
+            let before = seen.get(&authority);
+            if before != Some(&keys) {
+                self.compare_trust(&authority, before, &keys).await?;
                 seen.insert(authority, keys);
             }
         }
         Ok(())
     }
 
-    /// Holds the keys of an authority against those that were trusted before, by whichever broker.
+    /// Holds the keys of an authority against those that this broker, or the last that looked, trusted
+    /// before.
     async fn compare_trust(
         &self,
-        (kind, authority): &(EvidenceKind, String),
-        keys: &BTreeSet<VouchingKey>,
+        authority: &(EvidenceKind, String),
+        before: Option<&Keys>,
+        keys: &Keys,
     ) -> Result<(), BrokerError> {
-        let mark = format!("keys {kind} {authority}");
-        let before = self.parts.ledger.mark(&mark).await?;
-        let (known, _) = before.as_deref().unwrap_or_default().as_chunks::<8>();
-        for gone in known.iter().copied().map(VouchingKey) {
-            if !keys.contains(&gone) {
-                tracing::warn!(%kind, authority, "a key is not trusted any more: what it vouched for ends");
-                let why = format!("a key of {authority} is not trusted any more");
-                let whom = match (*kind, authority.parse()) {
-                    (EvidenceKind::JwtSvid, Ok(domain)) => Selector::TrustDomain(domain),
-                    _ => Selector::All,
-                };
-                self.order_recheck(whom, Work::Distrust { key: gone }, why)
-                    .await?;
+        let mut gone = Keys::new();
+        gone.extend(before.into_iter().flatten().filter(|key| !keys.contains(key)));
+        let name = format!("keys {} {}", authority.0, authority.1);
+        for _ in 0..TRIES {
+            let mark = self.parts.ledger.mark(&name).await?;
+            gone.extend(read(mark.as_deref()).filter(|key| !keys.contains(key)));
+            // Before the mark that forgets them.
+            self.distrust(authority, &gone).await?;
+            if self
+                .parts
+                .ledger
+                .set_mark(&name, &written(keys), mark.as_deref())
+                .await?
+            {
+                break;
             }
         }
-        let now: Vec<u8> = keys.iter().flat_map(|key| key.0).collect();
-        // Whoever comes second has ordered the same.
-        self.parts.ledger.set_mark(&mark, &now, before.as_deref()).await?;
         Ok(())
     }
+
+    async fn distrust(
+        &self,
+        (kind, authority): &(EvidenceKind, String),
+        gone: &Keys,
+    ) -> Result<(), BrokerError> {
+        for (key, _) in gone {
+            tracing::warn!(%kind, authority, "a key is not trusted any more: what it vouched for ends");
+            let why = format!("a key of {authority} is not trusted any more");
+            let whom = match (*kind, authority.parse()) {
+                (EvidenceKind::JwtSvid, Ok(domain)) => Selector::TrustDomain(domain),
+                _ => Selector::All,
+            };
+            self.order_recheck(whom, Work::Distrust { key: *key }, why)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+fn keys((kind, authority): &(EvidenceKind, String), trusted: &[(String, String)]) -> Keys {
+    let key = |name: &String| VouchingKey::of(*kind, authority, name);
+    trusted
+        .iter()
+        .map(|(name, thumbprint)| (key(name), material(thumbprint)))
+        .collect()
+}
+
+fn written(keys: &Keys) -> Vec<u8> {
+    keys.iter()
+        .flat_map(|(key, material)| [key.0, *material])
+        .flatten()
+        .collect()
+}
+
+fn read(mark: Option<&[u8]>) -> impl Iterator<Item = (VouchingKey, Material)> + '_ {
+    let (halves, _) = mark.unwrap_or_default().as_chunks::<8>();
+    let (pairs, _) = halves.as_chunks::<2>();
+    pairs.iter().map(|[key, material]| (VouchingKey(*key), *material))
 }

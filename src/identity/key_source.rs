@@ -153,12 +153,19 @@ impl KeySource {
         self.withdrawals.load(Ordering::Acquire)
     }
 
-    /// The names of the keys that are trusted now. `None` where nothing is held that may be relied on: that
-    /// says nothing about any key.
-    pub fn trusted(&self) -> Option<Vec<String>> {
+    /// The keys that are trusted now, each by its name and its RFC 7638 thumbprint. `None` where nothing is
+    /// held that may be relied on: that says nothing about any key.
+    pub fn trusted(&self) -> Option<Vec<(String, String)>> {
         let held = self.current()?;
-        let names = held.document.keys.keys().iter().filter_map(VerifyingKey::id);
-        Some(names.map(ToString::to_string).collect())
+        let named = |key: &VerifyingKey| Some((key.id()?.to_string(), key.thumbprint()));
+        Some(held.document.keys.keys().iter().filter_map(named).collect())
+    }
+
+    /// Whether a key of this name is trusted now.
+    pub fn trusts(&self, id: &str) -> bool {
+        let is_it = |key: &VerifyingKey| key.id().is_some_and(|known| *known.0 == *id);
+        self.current()
+            .is_some_and(|held| held.document.keys.keys().iter().any(is_it))
     }
 
     /// Checks the signature with the key that the header names. Fetches once when that key is not held.

@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use super::claims::{Claims, parse};
 use super::key_source::KeySource;
 use super::{Evidence, IdentityError, Verifier, Workload};
-use crate::model::attestation::EvidenceKind;
+use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::time::Timestamp;
 
 /// How much is remembered.
@@ -73,6 +73,20 @@ impl Verifiers {
             let kind = verifier.accepts();
             verifier.key_sources().iter().map(move |source| (kind, source))
         })
+    }
+
+    /// Whether the key that vouched is still trusted. Where nobody has its keys, nobody takes them back.
+    pub fn still_trust(&self, attestation: &Attestation) -> bool {
+        let Some(key) = &attestation.key_id else {
+            return true;
+        };
+        let mut sources = self.sources_by_kind().filter(|(kind, source)| {
+            *kind == attestation.kind && source.authority() == attestation.authority
+        });
+        let Some((_, first)) = sources.next() else {
+            return true;
+        };
+        first.trusts(key) || sources.any(|(_, source)| source.trusts(key))
     }
 
     /// Appraises evidence, or remembers having done so.

@@ -6,6 +6,15 @@ use ring::digest;
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::lease::{Vouched, VouchingKey};
 
+/// What a key is made of: the first 8 bytes of the SHA-256 of its RFC 7638 thumbprint as text.
+pub(crate) type Material = [u8; 8];
+
+/// What the key with this thumbprint is made of.
+pub(crate) fn material(thumbprint: &str) -> Material {
+    let digest = digest::digest(&digest::SHA256, thumbprint.as_bytes());
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
 impl VouchingKey {
     /// The key of an authority that signs evidence of a kind: the first 8 bytes of the SHA-256 of the
     /// kind, the authority and the key id, each closed by a zero byte.

@@ -162,19 +162,33 @@ impl Facts {
         known.filter(move |fact| fact.value_at(now).is_some())
     }
 
-    /// These facts and what was stated since, in order.
+    /// These facts and what a ledger tells since, which has decided already what holds against what.
     #[must_use]
-    pub fn with(&self, stated: impl IntoIterator<Item = Fact>, version: FactsVersion) -> Self {
+    pub fn with(&self, told: impl IntoIterator<Item = Fact>, version: FactsVersion) -> Self {
         let mut known = HashMap::clone(&self.known);
-        for fact in stated {
+        for fact in told {
             let of = known.entry(fact.about.clone()).or_default();
-            let of = Arc::make_mut(of);
-            if of.get(&fact.name).is_none_or(|standing| fact.replaces(standing)) {
-                of.insert(fact.name.clone(), fact);
-            }
+            Arc::make_mut(of).insert(fact.name.clone(), fact);
         }
         Self {
             version,
+            known: Arc::new(known),
+        }
+    }
+
+    /// The same without what was taken back or has expired by now: it says nothing any more.
+    #[must_use]
+    pub fn still_so(self, now: Timestamp) -> Self {
+        let is_so = |fact: &Fact| fact.value_at(now).is_some();
+        let mut known = Arc::unwrap_or_clone(self.known);
+        known.retain(|_, of| {
+            if !of.values().all(is_so) {
+                Arc::make_mut(of).retain(|_, fact| is_so(fact));
+            }
+            !of.is_empty()
+        });
+        Self {
+            version: self.version,
             known: Arc::new(known),
         }
     }
@@ -202,15 +216,32 @@ mod tests {
     }
 
     #[test]
-    fn the_later_statement_holds_in_whatever_order_they_come() {
-        let facts = Facts::default().with([fact("high", 20), fact("low", 10)], FactsVersion(2));
+    fn what_the_ledger_tells_last_is_so() {
+        let facts = Facts::default().with([fact("high", 20)], FactsVersion(2));
         assert_eq!(risk(&facts, 30).as_deref(), Some("high"));
-        let facts = facts.with([fact("", 25), fact("critical", 24)], FactsVersion(4));
+        let facts = facts.with([fact("", 25)], FactsVersion(4));
         assert_eq!((risk(&facts, 30), facts.version()), (None, FactsVersion(4)));
-        assert_eq!(
-            risk(&facts.with([fact("low", 25)], FactsVersion(5)), 30).as_deref(),
-            Some("low")
-        );
+        // It had forgotten that the later one was ever stated.
+        let facts = facts.with([fact("low", 10)], FactsVersion(5));
+        assert_eq!(risk(&facts, 30).as_deref(), Some("low"));
+    }
+
+    #[test]
+    fn what_is_over_takes_no_room() {
+        let about = "agent/support-bot".parse().unwrap();
+        let for_now = Fact {
+            name: "incident".parse().unwrap(),
+            expires_at: Some(Timestamp::from_secs(30)),
+            ..fact("open", 20)
+        };
+        let facts = Facts::default().with([fact("high", 20), for_now], FactsVersion(2));
+        let now = Timestamp::from_secs(30);
+        let facts = facts.still_so(now);
+        assert_eq!(facts.in_force(now).count(), 1);
+        assert_eq!(facts.known[&about].len(), 1);
+        let facts = facts.with([fact("", 31)], FactsVersion(3)).still_so(now);
+        assert!(facts.is_silent_about(&about));
+        assert_eq!(facts.version(), FactsVersion(3));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Cause, Lease, LeaseState};
 use dayfly::model::task::TaskState;
 
+use dayfly::identity::key_source::Origin;
 use tokio::sync::Notify;
 
 use crate::world::gated::{Gate, Gated};
@@ -100,6 +101,29 @@ async fn a_fact_denies_at_once_and_ends_what_is_out_and_nothing_else() {
     let stated = state(&world, "agent/support-bot", "incident", None).await;
     assert!(matches!(stated, Stated::New(_)), "{stated:?}");
     world.issue("support-bot", task, "crm:read").await.unwrap();
+}
+
+/// At a broker that has not heard of it yet.
+#[tokio::test(start_paused = true)]
+async fn who_is_part_of_an_incident_does_not_take_it_back() {
+    let world = World::new();
+    let other = world.replica(Origin::Inline(world.trust_domain.bundle())).0;
+    state(&world, "agent/ops-console", "incident", Some("open")).await;
+    let request = world.request();
+    let operator = other
+        .attest(&world.evidence("ops-console").await, request)
+        .await
+        .unwrap();
+    let order = FactOrder {
+        about: "agent/ops-console".parse().unwrap(),
+        name: "incident".parse().unwrap(),
+        value: None,
+        at: None,
+        expires_at: None,
+        reason: None,
+    };
+    let refused = other.state_fact(&operator, order, request).await;
+    assert!(matches!(refused, Err(BrokerError::Denied { .. })), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,6 +72,8 @@ mod signals;
 #[cfg(test)]
 mod stuck;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod webhook;
 #[cfg(test)]
 mod world;

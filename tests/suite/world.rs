@@ -75,6 +75,7 @@ pub(crate) struct World {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) trust_domain: DevTrustDomain,
     pub(crate) keys: Arc<KeyRing>,
+    pub(crate) verifiers: Arc<Verifiers>,
     pub(crate) broker: Arc<Broker>,
 }
 
@@ -96,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) other: Option<Arc<dyn Provider>>,
     /// Mints for the tool `crm`, which has these parameters, as TOML.
     pub(crate) crm: Option<(Arc<dyn Provider>, String)>,
+    /// Where the keys of the trust domain are read from.
+    pub(crate) bundle: Option<Origin>,
 }
 
 impl Default for Plan {
@@ -108,6 +111,7 @@ impl Default for Plan {
             provider: None,
             other: None,
             crm: None,
+            bundle: None,
         }
     }
 }
@@ -126,12 +130,12 @@ impl World {
         let ledger = (plan.ledger)(Arc::new(embedded));
         let signer = RingSigner::generate(Algorithm::Es256, &entropy).unwrap();
         let keys = Arc::new(KeyRing::of(Arc::new(signer)));
-        let provider = plan.provider.unwrap_or_else(|| {
-            Arc::new(JwtProvider::new(ISSUER, keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap())
-        });
+        let provider = plan.provider.unwrap_or_else(|| jwt(&keys));
+        let bundle = plan.bundle.unwrap_or(Origin::Inline(trust_domain.bundle()));
+        let verifiers = Arc::new(verifiers(&trust_domain, bundle));
         let broker = broker(
             &clock,
-            &trust_domain,
+            verifiers.clone(),
             &ledger,
             (plan.journal)(journal.clone()),
             (provider, plan.other, plan.crm),
@@ -144,21 +148,32 @@ impl World {
             ledger,
             trust_domain,
             keys,
+            verifiers,
             broker,
         }
     }
 
     /// The same installation after its process died: nothing in memory is left but what is outside.
     pub(crate) fn restarted(&self, provider: Arc<dyn Provider>) -> Arc<Broker> {
-        let settings = Settings::default();
+        let bundle = Origin::Inline(self.trust_domain.bundle());
+        self.another(provider, Arc::new(verifiers(&self.trust_domain, bundle)))
+    }
+
+    /// Another broker of this installation, that reads the keys of the trust domain from there.
+    pub(crate) fn replica(&self, bundle: Origin) -> (Arc<Broker>, Arc<Verifiers>) {
+        let verifiers = Arc::new(verifiers(&self.trust_domain, bundle));
+        (self.another(jwt(&self.keys), verifiers.clone()), verifiers)
+    }
+
+    fn another(&self, provider: Arc<dyn Provider>, verifiers: Arc<Verifiers>) -> Arc<Broker> {
         broker(
             &self.clock,
-            &self.trust_domain,
+            verifiers,
             &self.ledger,
             self.journal.clone(),
             (provider, None, None),
             &self.keys,
-            settings,
+            Settings::default(),
         )
     }
 
@@ -176,7 +191,10 @@ impl World {
         Arc::new(Broker::new(Parts {
             clock: self.clock.clone(),
             entropy: Arc::new(OsEntropy::new()),
-            verifiers: Arc::new(verifiers(&self.trust_domain)),
+            verifiers: Arc::new(verifiers(
+                &self.trust_domain,
+                Origin::Inline(self.trust_domain.bundle()),
+            )),
             rules: rules.clone(),
             ledger,
             providers,
@@ -245,9 +263,7 @@ impl World {
     }
 
     fn put_in_force(&self, configuration: &config::Config) {
-        let provider: Arc<dyn Provider> =
-            Arc::new(JwtProvider::new(ISSUER, self.keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap());
-        let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
+        let providers = Providers::new([("jwt".parse().unwrap(), jwt(&self.keys))]);
         self.broker
             .rules()
             .replace(rules::load(configuration, &providers).unwrap().0);
@@ -348,7 +364,7 @@ type Minting = (
 
 fn broker(
     clock: &Arc<ManualClock>,
-    trust_domain: &DevTrustDomain,
+    verifiers: Arc<Verifiers>,
     ledger: &Arc<dyn Ledger>,
     journal: Arc<dyn Journal>,
     (provider, other, crm): Minting,
@@ -389,7 +405,7 @@ fn broker(
     Arc::new(Broker::new(Parts {
         clock: clock.clone(),
         entropy: Arc::new(OsEntropy::new()),
-        verifiers: Arc::new(verifiers(trust_domain)),
+        verifiers,
         rules: Arc::new(Rules::new(ruleset)),
         ledger: ledger.clone(),
         providers,
@@ -404,10 +420,14 @@ fn audit_key() -> NoteSigner {
     NoteSigner::from_seed("dayfly.example.org/journal", &[7; 32]).unwrap()
 }
 
-fn verifiers(trust_domain: &DevTrustDomain) -> Verifiers {
+fn jwt(keys: &Arc<KeyRing>) -> Arc<dyn Provider> {
+    Arc::new(JwtProvider::new(ISSUER, keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap())
+}
+
+fn verifiers(trust_domain: &DevTrustDomain, bundle: Origin) -> Verifiers {
     let trusted = Trusted {
         trust_domain: trust_domain.name().clone(),
-        bundle: Origin::Inline(trust_domain.bundle()),
+        bundle,
         freshness: Freshness::default(),
     };
     let terms = Terms {

@@ -1,0 +1,260 @@
+//! A key leaves the bundle of its authority: what it vouched for ends, at whichever broker it was given out
+//! and however late that one learns of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dayfly::broker::Broker;
+use dayfly::broker::error::BrokerError;
+use dayfly::broker::issue::IssueOrder;
+use dayfly::dev::trust_domain::DevTrustDomain;
+use dayfly::entropy::OsEntropy;
+use dayfly::identity::key_source::Origin;
+use dayfly::identity::verifiers::Verifiers;
+use dayfly::journal::record::Verb;
+use dayfly::model::ids::TaskId;
+use dayfly::model::lease::{Cause, Lease, LeaseState};
+use dayfly::model::ttl::Ttl;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::world::{Plan, World, access, order};
+
+/// How often somebody looks whether it has come so far. Time runs ahead of the ledger, so it is looked often.
+const LOOKS: usize = 2000;
+
+/// Two brokers on one ledger, each with a bundle of its own.
+struct Pair {
+    world: World,
+    brokers: [Arc<Broker>; 2],
+    bundles: [PathBuf; 2],
+    verifiers: [Arc<Verifiers>; 2],
+    _stop: DropGuard,
+    _files: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let bundles = ["one", "two"].map(|name| files.path().join(name));
+        // The key of the world's own trust domain is known once the world is there.
+        for path in &bundles {
+            std::fs::write(path, r#"{"keys": []}"#).unwrap();
+        }
+        let world = World::of(Plan {
+            bundle: Some(Origin::File(bundles[0].clone())),
+            ..Plan::default()
+        });
+        let (replica, verifiers) = world.replica(Origin::File(bundles[1].clone()));
+        let brokers = [world.broker.clone(), replica];
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let verifiers = [world.verifiers.clone(), verifiers];
+        for source in verifiers.iter().flat_map(|verifiers| verifiers.key_sources()) {
+            let run = source.clone().run(Arc::new(OsEntropy::new()), stop.clone());
+            tracker.spawn(run);
+        }
+        for broker in &brokers {
+            tracker.spawn(broker.clone().watch_trust(stop.clone()));
+        }
+        Self {
+            world,
+            brokers,
+            bundles,
+            verifiers,
+            _stop: stop.drop_guard(),
+            _files: files,
+        }
+    }
+
+    /// The bundle that one broker reads becomes this, and it is read.
+    async fn trust(&self, broker: usize, keys: &[Value]) {
+        std::fs::write(&self.bundles[broker], bundle(keys)).unwrap();
+        let source = self.verifiers[broker].key_sources().next().unwrap();
+        for _ in 0..LOOKS {
+            if keys.iter().all(|key| source.trusts(key["kid"].as_str().unwrap()))
+                && source.trusted().unwrap().len() == keys.len()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("it was not read");
+    }
+
+    /// Whatever brokers do by themselves about it.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while self.world.broker.recheck().await.unwrap().is_some() {}
+        self.world.reap().await;
+    }
+
+    /// By what a lease ends, when it does.
+    async fn ended(&self, lease: &Lease) -> Cause {
+        for _ in 0..LOOKS {
+            self.settle().await;
+            if let Some(cause) = self.cause(lease).await {
+                return cause;
+            }
+        }
+        panic!("it lives on");
+    }
+
+    /// That a lease lives on.
+    async fn stands(&self, lease: &Lease) {
+        for _ in 0..20 {
+            self.settle().await;
+            assert_eq!(self.cause(lease).await, None);
+        }
+    }
+
+    /// Both brokers know the key of the trust domain.
+    async fn ready(&self) {
+        for broker in 0..2 {
+            self.trust(broker, &[self.key()]).await;
+        }
+        for _ in 0..20 {
+            self.settle().await;
+        }
+    }
+
+    async fn task(&self, broker: usize) -> TaskId {
+        let broker = &self.brokers[broker];
+        let request = broker.request_id().unwrap();
+        let caller = broker
+            .attest(&self.world.evidence("support-bot").await, request)
+            .await
+            .unwrap();
+        let task = broker.open(&caller, order(&["crm:read"]), request).await.unwrap();
+        task.charter.id
+    }
+
+    async fn issue(&self, broker: usize) -> Lease {
+        let task = self.task(broker).await;
+        let broker = &self.brokers[broker];
+        let request = broker.request_id().unwrap();
+        let caller = broker
+            .attest(&self.world.evidence("support-bot").await, request)
+            .await
+            .unwrap();
+        broker.issue(caller, wanted(task), request).await.unwrap().lease
+    }
+
+    async fn cause(&self, lease: &Lease) -> Option<Cause> {
+        match self.world.ledger.lease(lease.id).await.unwrap().unwrap().state {
+            LeaseState::Ended { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+
+    fn key(&self) -> Value {
+        key_of(&self.world.trust_domain)
+    }
+}
+
+fn wanted(task: TaskId) -> IssueOrder {
+    IssueOrder {
+        task,
+        access: access("crm:read"),
+        ttl: Some(Ttl::from_secs(600).unwrap()),
+        key: None,
+    }
+}
+
+fn bundle(keys: &[Value]) -> String {
+    json!({"keys": keys, "spiffe_sequence": 2, "spiffe_refresh_hint": 60}).to_string()
+}
+
+fn key_of(domain: &DevTrustDomain) -> Value {
+    let bundle: Value = serde_json::from_str(&domain.bundle()).unwrap();
+    bundle["keys"][0].clone()
+}
+
+fn another_key() -> Value {
+    let domain = DevTrustDomain::generate("example.org".parse().unwrap(), &OsEntropy::new());
+    key_of(&domain.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_key_vouched_for_ends_when_it_leaves_its_bundle() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let (here, there) = (pair.issue(0).await, pair.issue(1).await);
+    let next = another_key();
+    pair.trust(0, &[pair.key(), next.clone()]).await;
+    pair.stands(&here).await;
+    pair.trust(0, &[next]).await;
+    for lease in [&here, &there] {
+        assert_eq!(pair.ended(lease).await, Cause::AttestationRevoked);
+    }
+    let told = pair.world.records(Verb::Recheck);
+    assert_eq!(told.len(), 2);
+    assert!(
+        told.iter()
+            .all(|record| record.cause.as_deref() == Some("attestation_revoked"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_learns_of_it_late_ends_what_it_gave_out_meanwhile() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let (early, next) = (pair.issue(1).await, another_key());
+    pair.trust(0, std::slice::from_ref(&next)).await;
+    assert_eq!(pair.ended(&early).await, Cause::AttestationRevoked);
+    let late = pair.issue(1).await;
+    pair.stands(&late).await;
+    pair.trust(1, &[next]).await;
+    assert_eq!(pair.ended(&late).await, Cause::AttestationRevoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_material_under_the_name_of_a_key_is_another_key() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let lease = pair.issue(0).await;
+    let mut other = another_key();
+    other["kid"] = pair.key()["kid"].clone();
+    pair.trust(0, &[other]).await;
+    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_leaves_in_its_turn_ends_nothing() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let lease = pair.issue(0).await;
+    pair.world.clock.advance(Duration::from_secs(301));
+    assert!(pair.world.now() < lease.expires_at, "it outlives its evidence");
+    pair.trust(0, &[another_key()]).await;
+    pair.stands(&lease).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_left_while_no_broker_ran_is_noticed_at_the_next_start() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let lease = pair.issue(0).await;
+    let (next, _) = pair.world.replica(Origin::Inline(bundle(&[another_key()])));
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let _stop = stop.clone().drop_guard();
+    tracker.spawn(next.watch_trust(stop));
+    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
+}
+
+/// The evidence was looked at before the body came.
+#[tokio::test(start_paused = true)]
+async fn who_was_vouched_for_by_a_key_that_left_meanwhile_gets_nothing() {
+    let pair = Pair::new();
+    pair.ready().await;
+    let task = pair.task(0).await;
+    let caller = pair.world.caller("support-bot").await;
+    pair.trust(0, &[another_key()]).await;
+    let request = pair.world.request();
+    let refused = pair.world.broker.issue(caller, wanted(task), request).await;
+    let Err(BrokerError::Denied { reason, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("not trusted any more"), "{reason}");
+}
