@@ -8,7 +8,7 @@ use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::lease::{Cause, Curtailed, Effort, Lease, LeaseState, Receipt, ReceiptSignature};
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
-use crate::model::ttl::{Bound, Ttl};
+use crate::model::ttl::Bound;
 
 /// How long a reservation may stay without being activated.
 pub const MINT_TIME: Duration = Duration::from_secs(60);
@@ -323,10 +323,10 @@ pub fn task_cutoff(task: &Task, cause: Cause, at: Timestamp) -> Cutoff {
     }
 }
 
-/// Until when a cutoff can still match something that lives: no lease outlives its task, and no task
-/// lives longer than the longest [`Ttl`].
-pub fn in_force_until(cutoff: &Cutoff) -> Timestamp {
-    cutoff.up_to.plus(Ttl::MAX.as_duration())
+/// Until when a cutoff can still match something that lives: no lease that it matches is renewed, and none
+/// lives for longer than the retention without that.
+pub fn in_force_until(cutoff: &Cutoff, retention: Duration) -> Timestamp {
+    cutoff.up_to.max(cutoff.at).plus(retention)
 }
 
 /// Whether `cutoff` ends nothing that `standing`, on the same selector, does not end already.

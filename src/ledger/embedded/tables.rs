@@ -364,7 +364,8 @@ impl<'t> Tables<'t> {
         self.cutoffs
             .insert(key.as_slice(), encode_cutoff(cutoff)?.as_slice())?;
         if cutoff.up_to < Timestamp::MAX {
-            self.forget_at(rules::in_force_until(cutoff), Kind::Cutoff, &key)?;
+            let until = rules::in_force_until(cutoff, self.retention);
+            self.forget_at(until, Kind::Cutoff, &key)?;
         }
         Ok(())
     }
@@ -415,7 +416,9 @@ impl<'t> Tables<'t> {
             .get(key)?
             .map(|record| decode_cutoff(record.value()))
             .transpose()?;
-        let over = |cutoff: &Cutoff| cutoff.up_to < Timestamp::MAX && rules::in_force_until(cutoff) <= now;
+        let over = |cutoff: &Cutoff| {
+            cutoff.up_to < Timestamp::MAX && rules::in_force_until(cutoff, self.retention) <= now
+        };
         if stored.as_ref().is_some_and(over) {
             self.cutoffs.remove(key)?;
         }

@@ -1,7 +1,9 @@
 -- KEYS cutoffs feed seq
 -- ARGV selector, up_to, cutoff, at, publish?
 local up_to = tonumber(ARGV[2])
-local value = struct.pack('>I6', up_to) .. ARGV[3]
+-- How far it reaches, and the instant from which on it stands for the retention.
+local stands = math.max(up_to, tonumber(ARGV[4]))
+local value = struct.pack('>I6I6', up_to, stands) .. ARGV[3]
 local standing = redis.call('HGET', KEYS[1], ARGV[1])
 if standing == value then
   return { 'ok' }
@@ -9,7 +11,7 @@ end
 
 if not standing or up_to > (struct.unpack('>I6', standing)) then
   local reach = redis.call('HGET', KEYS[1], '!')
-  local far, near = up_to, up_to
+  local far, near = up_to, stands
   if reach then
     local reached, nearest = struct.unpack('>I6I6', reach)
     far, near = math.max(far, reached), math.min(near, nearest)

@@ -15,7 +15,6 @@ use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, record,
 use crate::model::lease::{Cause, Lease, Receipt, ReceiptSignature};
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
-use crate::model::ttl::Ttl;
 
 /// How much one sweep forgets in each shard.
 const FORGOTTEN_AT_ONCE: u64 = 100;
@@ -41,8 +40,7 @@ impl RedisLedger {
             .map(|n| self.shards.nth(first + n))
             .collect();
         let until = now.minus(self.retention);
-        let void = now.minus(Ttl::MAX.as_duration());
-        let looks = shards.iter().map(|shard| self.look_at(*shard, now, until, void));
+        let looks = shards.iter().map(|shard| self.look_at(*shard, now, until));
         let mut failure = None;
         let mut or_note = |error| failure = Some(error);
         // A shard that cannot be reached does not keep the others from being swept.
@@ -88,10 +86,9 @@ impl RedisLedger {
         shard: Shard<'_>,
         now: Timestamp,
         until: Timestamp,
-        void: Timestamp,
     ) -> Result<(usize, usize), LedgerError> {
         let keys = [shard.due(), shard.forget(), shard.feed(), shard.cutoffs()];
-        let args = [instant(now), instant(until), instant(void)];
+        let args = [instant(now), instant(until)];
         let mut reply = self.reaping.run(&script::LOOK, &[&keys], &[&args]).await?;
         let mut count = || {
             reply

@@ -1,6 +1,6 @@
 //! Cutoffs: recording them in every shard, and the feed that tells of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -76,7 +76,7 @@ impl RedisLedger {
             let all = redis::cmd("HVALS").arg(shard.cutoffs()).to_owned();
             async move { self.reaping.query::<Vec<Vec<u8>>>(&all).await }
         });
-        let mut standing = Vec::<Cutoff>::new();
+        let mut standing = HashMap::<Selector, Cutoff>::new();
         for stored in try_join_all(reads).await?.into_iter().flatten() {
             let Some(cutoff) = unpack_cutoff(&stored)? else {
                 continue;
@@ -84,16 +84,12 @@ impl RedisLedger {
             if matches!(cutoff.selector, Selector::Task(_) | Selector::Lease(_)) {
                 continue;
             }
-            match standing
-                .iter_mut()
-                .find(|other| other.selector == cutoff.selector)
-            {
-                Some(other) if rules::adds_nothing(&cutoff, other) => {}
-                Some(other) => *other = cutoff,
-                None => standing.push(cutoff),
+            let other = standing.get(&cutoff.selector);
+            if other.is_none_or(|other| !rules::adds_nothing(&cutoff, other)) {
+                standing.insert(cutoff.selector.clone(), cutoff);
             }
         }
-        Ok(standing)
+        Ok(standing.into_values().collect())
     }
 
     pub(super) async fn read_feed(&self, since: &Cursor, wait: Duration) -> Result<Changes, LedgerError> {

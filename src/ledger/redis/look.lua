@@ -1,5 +1,5 @@
 -- KEYS due forget feed cutoffs
--- ARGV now, until which what ended is old, until which reach cutoffs are void
+-- ARGV now, until which what is over is old
 -- How much there is to do in the shard. What can be dropped on the spot is dropped: entries of the feed
 -- that are old, and cutoffs that nothing can match any more.
 local old = tonumber(ARGV[2])
@@ -20,19 +20,18 @@ if first and written_at(first) <= old then
 end
 
 local reach = redis.call('HGET', KEYS[4], '!')
-local void = tonumber(ARGV[3])
 if reach then
   local _, nearest = struct.unpack('>I6I6', reach)
-  if nearest <= void then
+  if nearest <= old then
     local cutoffs = redis.call('HGETALL', KEYS[4])
     local far, near
     for n = 1, #cutoffs, 2 do
       if cutoffs[n] ~= '!' and cutoffs[n] ~= '#' then
-        local up_to = struct.unpack('>I6', cutoffs[n + 1])
-        if up_to <= void then
+        local up_to, stands = struct.unpack('>I6I6', cutoffs[n + 1])
+        if stands <= old then
           redis.call('HDEL', KEYS[4], cutoffs[n])
         else
-          far, near = math.max(far or up_to, up_to), math.min(near or up_to, up_to)
+          far, near = math.max(far or up_to, up_to), math.min(near or stands, stands)
         end
       end
     end

@@ -389,6 +389,7 @@ pub(super) fn unpack_cutoff(bytes: &[u8]) -> Result<Option<Cutoff>, LedgerError>
     if matches!(head.0.len(), 0 | 6) {
         return Ok(None);
     }
+    let _stands = head.at()?;
     record::decode_cutoff(head.0).map(Some)
 }
 

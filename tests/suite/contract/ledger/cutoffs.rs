@@ -7,9 +7,8 @@ use dayfly::model::cutoff::Selector;
 use dayfly::model::lease::{Handle, Lease};
 use dayfly::model::task::Task;
 use dayfly::model::time::Timestamp;
-use dayfly::model::ttl::Ttl;
 
-use super::{START, Shorthand as _, active_at, at, cutoff, lease_at, refusal, secs, until};
+use super::{RETENTION, START, Shorthand as _, active_at, at, cutoff, lease_at, refusal, secs, until};
 
 type Subject = Arc<dyn Ledger>;
 
@@ -172,7 +171,13 @@ pub(super) async fn cutoffs_in_force_are_listed(ledger: Subject) {
 }
 
 pub(super) async fn a_cutoff_is_dropped_when_nothing_can_match(ledger: Subject) {
-    let passing = cutoff(Selector::Agent("support-bot".parse().unwrap()), at(1), at(1));
+    let passing = cutoff(Selector::Agent("support-bot".parse().unwrap()), at(2), at(2));
+    // Whatever it ended might have been renewed until it came.
+    let of_old = cutoff(
+        Selector::Agent("report-bot".parse().unwrap()),
+        Timestamp::from_secs(7),
+        at(1),
+    );
     let lasting = cutoff(
         Selector::Agent("billing-bot".parse().unwrap()),
         Timestamp::MAX,
@@ -180,8 +185,11 @@ pub(super) async fn a_cutoff_is_dropped_when_nothing_can_match(ledger: Subject) 
     );
     ledger.cut(&passing).await.unwrap();
     ledger.cut(&lasting).await.unwrap();
-    let end = at(1).plus(Ttl::MAX.as_duration());
+    ledger.cut(&of_old).await.unwrap();
+    let end = at(1).plus(RETENTION);
     ledger.due(end.minus(secs(1))).await;
+    assert_eq!(ledger.cutoffs().await.unwrap().len(), 3);
+    ledger.due(end).await;
     assert_eq!(ledger.cutoffs().await.unwrap().len(), 2);
     ledger.due(end.plus(secs(1))).await;
     assert_eq!(ledger.cutoffs().await.unwrap(), [lasting]);
