@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url, header, redirect};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +38,10 @@ pub(super) struct Source {
     jwks: Url,
     feed: Url,
     evidence: Option<PathBuf>,
-    /// When the keys were last asked for. Held while asking, so that one asks for all.
-    keys_asked_at: Mutex<Option<Instant>>,
+    /// When the keys were last read, or could not be: one reads for all, and to the end, whoever asked for
+    /// it and went away.
+    keys_asked: watch::Sender<Option<Instant>>,
+    keys_wanted: Notify,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +74,8 @@ impl Source {
             jwks: url(&settings.jwks)?,
             feed: url(&settings.feed)?,
             evidence: settings.evidence.clone(),
-            keys_asked_at: Mutex::new(None),
+            keys_asked: watch::Sender::new(None),
+            keys_wanted: Notify::new(),
         })
     }
 
@@ -124,32 +127,43 @@ impl From<Outcome> for Failure {
 }
 
 impl ResourceServer {
-    /// Reads the keys because a token names one that is not known, unless they were asked for a
-    /// moment ago: what tokens name is up to whoever sends them. Answers whether to look again.
+    /// Has the keys read because a token names one that is not known, unless they were a moment ago: what
+    /// tokens name is up to whoever sends them. Answers whether to look again.
     pub(super) async fn look_for_keys(&self) -> bool {
-        let wanted_at = Instant::now();
-        let mut asked_at = self.source.keys_asked_at.lock().await;
-        match *asked_at {
-            Some(last) if last > wanted_at => return true, // somebody did while we waited
-            Some(last) if last.elapsed() < self.settings.between_key_fetches => return false,
-            _ => {}
+        let mut asked = self.source.keys_asked.subscribe();
+        if !self.may_ask_for_keys() {
+            return false;
         }
-        *asked_at = Some(Instant::now());
-        match self.read_keys().await {
-            Ok(()) => true,
-            Err(failure) => {
-                tracing::warn!(%failure, "the broker's keys cannot be read");
-                false
-            }
-        }
+        self.source.keys_wanted.notify_one();
+        timeout(PATIENCE, asked.changed()).await.is_ok()
+    }
+
+    fn may_ask_for_keys(&self) -> bool {
+        let last = *self.source.keys_asked.borrow();
+        last.is_none_or(|last| last.elapsed() >= self.settings.between_key_fetches)
     }
 
     async fn read_keys(&self) -> Result<(), Failure> {
         let source = &self.source;
-        let json = source.get(source.jwks.clone(), KeySet::LONGEST, PATIENCE).await?;
-        let keys = KeySet::parse(&json, KeyUse::Signature).map_err(|e| e.to_string())?;
-        self.keys.store(Arc::new(keys));
-        Ok(())
+        let read = source.get(source.jwks.clone(), KeySet::LONGEST, PATIENCE).await;
+        let parsed = read
+            .map_err(Failure::from)
+            .and_then(|json| KeySet::parse(&json, KeyUse::Signature).map_err(|e| e.to_string()));
+        let outcome = parsed.map(|keys| self.keys.store(Arc::new(keys)));
+        source.keys_asked.send_replace(Some(Instant::now()));
+        outcome
+    }
+
+    /// Reads the keys whenever somebody wants them.
+    async fn read_keys_when_wanted(&self) {
+        loop {
+            self.source.keys_wanted.notified().await;
+            if self.may_ask_for_keys()
+                && let Err(failure) = self.read_keys().await
+            {
+                tracing::warn!(%failure, "the broker's keys cannot be read");
+            }
+        }
     }
 
     /// One question to the feed, and what its answer changes. Answers whether to pause before the next.
@@ -207,7 +221,6 @@ pub(super) async fn run(server: Arc<ResourceServer>, entropy: Arc<dyn Entropy>, 
                 // Keys first: without them nothing can be accepted, and a feed that was read would
                 // claim a readiness that is not there.
                 if keys_read.is_none_or(|at| at.elapsed() >= KEYS_AGE) {
-                    *server.source.keys_asked_at.lock().await = Some(Instant::now());
                     match server.read_keys().await {
                         Ok(()) => keys_read = Some(Instant::now()),
                         Err(failure) if keys_read.is_none() => return Err(failure),
@@ -232,7 +245,8 @@ pub(super) async fn run(server: Arc<ResourceServer>, entropy: Arc<dyn Entropy>, 
             }
         }
     };
-    stop.run_until_cancelled(follow).await;
+    let both = async { tokio::join!(follow, server.read_keys_when_wanted()) };
+    stop.run_until_cancelled(both).await;
 }
 
 /// Twice as long after each failure, up to a limit, and anywhere within it, so that many followers
@@ -415,6 +429,24 @@ mod tests {
             .map(|q| q.0.clone())
             .collect();
         assert_eq!(cursors[..3], [None, Some("1".into()), Some("2".into())]);
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn keys_are_read_to_the_end_when_whoever_asked_went_away() {
+        let world = world(|_| {}).await;
+        world.after(|broker| broker.cut("billing-bot", "1", false)).await;
+        let next = key();
+        world.broker.publish(&[&world.key, &next]);
+        // Past the least time between two readings.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(11)).await;
+        tokio::time::resume();
+        {
+            let mut gone = Box::pin(world.verify(&next));
+            assert!(futures_util::poll!(&mut gone).is_pending());
+        }
+        assert_eq!(world.verify(&next).await, Ok(()));
         world.end().await;
     }
 
