@@ -263,6 +263,9 @@ pub enum Effect {
         name: FactName,
         /// What is so.
         value: Option<FactValue>,
+        /// Since when: the instant of the event, or a little before it where something graver may have
+        /// happened in the same second.
+        at: Timestamp,
         /// Until when at most.
         expires_at: Option<Timestamp>,
     },

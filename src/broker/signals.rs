@@ -98,7 +98,9 @@ impl Broker {
         record: Record,
         now: Timestamp,
     ) -> Result<(Taken, &'static str), BrokerError> {
-        let before = self.heard.get(set.mark());
+        // Two streams may have one transmitter, which gives both the same token.
+        let mark = format!("{} {}", stream.name(), set.mark());
+        let before = self.heard.get(&mark);
         if before == Some(Heard::Taken) {
             return Ok((Taken::Repeated, "repeated"));
         }
@@ -114,7 +116,6 @@ impl Broker {
             Ok(targets) => targets,
             Err(error) => return self.refuse(stream, set.mark(), error, record).await,
         };
-        let mark = set.mark().to_owned();
         let taken = if let Some((outcome, reason)) = idle(stream, &signal, &targets) {
             self.tell(record.reason(reason)).await?;
             (Taken::Idle, outcome)
@@ -126,7 +127,7 @@ impl Broker {
                     self.tell(record.clone()).await?;
                     self.heard.insert(mark.clone(), Heard::Recorded);
                 }
-                self.state_all(stream, set, &signal, &targets).await
+                self.state_all(stream, &signal, &targets).await
             };
             if let Err(error) = follow_up.await {
                 return self.fail(stream, set, error, record).await;
@@ -217,6 +218,10 @@ impl Broker {
                     agent: Some(name.clone()),
                     ..Target::of(Subject::Agent(name.clone()))
                 };
+                // Who is not here is answered like who is another's, lest a transmitter learn who is.
+                if agents.is_empty() && !may.may_know_of_none(whom) {
+                    return Ok(None);
+                }
                 let agents = agents.into_iter();
                 agents
                     .map(|agent| {
@@ -287,7 +292,6 @@ impl Broker {
     async fn state_all(
         &self,
         stream: &Stream,
-        set: &Set,
         signal: &Signal,
         targets: &[Target],
     ) -> Result<(), BrokerError> {
@@ -295,6 +299,7 @@ impl Broker {
             let Effect::State {
                 name,
                 value,
+                at,
                 expires_at,
             } = effect
             else {
@@ -305,7 +310,7 @@ impl Broker {
                 name: name.clone(),
                 value: value.clone(),
                 source: stream.source().clone(),
-                at: set.at(),
+                at: *at,
                 expires_at: *expires_at,
             };
             self.state(&fact).await?;

@@ -10,6 +10,7 @@ use crate::entropy::draw;
 use crate::signal::{Batch, Outcomes, Stream, Streams, Told, Transmitter};
 
 use super::error::{BrokerError, chain};
+use super::signals::Taken;
 use super::{Broker, measure};
 
 /// The longest wait after polls that failed.
@@ -36,10 +37,11 @@ impl Broker {
             let pause = match polled {
                 Ok(batch) => {
                     let more = batch.more;
-                    let whole;
-                    (outcomes, whole) = self.take_all(&stream, batch).await;
+                    let (whole, news);
+                    (outcomes, whole, news) = self.take_all(&stream, batch).await;
                     failures = if whole { 0 } else { failures + 1 };
-                    match (failures, more || !outcomes.is_empty()) {
+                    // A transmitter that sends again what it was told of is not asked the faster for it.
+                    match (failures, more || news) {
                         (0, true) => Duration::ZERO,
                         (0, false) => transmitter.interval().saturating_sub(began.elapsed()),
                         _ => self.after_failures(failures, transmitter.interval()),
@@ -60,11 +62,15 @@ impl Broker {
     }
 
     /// Takes the tokens of a batch. Of one that cannot be taken now nothing is said, so it comes again.
-    async fn take_all(&self, stream: &Stream, batch: Batch) -> (Outcomes, bool) {
-        let (mut outcomes, mut whole) = (Outcomes::default(), true);
+    /// Says, too, whether all was answered, and whether anything was taken for the first time.
+    async fn take_all(&self, stream: &Stream, batch: Batch) -> (Outcomes, bool, bool) {
+        let (mut outcomes, mut whole, mut news) = (Outcomes::default(), true, false);
         for (jti, set) in batch.sets {
             match self.signal(stream, &set, Some(&jti), None).await {
-                Ok(_) => outcomes.taken.push(jti),
+                Ok(taken) => {
+                    news |= taken != Taken::Repeated;
+                    outcomes.taken.push(jti);
+                }
                 Err(BrokerError::Signal(error)) if error.code().is_some() => {
                     if let Some(told) = Told::of(&error) {
                         outcomes.refused.insert(jti, told);
@@ -76,7 +82,7 @@ impl Broker {
                 }
             }
         }
-        (outcomes, whole)
+        (outcomes, whole, news)
     }
 
     /// Longer with each failure, and never for all replicas at once.

@@ -256,6 +256,14 @@ impl Confinement {
         self.has_environment(environment) || self.agents.iter().any(|pattern| pattern.matches(name))
     }
 
+    /// Whether it may hear that there is nobody of this name, or no agent behind this workload.
+    pub fn may_know_of_none(&self, whom: &Whom) -> bool {
+        match whom {
+            Whom::Agent(name) => self.agents.iter().any(|pattern| pattern.matches(name)),
+            _ => !self.agents.is_empty() || !self.environments.is_empty(),
+        }
+    }
+
     /// Whether it may speak about this environment.
     pub fn has_environment(&self, environment: &Environment) -> bool {
         self.environments.contains(environment)

@@ -71,6 +71,9 @@ pub fn word(event: &str) -> &'static str {
     }
 }
 
+/// How many milliseconds before its event something counts that is taken back: more than there are words.
+const MILDEST: usize = 100;
+
 /// Where in an event a value stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -103,7 +106,7 @@ pub enum Said {
     Always(FactValue),
     /// What was said before is not so any more.
     TakenBack,
-    /// What the event says there, one of these words where there are any.
+    /// What the event says there, one of these words where there are any, the gravest last.
     From(Place, &'static [&'static str]),
 }
 
@@ -245,12 +248,16 @@ impl Rules {
 }
 
 fn state(rule: &FactRule, body: &Map<String, Value>, at: Timestamp) -> Result<Option<Effect>, SignalError> {
+    // Events are known to the second. Of two about the same the graver holds, in whatever order they come.
+    let mut milder = 0;
     let value = match &rule.said {
         Said::Always(value) => Some(value.clone()),
         Said::TakenBack => None,
         Said::From(Place::Member(member), words) => {
             let value = body.get(member).and_then(text);
-            let value = value.filter(|value| words.is_empty() || words.contains(&value.as_str()));
+            let place = words.iter().rposition(|word| value.as_deref() == Some(word));
+            milder = place.map_or(0, |place| words.len() - place - 1);
+            let value = value.filter(|_| words.is_empty() || place.is_some());
             Some(parsed(value, member)?)
         }
         Said::From(Place::Pointer(pointer), _) => match at_pointer(body, pointer) {
@@ -259,8 +266,13 @@ fn state(rule: &FactRule, body: &Map<String, Value>, at: Timestamp) -> Result<Op
             Some(value) => Some(parsed(text(value), pointer)?),
         },
     };
+    if value.is_none() {
+        milder = MILDEST;
+    }
+    let before = Duration::from_millis(u64::try_from(milder).unwrap_or(u64::MAX));
     Ok(Some(Effect::State {
         name: rule.name.clone(),
+        at: at.minus(before),
         expires_at: rule.lasts.filter(|_| value.is_some()).map(|lasts| at.plus(lasts)),
         value,
     }))
@@ -431,6 +443,29 @@ mod tests {
             .minus(Duration::from_secs(60))
             .plus(Duration::from_secs(86_400));
         assert_eq!(*expires_at, Some(a_day));
+    }
+
+    #[tokio::test]
+    async fn of_two_events_in_one_second_the_graver_holds() {
+        let since = async |event: &str, body: Value| {
+            let signal = signal(terms(), event, body).await.unwrap();
+            let Effect::State { at, .. } = signal.effects[0] else {
+                panic!("no fact");
+            };
+            at
+        };
+        let level = async |level: &str| since("risk-level-change", json!({"current_level": level})).await;
+        let [low, medium, high] = [level("low").await, level("medium").await, level("high").await];
+        assert!(low < medium && medium < high);
+        let device =
+            async |status: &str| since("device-compliance-change", json!({"current_status": status})).await;
+        assert!(device("compliant").await < device("not-compliant").await);
+        let again = since("session-established", json!({})).await;
+        assert!(again < since("session-revoked", json!({})).await);
+        assert!(
+            NOW.since(again) < Duration::from_secs(1),
+            "and no event of another second is passed"
+        );
     }
 
     #[tokio::test]

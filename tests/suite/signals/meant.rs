@@ -183,6 +183,8 @@ async fn a_stream_speaks_only_about_its_own() {
         json!({"format": "iss_sub", "iss": "https://other.example", "sub": "ann"}),
         json!({"format": "jwt_id", "iss": ISSUER, "jti": lease.to_string()}),
         json!({"format": "aliases", "identifiers": [ann(), {"format": "opaque", "id": "root"}]}),
+        // Whether there is one of that name is not for it to know.
+        json!({"format": "complex", "application": {"format": "opaque", "id": "nobody-bot"}}),
     ]
     .into_iter()
     .enumerate()

@@ -1,11 +1,58 @@
 //! Tokens that are fetched: by one, by several, and when something fails.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_trait::async_trait;
+use dayfly::signal::{Batch, Outcomes, PollError, Transmitter};
 use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::{House, ann, high};
 use crate::world::transmitter::{caep, claims};
+
+/// A transmitter that sends the same whatever it is told, and what time it was when it was asked.
+struct Forgetful {
+    set: String,
+    asked: Mutex<Vec<Instant>>,
+}
+
+#[async_trait]
+impl Transmitter for Forgetful {
+    async fn poll(&self, _: &Outcomes) -> Result<Batch, PollError> {
+        self.asked.lock().unwrap().push(Instant::now());
+        Ok(Batch {
+            sets: vec![("set-1".to_owned(), self.set.clone())],
+            more: false,
+        })
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+}
+
+#[tokio::test]
+async fn a_transmitter_that_forgets_what_it_was_told_is_not_asked_the_faster() {
+    let house = House::polling().await;
+    let event = caep("risk-level-change");
+    let set = claims("set-1", &ann(), &event, high(), house.ago(5));
+    let forgetful = Arc::new(Forgetful {
+        set: house.idp.sign(&set).await,
+        asked: Mutex::default(),
+    });
+    let (stream, _) = &house.polled[0];
+    let polling =
+        Arc::clone(&house.world.broker).poll(Arc::clone(stream), forgetful.clone(), house.stop.clone());
+    TaskTracker::new().spawn(polling);
+    while forgetful.asked.lock().unwrap().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let asked = forgetful.asked.lock().unwrap().clone();
+    assert!(asked[3] - asked[2] >= Duration::from_millis(190), "{asked:?}");
+}
 
 #[tokio::test]
 async fn what_is_polled_is_acknowledged_when_it_is_written_down() {
