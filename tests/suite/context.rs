@@ -1,5 +1,6 @@
 //! A change of context ends what is out: facts, rules, registry, kill orders, decided anew in one broker.
 
+mod causes;
 mod replicas;
 mod rules;
 

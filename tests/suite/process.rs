@@ -12,6 +12,7 @@ use dayfly::dev::estate::Estate;
 use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::redis::Mode;
 use dayfly::model::secret::Secret;
+use dayfly::model::time::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -139,11 +140,21 @@ impl Installation {
 
     /// An agent that asks this broker.
     pub(crate) async fn api(&self, agent: &str, site: &Site) -> Api {
+        Self::api_with(self.evidence(agent).await, site)
+    }
+
+    /// The same with this evidence.
+    pub(crate) fn api_with(evidence: String, site: &Site) -> Api {
         Api {
             client: client(),
-            evidence: self.evidence(agent).await,
+            evidence,
             base: format!("http://{}", site.address),
         }
+    }
+
+    /// Evidence of an agent's workload that was given out then, for five minutes.
+    pub(crate) async fn evidence_of(&self, agent: &str, then: Timestamp) -> String {
+        self.estate.evidence(agent, then).await.unwrap()
     }
 }
 
@@ -322,6 +333,15 @@ impl Api {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = self.client.post(format!("{}{path}", self.base)).json(body);
+        read(request, &self.evidence).await
+    }
+
+    /// Sends a signed token about an event.
+    pub(crate) async fn push(&self, path: &str, set: String) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = request
+            .header("content-type", "application/secevent+jwt")
+            .body(set);
         read(request, &self.evidence).await
     }
 }

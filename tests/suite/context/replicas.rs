@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dayfly::clock::SystemClock;
 use dayfly::entropy::OsEntropy;
@@ -16,27 +17,51 @@ use crate::process::{Api, Installation, PATIENCE, Process, Site, until};
 use crate::redis_servers;
 
 /// Two brokers, an agent and an operator at each, and the tool.
-struct Pair {
-    files: Installation,
-    sites: [Site; 2],
+pub(super) struct Pair {
+    pub(super) files: Installation,
+    pub(super) sites: [Site; 2],
     brokers: Vec<Process>,
-    agents: [Api; 2],
-    operators: [Api; 2],
+    pub(super) agents: [Api; 2],
+    pub(super) operators: [Api; 2],
     tool: Arc<ResourceServer>,
     stop: CancellationToken,
     tracker: TaskTracker,
 }
 
 /// A lease, its task and its token.
-struct Out {
+pub(super) struct Out {
     lease: String,
-    task: String,
+    pub(super) task: String,
     token: String,
 }
 
+/// A task that reads the CRM on behalf of a user.
+pub(super) fn reading(user: &str) -> Value {
+    json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}],
+        "on_behalf_of": user})
+}
+
+async fn opened(agent: &Api, task: &Value) -> String {
+    let (status, task) = agent.post("/v1/tasks", task).await.unwrap();
+    assert_eq!(status, 201, "{task}");
+    task["id"].as_str().unwrap().to_owned()
+}
+
+async fn asked(agent: &Api, task: &str) -> (u16, Value) {
+    let body = json!({"tool": "crm", "actions": ["read"]});
+    let path = format!("/v1/tasks/{task}/credentials");
+    agent.post(&path, &body).await.unwrap()
+}
+
 impl Pair {
-    async fn start() -> Option<Self> {
+    pub(super) async fn start() -> Option<Self> {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, after something about their files was changed.
+    pub(super) async fn with(change: impl FnOnce(&Installation)) -> Option<Self> {
         let files = Installation::on(redis_servers::single()?);
+        change(&files);
         let sites = [files.broker(), files.replica()];
         let brokers = vec![sites[0].start().await, sites[1].start().await];
         let agents = [
@@ -70,26 +95,31 @@ impl Pair {
     }
 
     async fn open(&self, broker: usize, heartbeat: Option<&str>) -> String {
-        let mut body = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}],
-            "on_behalf_of": "user:7"});
+        let mut body = reading("user:7");
         if let Some(heartbeat) = heartbeat {
             body["heartbeat"] = heartbeat.into();
         }
-        let (status, task) = self.agents[broker].post("/v1/tasks", &body).await.unwrap();
-        assert_eq!(status, 201, "{task}");
-        task["id"].as_str().unwrap().to_owned()
+        opened(&self.agents[broker], &body).await
     }
 
     async fn ask(&self, broker: usize, task: &str) -> (u16, Value) {
-        let body = json!({"tool": "crm", "actions": ["read"]});
-        let path = format!("/v1/tasks/{task}/credentials");
-        self.agents[broker].post(&path, &body).await.unwrap()
+        asked(&self.agents[broker], task).await
     }
 
     /// A credential of that broker, which the tool accepts.
-    async fn issue(&self, broker: usize) -> Out {
-        let task = self.open(broker, None).await;
-        let (status, issued) = self.ask(broker, &task).await;
+    pub(super) async fn issue(&self, broker: usize) -> Out {
+        self.issue_to(&self.agents[broker], &reading("user:7")).await
+    }
+
+    /// The same, for whoever asks there, in a task that it opens so.
+    pub(super) async fn issue_to(&self, agent: &Api, task: &Value) -> Out {
+        let task = opened(agent, task).await;
+        self.issue_in(agent, task).await
+    }
+
+    /// The same in a task that there is.
+    pub(super) async fn issue_in(&self, agent: &Api, task: String) -> Out {
+        let (status, issued) = asked(agent, &task).await;
         assert_eq!(status, 201, "{issued}");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let out = Out {
@@ -111,7 +141,17 @@ impl Pair {
     }
 
     /// Does something and says how long it took until the tool refused, and by what the lease ended.
-    async fn ends(&self, what: &str, out: &Out, change: impl AsyncFnOnce()) -> String {
+    pub(super) async fn ends(&self, what: &str, out: &Out, change: impl AsyncFnOnce()) -> String {
+        self.timed(what, out, change).await.0
+    }
+
+    /// The same, and how long it took until the tool refused.
+    pub(super) async fn timed(
+        &self,
+        what: &str,
+        out: &Out,
+        change: impl AsyncFnOnce(),
+    ) -> (String, Duration) {
         let began = Instant::now();
         change().await;
         let answered = began.elapsed();
@@ -126,7 +166,7 @@ impl Pair {
             began.elapsed()
         );
         std::io::stderr().write_all(said.as_bytes()).unwrap();
-        cause
+        (cause, refused)
     }
 
     async fn fact(&self, broker: usize, fact: &str, value: Option<&str>) {
@@ -141,7 +181,7 @@ impl Pair {
         assert_eq!(status, 200, "{answer}");
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;
