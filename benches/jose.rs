@@ -53,6 +53,7 @@ fn claims() -> AccessToken {
             sub_profile: Profile::AiAgent,
         }),
         cnf: None,
+        status: None,
         marks: Marks {
             task,
             lease,

@@ -90,6 +90,7 @@ fn lease(task: &Charter) -> Lease {
         requested: Ttl::from_secs(300),
         vouched: Some(VOUCHED),
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     }
 }

@@ -354,6 +354,7 @@ fn settings(config: &Config) -> Settings {
         bind_to_attestation: config.tasks.bind_to_attestation,
         blast_radius: config.policy.blast_radius,
         watch_rules: config.policy.watch,
+        status_list_ttl: config.status_lists.ttl,
         reaper: reaper::Settings {
             interval: reaper.interval,
             batch: reaper.batch,

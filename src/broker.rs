@@ -33,6 +33,7 @@ pub mod revoke;
 pub mod rules;
 mod sightings;
 pub mod signals;
+pub mod status_lists;
 pub mod streams;
 pub mod stuck;
 mod trust;
@@ -115,6 +116,8 @@ pub struct Settings {
     pub blast_radius: u64,
     /// How often the files of the rules are looked at; not at all when absent.
     pub watch_rules: Option<Duration>,
+    /// After how long whoever read a status list reads it anew; there are none when absent.
+    pub status_list_ttl: Option<Ttl>,
     /// How the reaper works.
     pub reaper: reaper::Settings,
     /// How the reconciler works.
@@ -135,6 +138,7 @@ impl Default for Settings {
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
             blast_radius: 1000,
             watch_rules: None,
+            status_list_ttl: Ttl::from_secs(15),
             reaper: reaper::Settings::default(),
             reconciler: reconciler::Settings::default(),
         }

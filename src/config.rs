@@ -17,6 +17,7 @@ pub mod reaper;
 pub mod reconciler;
 pub mod server;
 pub mod signals;
+pub mod status_lists;
 pub mod tasks;
 pub mod telemetry;
 pub mod tokens;
@@ -37,6 +38,7 @@ use reaper::ReaperConfig;
 use reconciler::ReconcilerConfig;
 use server::ServerConfig;
 use signals::SignalsConfig;
+use status_lists::StatusListsConfig;
 use tasks::TasksConfig;
 use telemetry::TelemetryConfig;
 use tokens::TokensConfig;
@@ -67,6 +69,8 @@ pub struct Config {
     pub reaper: ReaperConfig,
     /// `[reconciler]`
     pub reconciler: ReconcilerConfig,
+    /// `[status_lists]`
+    pub status_lists: StatusListsConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[signals]`
@@ -123,6 +127,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let journal = journal::read(&mut root.section("journal"), &server.public_url, base);
     let reaper = reaper::read(&mut root.section("reaper"));
     let reconciler = reconciler::read(&mut root.section("reconciler"));
+    let status_lists = status_lists::read(&mut root.section("status_lists"));
     let telemetry = telemetry::read(&mut root.section("telemetry"));
     let around = signals::Around {
         public_url: &server.public_url,
@@ -142,6 +147,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
         journal,
         reaper,
         reconciler,
+        status_lists,
         telemetry,
         signals,
         providers,

@@ -29,6 +29,7 @@ mod revocations;
 mod rules;
 mod serve;
 mod signals;
+mod status_lists;
 mod tasks;
 pub mod wire;
 
@@ -59,6 +60,7 @@ use gate::{Gate, gate, panicked};
 use problem::{Kind, MEDIA_TYPE, Problem};
 use public::Readiness;
 use signals::StreamPlaces;
+use status_lists::StatusLists;
 
 pub use early::early;
 pub use envelope::REQUEST_ID;
@@ -114,6 +116,7 @@ pub(crate) struct Shared {
     followers: Arc<Semaphore>,
     streams: StreamPlaces,
     readiness: Readiness,
+    status_lists: StatusLists,
     /// One copy for all who ask: answers that nobody reads are held once.
     openapi: Bytes,
 }
@@ -183,6 +186,13 @@ fn open() -> Routes {
         .routes(routes!(public::openapi))
 }
 
+/// Routes that need no evidence, and ask the ledger once a second for all.
+fn listing() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(status_lists::list))
+        .routes(routes!(status_lists::read))
+}
+
 /// Routes that need no evidence and ask the ledger.
 fn probing() -> Routes {
     OpenApiRouter::new().routes(routes!(public::readyz))
@@ -204,6 +214,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
         .merge(gated(large(), RULES_PLACES, limits.request + LONGEST_WAIT))
         .merge(gated(signalling(), public, limits.request))
         .merge(gated(open(), public, limits.request))
+        .merge(gated(listing(), public, limits.request))
         .merge(gated(probing(), public, limits.request))
         .split_for_parts();
     let broker = Arc::clone(&state.broker);
@@ -212,6 +223,7 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
         followers: Arc::new(Semaphore::new(places)),
         streams: StreamPlaces::new(&state.streams),
         readiness: Readiness::default(),
+        status_lists: StatusLists::default(),
         openapi: openapi().into(),
         state,
     });
@@ -252,6 +264,7 @@ pub fn openapi() -> String {
         .merge(large())
         .merge(signalling())
         .merge(open())
+        .merge(listing())
         .merge(probing())
         .into_openapi();
     describe(&mut api);
@@ -464,7 +477,7 @@ mod tests {
     fn the_description_says_who_may_call_and_how_each_call_can_fail() {
         let api: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
         let paths = api["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 38);
+        assert_eq!(paths.len(), 40);
         let mut ids = std::collections::BTreeSet::new();
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
@@ -475,7 +488,8 @@ mod tests {
                 assert!(operation["summary"].is_string(), "{method} {path}");
                 let public = operation["security"] == serde_json::json!([{}]);
                 let oauth = path.starts_with(problem::oauth::PATHS);
-                assert_eq!(public, !path.starts_with("/v1/") && !oauth, "{method} {path}");
+                let open = path.starts_with("/v1/status-lists") || !(path.starts_with("/v1/") || oauth);
+                assert_eq!(public, open, "{method} {path}");
                 let media_type = if oauth { "application/json" } else { MEDIA_TYPE };
                 let failure = &operation["responses"]["default"]["content"][media_type];
                 assert!(failure.is_object(), "{method} {path}");

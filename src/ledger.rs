@@ -14,6 +14,7 @@ pub mod record;
 pub mod redis;
 pub mod reservation;
 pub mod rules;
+pub mod status_lists;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -23,11 +24,13 @@ use ring::digest;
 
 use self::context::{Context, MOST_FACTS, MOST_RECHECKS};
 use self::lineage::{Lineage, Loss};
+use self::status_lists::StatusLists;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::fact::{FactsVersion, MOST_OF_ONE};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, Receipt, ReceiptSignature, Vouched};
 use crate::model::name::{AgentName, ToolName, UserId};
+use crate::model::status_list::Place;
 use crate::model::task::{Outcome, Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
@@ -35,7 +38,7 @@ use crate::model::ttl::{Bound, Ttl};
 /// Live state. What was given out is never given back: [`Lineage`] finds out when a ledger was lost or
 /// rolled back.
 #[async_trait]
-pub trait Ledger: Lineage + Context {
+pub trait Ledger: Lineage + Context + StatusLists {
     /// Writes down a new task. With a key that was used before for the same content, answers the
     /// task of the first time; with other content it refuses with [`Refusal::KeyReused`].
     /// Refuses with [`Refusal::Budget`] when its agent has `most` tasks that have not ended; a suspended
@@ -54,8 +57,8 @@ pub trait Ledger: Lineage + Context {
     async fn task(&self, id: TaskId) -> Result<Option<Task>, LedgerError>;
 
     /// Moves a task. Suspending or ending it turns each of its reserved and active leases to
-    /// `revoking`, due at once, all in the same step. Ending it publishes one cutoff on the task,
-    /// suspending it one on each of those leases. Answers the task as it then stands.
+    /// `revoking`, due at once, and strikes their places on the status lists, all in the same step. Ending it
+    /// publishes one cutoff on the task, suspending it one on each of those leases. Answers the task as it then stands.
     ///
     /// All of that reaches what is below it in the same step: the leases of its sub-tasks are turned too, and
     /// with a task every sub-task below ends as [`Outcome::ParentEnded`], with a cutoff of its own. A suspended
@@ -79,13 +82,16 @@ pub trait Ledger: Lineage + Context {
     /// many shards share them, steps that several brokers make at the same instant may pass them by as
     /// many as there are brokers, and they may be found used up once half of them is used, if that half
     /// is crowded in few shards.
+    ///
+    /// A lease that wants one ([`Listing::Wanted`](crate::model::status_list::Listing)) gets a place on the status
+    /// lists, and that is the answer.
     async fn reserve(
         &self,
         lease: &Lease,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
         facts: FactsVersion,
-    ) -> Result<(), LedgerError>;
+    ) -> Result<Option<Place>, LedgerError>;
 
     /// Writes down how the provider named what a reserved lease will hang on, before there is anything
     /// to hand out. Refuses with [`Refusal::LeaseNotOpen`] when the lease is no longer reserved.
@@ -110,7 +116,8 @@ pub trait Ledger: Lineage + Context {
     /// a lost ledger too. Changes nothing.
     async fn live(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError>;
 
-    /// A reserved or active lease turns to `revoking`, due at once, and its cutoff is published.
+    /// A reserved or active lease turns to `revoking`, due at once, its cutoff is published and its place on the
+    /// status lists struck.
     /// One that is revoking, stuck or ended stays as it is. Refuses with [`Refusal::NoLease`] when
     /// there is none. Answers the lease as it then stands.
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError>;
@@ -122,10 +129,10 @@ pub trait Ledger: Lineage + Context {
     /// due by itself, and then the longest due. A claim that is not settled, or a task
     /// that is not ended, returns when the hold runs out. A reservation that falls due while its
     /// credential may be alive publishes its cutoff, and so does a lease that ends before its credential;
-    /// the expiry of a lease publishes nothing. No claims mean that nothing is due.
+    /// the expiry of a lease publishes nothing. What publishes is struck. No claims mean that nothing is due.
     ///
-    /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs
-    /// and entries of the feed when their time is up.
+    /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs,
+    /// entries of the feed and status lists when their time is up.
     async fn claim_due(
         &self,
         now: Timestamp,

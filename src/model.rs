@@ -19,6 +19,7 @@ pub mod name;
 pub mod recheck;
 pub mod secret;
 pub mod spiffe;
+pub mod status_list;
 pub mod strict;
 pub mod task;
 pub mod time;

@@ -55,6 +55,10 @@ pub trait Provider: Send + Sync + 'static {
     fn explain(&self, _tool: &Tool, _access: &Access) -> Result<Option<serde_json::Value>, ProviderError> {
         Ok(None)
     }
+    /// Whether its credentials name an entry of a status list, by which tools learn that they were revoked.
+    fn lists(&self) -> bool {
+        false
+    }
     /// The name that the credential of this lease will have, where the technology lets us choose.
     fn handle(&self, lease: LeaseId) -> Option<Handle>;
     /// Where the technology chooses the name: makes what the credential will hang on, bearing the mark

@@ -23,6 +23,7 @@
 
 pub mod deny_list;
 mod follower;
+pub mod status_list;
 
 use std::fmt;
 use std::path::PathBuf;

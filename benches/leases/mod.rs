@@ -87,6 +87,7 @@ fn lease(task: &Charter, number: usize) -> Lease {
         requested: Ttl::from_secs(300),
         vouched: Some(VOUCHED),
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     }
 }

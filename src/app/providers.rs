@@ -81,11 +81,14 @@ pub fn build_offline(
 
 fn one(config: &Config, kind: &ProviderKind, ambient: &Ambient) -> Result<Arc<dyn Provider>, ProviderError> {
     Ok(match kind {
-        ProviderKind::Jwt => Arc::new(JwtProvider::new(
-            &config.server.public_url,
-            Arc::clone(&ambient.keys),
-            config.tokens.max_ttl,
-        )?),
+        ProviderKind::Jwt => {
+            let (issuer, keys) = (&config.server.public_url, Arc::clone(&ambient.keys));
+            let jwt = JwtProvider::new(issuer, keys, config.tokens.max_ttl)?;
+            match config.status_lists.ttl {
+                Some(_) => Arc::new(jwt),
+                None => Arc::new(jwt.without_status_lists()),
+            }
+        }
         ProviderKind::AwsSts(settings) => aws_sts(config, settings, ambient)?,
         #[cfg(feature = "postgres")]
         ProviderKind::Postgres(settings) => Arc::new(postgres::build(settings, ambient)?),

@@ -32,6 +32,15 @@ pub enum BrokerError {
     /// There is no such lease, or it is not the caller's to see.
     #[error("there is no such lease, or it is another agent's")]
     NoLease,
+    /// There is no such status list, or not yet.
+    #[error("there is no such status list: its address stands in the `status` of a token")]
+    NoStatusList,
+    /// All tokens of a status list are over: expired, or from before the ledger was lost.
+    #[error("every token of this status list is over")]
+    StatusListOver,
+    /// More has to end than is looked at for a status list.
+    #[error("a revocation is still coming to the leases that it ends: try again")]
+    Draining,
     /// There is no such agent, or it is not the caller's to see.
     #[error("there is no such agent, or it is not yours to see")]
     NoAgent,

@@ -109,6 +109,7 @@ impl Broker {
             handle: provider.handle(id),
             ending: promise.ending,
             self_contained: promise.self_contained,
+            listed: provider.lists(),
             issued_at: now,
             expires_at: now.plus(granted.ttl.as_duration()),
             bounded_by: granted.by,

@@ -74,6 +74,12 @@ kinds! {
     REVOKED = FORBIDDEN, "revoked", "A revocation is in force";
     /// There is nothing here, or nothing that the caller may see.
     NOT_FOUND = NOT_FOUND, "not-found", "There is no such thing";
+    /// It is over.
+    GONE = GONE, "gone", "It is over";
+    /// The answer is of another media type than the caller takes.
+    NOT_ACCEPTABLE = NOT_ACCEPTABLE, "not-acceptable", "There is no such representation";
+    /// It is asked for in a way that nobody answers here.
+    NOT_IMPLEMENTED = NOT_IMPLEMENTED, "not-implemented", "This is not done here";
     /// The path knows other methods.
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method-not-allowed", "The path does not take this method";
     /// The task is suspended or over.
@@ -249,9 +255,13 @@ impl From<BrokerError> for Problem {
                 30,
             ),
             BrokerError::Signal(error) => Self::new(Kind::MALFORMED, error.to_string()),
-            BrokerError::NoTask | BrokerError::NoLease | BrokerError::NoAgent | BrokerError::NoTool => {
-                Self::new(Kind::NOT_FOUND, error.to_string())
-            }
+            BrokerError::NoTask
+            | BrokerError::NoLease
+            | BrokerError::NoAgent
+            | BrokerError::NoTool
+            | BrokerError::NoStatusList => Self::new(Kind::NOT_FOUND, error.to_string()),
+            BrokerError::StatusListOver => Self::new(Kind::GONE, error.to_string()),
+            BrokerError::Draining => Self::new(Kind::BUSY, error.to_string()).after(1),
             BrokerError::Denied {
                 decision,
                 reason,

@@ -19,6 +19,7 @@ use crate::broker::error::chain;
 use super::Shared;
 use super::answer::Answer;
 use super::problem::{Kind, Problem};
+use super::status_lists::all_of;
 
 /// Keys change rarely, and a retiring one stays long enough for this.
 const KEYS_FRESH: &str = "public, max-age=300";
@@ -63,10 +64,13 @@ pub(super) struct Metadata {
     revocation_endpoint: String,
     /// The same. Without it, passwords would be taken for supported.
     revocation_endpoint_auth_methods_supported: [&'static str; 1],
+    /// Where the addresses of all status lists are (Token Status List §9.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_list_aggregation_endpoint: Option<String>,
 }
 
 impl Metadata {
-    fn new(issuer: &str, jwks: &str) -> Self {
+    fn new(issuer: &str, jwks: &str, lists: bool) -> Self {
         let at = |path: &str| format!("{}{path}", issuer.trim_end_matches('/'));
         Self {
             issuer: issuer.to_owned(),
@@ -78,6 +82,7 @@ impl Metadata {
             introspection_signing_alg_values_supported: algorithms(jwks),
             revocation_endpoint: at("/oauth2/revoke"),
             revocation_endpoint_auth_methods_supported: ["Bearer"],
+            status_list_aggregation_endpoint: lists.then(|| all_of(issuer)),
         }
     }
 }
@@ -102,7 +107,8 @@ fn algorithms(jwks: &str) -> BTreeSet<String> {
 #[utoipa::path(get, path = "/.well-known/oauth-authorization-server", tag = "public", security(()),
     responses((status = 200, body = Metadata)))]
 pub(super) async fn metadata(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let metadata = Metadata::new(&shared.state.issuer, &(shared.state.jwks)());
+    let lists = shared.state.broker.status_list_ttl().is_some();
+    let metadata = Metadata::new(&shared.state.issuer, &(shared.state.jwks)(), lists);
     ([(CACHE_CONTROL, KEYS_FRESH)], Answer(metadata))
 }
 
@@ -124,7 +130,7 @@ pub(super) struct Discovery {
 
 impl Discovery {
     fn new(issuer: &str, jwks: &str) -> Self {
-        let Metadata { issuer, jwks_uri, .. } = Metadata::new(issuer, jwks);
+        let Metadata { issuer, jwks_uri, .. } = Metadata::new(issuer, jwks, false);
         Self {
             issuer,
             jwks_uri,
@@ -274,7 +280,7 @@ mod tests {
     #[test]
     fn metadata_names_only_what_exists() {
         let jwks = r#"{"keys": [{"alg": "ES256"}]}"#;
-        let json = serde_json::to_value(Metadata::new("https://dayfly.example/", jwks)).unwrap();
+        let json = serde_json::to_value(Metadata::new("https://dayfly.example/", jwks, true)).unwrap();
         assert_eq!(json["issuer"], "https://dayfly.example/", "exactly as in tokens");
         assert_eq!(json["jwks_uri"], "https://dayfly.example/.well-known/jwks.json");
         assert_eq!(json["grant_types_supported"], serde_json::json!([]));
@@ -286,6 +292,17 @@ mod tests {
         assert_eq!(
             json["revocation_endpoint"],
             "https://dayfly.example/oauth2/revoke"
+        );
+        assert_eq!(
+            json["status_list_aggregation_endpoint"],
+            "https://dayfly.example/v1/status-lists"
+        );
+        let without = Metadata::new("https://dayfly.example/", jwks, false);
+        assert!(
+            serde_json::to_value(without)
+                .unwrap()
+                .get("status_list_aggregation_endpoint")
+                .is_none()
         );
         for who in ["introspection", "revocation"] {
             let methods = &json[format!("{who}_endpoint_auth_methods_supported")];

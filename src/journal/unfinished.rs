@@ -121,6 +121,7 @@ fn lease_of(id: LeaseId, record: &Record) -> Option<Lease> {
         requested: record.requested,
         vouched: None,
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     })
 }

@@ -11,6 +11,7 @@ mod context;
 mod counts;
 mod layout;
 mod lineage;
+mod places;
 mod reads;
 mod steps;
 mod store;
@@ -38,6 +39,7 @@ use crate::model::cutoff::Cutoff;
 use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
+use crate::model::status_list::Place;
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
 
@@ -144,7 +146,7 @@ impl Ledger for Embedded {
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
         facts: FactsVersion,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Place>, LedgerError> {
         let (lease, budgets, key) = (lease.clone(), *budgets, key.cloned());
         self.guarded(move |tables| steps::reserve(tables, &lease, &budgets, key.as_ref(), facts))
             .await

@@ -57,7 +57,7 @@ pub trait Lineage: Send + Sync + 'static {
 
 /// Names one life of a ledger, from its making to its loss. The later one is the greater one, so that a
 /// ledger that was put back to what it was before a recovery is told from one that was recovered.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Epoch(pub u64);
 
 impl Epoch {

@@ -7,11 +7,13 @@
 //! new format, and the old one stays readable.
 //!
 //! Format 2 of a lease, and of what a renewal says, is format 1 with `StoredGrounds` behind it. A sub-task and
-//! its leases have their chain behind all that: format 2 of a task, format 3 of a lease. Nothing else is
-//! written in these formats.
+//! its leases have their chain behind all that: format 2 of a task, format 3 of a lease. A lease that has a place on a
+//! status list is written in format 4: with the chain, whether or not there is one, and the place behind it. Nothing
+//! else is written in these formats.
 
 mod chain;
 mod context;
+mod cutoff;
 mod state;
 
 use std::borrow::Cow;
@@ -22,15 +24,17 @@ use serde::{Deserialize, Serialize};
 
 use self::chain::StoredDelegator;
 pub use self::context::{decode_fact, decode_recheck, encode_fact, encode_recheck, fact_key, recheck_key};
-use self::state::{StoredCause, StoredLeaseState, StoredSignature};
+use self::cutoff::{StoredCutoff, StoredSelector};
+use self::state::{StoredLeaseState, StoredSignature};
 use super::{LedgerError, Renewal};
 use crate::model::access::{Access, ResourcePath, Scope};
 use crate::model::attestation::EvidenceKind;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{DecisionId, LeaseId, TaskId};
-use crate::model::lease::{Cause, Ending, Handle, Lease, ReceiptSignature, Vouched, VouchingKey};
+use crate::model::lease::{Ending, Handle, Lease, ReceiptSignature, Vouched, VouchingKey};
 use crate::model::name::{AgentName, Environment, Operation, ProviderName, Purpose, ToolName, UserId};
 use crate::model::spiffe::TrustDomain;
+use crate::model::status_list::{Hour, Listing, Place};
 use crate::model::task::{Charter, Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
@@ -43,6 +47,8 @@ const SUB_TASK_FORMAT: u8 = 2;
 const LEASE_FORMAT: u8 = 2;
 /// The format of the leases of sub-tasks that is written.
 const SUB_TASK_LEASE_FORMAT: u8 = 3;
+/// The format that is written of leases which have a place on a status list.
+const LISTED_FORMAT: u8 = 4;
 
 /// Room that most records fit into, in bytes; they are seldom kept for longer than it takes to send them.
 const ROOM: usize = 512;
@@ -73,15 +79,21 @@ pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
 pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     let grounds = StoredGrounds::of(lease.vouched, lease.requested);
     let stored = StoredLease::of(lease);
-    match StoredDelegator::all(&lease.delegators) {
-        chain if chain.is_empty() => encode_as(LEASE_FORMAT, "lease", &(stored, grounds)),
-        chain => encode_as(SUB_TASK_LEASE_FORMAT, "lease", &(stored, grounds, chain)),
+    let chain = StoredDelegator::all(&lease.delegators);
+    match lease.listing {
+        Listing::At(Place { hour, number }) => {
+            let listed = (stored, grounds, chain, hour.0, number);
+            encode_as(LISTED_FORMAT, "lease", &listed)
+        }
+        _ if chain.is_empty() => encode_as(LEASE_FORMAT, "lease", &(stored, grounds)),
+        _ => encode_as(SUB_TASK_LEASE_FORMAT, "lease", &(stored, grounds, chain)),
     }
 }
 
 /// The lease of these bytes. When its next attempt is, adapters keep beside it ([`super::rules::next_due`]):
 /// it changes with each claim.
 pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
+    let mut listing = Listing::Unlisted;
     let (lease, grounds, chain): (StoredLease<'_>, StoredGrounds, _) = match bytes.split_first() {
         Some((&FORMAT, body)) => (read("lease", body)?, StoredGrounds::default(), Vec::new()),
         Some((&LEASE_FORMAT, body)) => {
@@ -89,13 +101,20 @@ pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
             (lease, grounds, Vec::new())
         }
         Some((&SUB_TASK_LEASE_FORMAT, body)) => read("lease", body)?,
-        Some((&other, _)) => return Err(unknown("lease", other, "formats 1 to 3")),
+        Some((&LISTED_FORMAT, body)) => {
+            let (lease, grounds, chain, hour, number) = read("lease", body)?;
+            let hour = Hour(hour);
+            listing = Listing::At(Place { hour, number });
+            (lease, grounds, chain)
+        }
+        Some((&other, _)) => return Err(unknown("lease", other, "formats 1 to 4")),
         None => return Err(corrupt("lease", format_args!("no bytes"))),
     };
     Ok(Lease {
         delegators: StoredDelegator::into_all(chain),
         vouched: grounds.vouched(),
         requested: grounds.requested,
+        listing,
         ..lease.into_lease()
     })
 }
@@ -392,76 +411,8 @@ impl<'a> StoredLease<'a> {
             requested: None,
             vouched: None,
             curtailed,
+            listing: Listing::Unlisted,
             state,
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredCutoff<'a> {
-    selector: StoredSelector<'a>,
-    up_to: Timestamp,
-    at: Timestamp,
-    #[serde(with = "StoredCause")]
-    cause: Cause,
-}
-
-impl<'a> StoredCutoff<'a> {
-    fn of(cutoff: &'a Cutoff) -> Self {
-        Self {
-            selector: StoredSelector::of(&cutoff.selector),
-            up_to: cutoff.up_to,
-            at: cutoff.at,
-            cause: cutoff.cause,
-        }
-    }
-
-    fn into_cutoff(self) -> Cutoff {
-        Cutoff {
-            selector: self.selector.into_selector(),
-            up_to: self.up_to,
-            at: self.at,
-            cause: self.cause,
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-enum StoredSelector<'a> {
-    Lease(LeaseId),
-    Task(TaskId),
-    Agent(Cow<'a, AgentName>),
-    Tool(Cow<'a, ToolName>),
-    User(Cow<'a, UserId>),
-    Environment(Cow<'a, Environment>),
-    TrustDomain(Cow<'a, TrustDomain>),
-    All,
-}
-
-impl<'a> StoredSelector<'a> {
-    fn of(selector: &'a Selector) -> Self {
-        match selector {
-            Selector::Lease(id) => Self::Lease(*id),
-            Selector::Task(id) => Self::Task(*id),
-            Selector::Agent(name) => Self::Agent(Cow::Borrowed(name)),
-            Selector::Tool(name) => Self::Tool(Cow::Borrowed(name)),
-            Selector::User(id) => Self::User(Cow::Borrowed(id)),
-            Selector::Environment(name) => Self::Environment(Cow::Borrowed(name)),
-            Selector::TrustDomain(name) => Self::TrustDomain(Cow::Borrowed(name)),
-            Selector::All => Self::All,
-        }
-    }
-
-    fn into_selector(self) -> Selector {
-        match self {
-            Self::Lease(id) => Selector::Lease(id),
-            Self::Task(id) => Selector::Task(id),
-            Self::Agent(name) => Selector::Agent(name.into_owned()),
-            Self::Tool(name) => Selector::Tool(name.into_owned()),
-            Self::User(id) => Selector::User(id.into_owned()),
-            Self::Environment(name) => Selector::Environment(name.into_owned()),
-            Self::TrustDomain(name) => Selector::TrustDomain(name.into_owned()),
-            Self::All => Selector::All,
         }
     }
 }

@@ -19,6 +19,8 @@
 //! {dayfly:7}:cutoffs  hash    selector → cutoff; `#` is the version of the facts to decide by
 //! {dayfly:7}:feed     stream  cutoffs published here; :seq is the number of the last
 //! {dayfly:7}:k:‹key›  string  what an idempotency key stands for
+//! {dayfly:7}:hours    hash    hour → how many places on its status lists were given out
+//! {dayfly:7}:places   hash    hour and page → which places on status lists are taken, and which struck
 //! {dayfly:7}:lineage  hash    the epoch, and the count of each writer; `lost` once somebody found it so
 //! {dayfly:0}:facts    hash    subject and name → what was stated last          (context.rs)
 //! {dayfly:0}:told     zset    subject and name by the version of the statement
@@ -48,6 +50,7 @@ mod lineage;
 mod link;
 mod packed;
 mod past;
+mod places;
 mod script;
 mod shares;
 mod tasks;
@@ -74,6 +77,7 @@ use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, Slot, TaskId};
 use crate::model::lease::{Cause, Handle, Lease, ReceiptSignature};
 use crate::model::secret::Secret;
+use crate::model::status_list::Place;
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
 
@@ -339,7 +343,7 @@ impl Ledger for RedisLedger {
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
         facts: FactsVersion,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Place>, LedgerError> {
         self.reserve_lease(lease, budgets, key, facts).await
     }
 

@@ -1,10 +1,12 @@
 //! The witness that a lease was written down before anything exists outside. Fields and constructor
 //! are private to this file: no provider can be asked to mint without one.
 
+use super::status_lists::{Entry, Naming};
 use super::{Budgets, IdempotencyKey, Ledger, LedgerError, Renewal};
 use crate::model::ids::{DecisionId, LeaseId};
 use crate::model::lease::{Ending, Handle, Lease, LeaseState, Vouched};
 use crate::model::secret::Secret;
+use crate::model::status_list::Listing;
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
 use crate::policy::AccessRequest;
@@ -17,6 +19,7 @@ pub struct Reservation {
     lease: Box<Lease>,
     permit: Permit,
     prepared: Option<Prepared>,
+    entry: Option<Entry>,
 }
 
 /// What a credential will hang on: made at the provider before the credential, and named by it.
@@ -62,6 +65,8 @@ pub struct Terms {
     pub ending: Ending,
     /// Active at once, where nothing exists outside before the answer.
     pub self_contained: bool,
+    /// Its credential names an entry of a status list.
+    pub listed: bool,
     /// When it begins.
     pub issued_at: Timestamp,
     /// When it ends by itself.
@@ -105,6 +110,10 @@ impl Draft {
             requested: *ttl,
             vouched: Some(Vouched::by(attestation)),
             curtailed: None,
+            listing: match terms.listed {
+                true => Listing::Wanted,
+                false => Listing::Unlisted,
+            },
             state: if terms.self_contained {
                 LeaseState::Active
             } else {
@@ -136,17 +145,22 @@ impl Reservation {
     /// Writes the lease down.
     pub async fn make(
         ledger: &dyn Ledger,
-        draft: Draft,
+        mut draft: Draft,
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
     ) -> Result<Self, NotReserved> {
         let facts = draft.permit.request().facts.version();
+        let naming = ledger.naming();
         match ledger.reserve(&draft.lease, budgets, key, facts).await {
-            Ok(()) => Ok(Self {
-                lease: draft.lease,
-                permit: draft.permit,
-                prepared: None,
-            }),
+            Ok(place) => {
+                draft.lease.listing = place.map_or(Listing::Unlisted, Listing::At);
+                Ok(Self {
+                    entry: entry(naming, &draft.lease),
+                    lease: draft.lease,
+                    permit: draft.permit,
+                    prepared: None,
+                })
+            }
             Err(error) => Err(NotReserved {
                 error,
                 draft: Box::new(draft),
@@ -163,6 +177,7 @@ impl Reservation {
         terms: Renewal,
         now: Timestamp,
     ) -> Result<Self, LedgerError> {
+        let naming = ledger.naming();
         let lease = Lease {
             expires_at: terms.expires_at,
             decision: terms.decision,
@@ -173,6 +188,7 @@ impl Reservation {
             ..ledger.renew(id, terms, now).await?
         };
         Ok(Self {
+            entry: entry(naming, &lease),
             lease: Box::new(lease),
             permit,
             prepared: None,
@@ -197,8 +213,21 @@ impl Reservation {
         &self.lease
     }
 
+    /// The entry of a status list that its credential names, where it is to.
+    pub fn entry(&self) -> Option<Entry> {
+        self.entry
+    }
+
     /// The permit that it rests on.
     pub fn permit(&self) -> &Permit {
         &self.permit
+    }
+}
+
+/// The entry of a lease, as lists were called before its step was made.
+fn entry(naming: Option<Naming>, lease: &Lease) -> Option<Entry> {
+    match lease.listing {
+        Listing::At(place) => naming.map(|naming| naming.entry(lease.id.slot(), place)),
+        Listing::Unlisted | Listing::Wanted => None,
     }
 }

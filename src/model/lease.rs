@@ -13,6 +13,7 @@ use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
 use super::name::{AgentName, Environment, InvalidName, Operation, ProviderName, ToolName, UserId};
 use super::spiffe::TrustDomain;
+use super::status_list::Listing;
 use super::task::{Delegator, Outcome};
 use super::time::Timestamp;
 use super::ttl::{Bound, Ttl};
@@ -388,6 +389,8 @@ pub struct Lease {
     pub vouched: Option<Vouched>,
     /// Has to end before its credential does. Only while it is reserved or active.
     pub curtailed: Option<Curtailed>,
+    /// Its place on the status lists. Only while it is reserved or active.
+    pub listing: Listing,
     /// Where it stands.
     pub state: LeaseState,
 }

@@ -12,6 +12,7 @@ use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
 use super::name::{AgentName, Environment, Operation, ToolName, UserId};
 use super::spiffe::TrustDomain;
+use super::status_list::Status;
 
 /// The `typ` of an access token (RFC 9068 §2.1).
 pub const TYP: &str = "at+jwt";
@@ -49,6 +50,9 @@ pub struct AccessToken {
     /// What the presenter has to prove, for a token that is no bearer token (RFC 7800).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<serde_json::Value>,
+    /// Where to look whether it was revoked (Token Status List §6.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
     /// What Dayfly knows it by.
     #[serde(rename = "https://dayfly.dev/claims")]
     pub marks: Marks,

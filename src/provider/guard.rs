@@ -181,6 +181,10 @@ impl Provider for Guard {
         self.inner.explain(tool, access)
     }
 
+    fn lists(&self) -> bool {
+        self.inner.lists()
+    }
+
     fn handle(&self, lease: LeaseId) -> Option<Handle> {
         self.inner.handle(lease)
     }

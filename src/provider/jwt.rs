@@ -1,7 +1,7 @@
 //! The JWT provider: RFC 9068 access tokens, signed here, verified by the tools themselves.
 //!
 //! Nothing exists outside until the token is handed out, and nothing can be called to end it:
-//! resource servers refuse it once the revocation feed names it, and at its expiry at the latest.
+//! resource servers refuse it once the revocation feed or its status list says so, and at its expiry at the latest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use super::{Minted, Presence, Promise, Provider, ProviderError, Renewed};
 use crate::keys::jose;
 use crate::keys::key_ring::KeyRing;
 use crate::ledger::reservation::Reservation;
+use crate::ledger::status_lists::Entry;
 use crate::model::credential::Credential;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Ending, Handle, Held, Lease};
 use crate::model::secret::Secret;
+use crate::model::status_list::{Reference, Status};
 use crate::model::time::Timestamp;
 use crate::model::token::{AccessToken, Actor, Detail, DetailKind, Marks, Profile, TYP};
 use crate::model::tool::Tool;
@@ -26,6 +28,7 @@ pub struct JwtProvider {
     issuer: String,
     keys: Arc<KeyRing>,
     most: Ttl,
+    lists: bool,
 }
 
 impl JwtProvider {
@@ -38,10 +41,21 @@ impl JwtProvider {
                 "the issuer `{issuer}` has to be an absolute https or http URL without query and fragment"
             )));
         }
-        Ok(Self { issuer, keys, most })
+        Ok(Self {
+            issuer,
+            keys,
+            most,
+            lists: true,
+        })
     }
 
-    fn claims(&self, lease: &Lease, audience: &str, at: Timestamp) -> AccessToken {
+    /// The same, whose tokens are on no status list.
+    #[must_use]
+    pub fn without_status_lists(self) -> Self {
+        Self { lists: false, ..self }
+    }
+
+    fn claims(&self, lease: &Lease, audience: &str, at: Timestamp, entry: Option<Entry>) -> AccessToken {
         let agent = &lease.agent;
         let (sub, sub_profile, act) = match &lease.on_behalf_of {
             None => (agent.to_string(), Profile::AiAgent, None),
@@ -81,6 +95,12 @@ impl JwtProvider {
             }],
             act,
             cnf: None,
+            status: entry.map(|entry| Status {
+                status_list: Reference {
+                    idx: entry.index,
+                    uri: entry.list.uri(&self.issuer),
+                },
+            }),
             marks: Marks {
                 task: lease.task,
                 lease: lease.id,
@@ -93,8 +113,14 @@ impl JwtProvider {
         }
     }
 
-    async fn issue(&self, lease: &Lease, audience: &str, at: Timestamp) -> Result<Minted, ProviderError> {
-        let claims = self.claims(lease, audience, at);
+    async fn issue(
+        &self,
+        lease: &Lease,
+        audience: &str,
+        at: Timestamp,
+        entry: Option<Entry>,
+    ) -> Result<Minted, ProviderError> {
+        let claims = self.claims(lease, audience, at, entry);
         let token = jose::sign(&*self.keys.current(), TYP, &claims)
             .await
             .map_err(|e| ProviderError::Unavailable(e.to_string()))?;
@@ -150,13 +176,18 @@ impl Provider for JwtProvider {
         }
     }
 
+    fn lists(&self) -> bool {
+        self.lists
+    }
+
     fn handle(&self, lease: LeaseId) -> Option<Handle> {
         Some(Handle(lease.to_string()))
     }
 
     async fn mint(&self, reservation: &Reservation) -> Result<Minted, ProviderError> {
         let request = reservation.permit().request();
-        self.issue(reservation.lease(), &request.tool.audience, request.at)
+        let audience = &request.tool.audience;
+        self.issue(reservation.lease(), audience, request.at, reservation.entry())
             .await
     }
 
@@ -213,14 +244,25 @@ mod tests {
     use crate::entropy::OsEntropy;
     use crate::keys::Algorithm;
     use crate::keys::ring_keys::RingSigner;
+    use crate::ledger::lineage::Epoch;
+    use crate::ledger::status_lists::ListName;
     use crate::model::cutoff::{Cutoff, Selector};
     use crate::model::ids::{DecisionId, TaskId};
     use crate::model::lease::{Cause, LeaseState};
+    use crate::model::status_list::Hour;
     use crate::model::tool::{Binding, Risk, Sensitivity};
     use crate::model::ttl::Bound;
 
     const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
     const AUDIENCE: &str = "https://crm.example.org/api";
+    const ENTRY: Entry = Entry {
+        list: ListName {
+            epoch: Epoch(0xab),
+            hour: Hour(498_702),
+            part: 3,
+        },
+        index: 5000,
+    };
 
     fn provider() -> JwtProvider {
         let key = RingSigner::generate(Algorithm::Es256, &OsEntropy::new()).unwrap();
@@ -251,6 +293,7 @@ mod tests {
             requested: None,
             vouched: None,
             curtailed: None,
+            listing: Default::default(),
             state: LeaseState::Active,
         }
     }
@@ -279,7 +322,7 @@ mod tests {
 
     async fn claims(lease: &Lease) -> Value {
         let provider = provider();
-        let minted = provider.issue(lease, AUDIENCE, AT).await.unwrap();
+        let minted = provider.issue(lease, AUDIENCE, AT, Some(ENTRY)).await.unwrap();
         let Credential::Bearer(token) = &minted.credential else {
             panic!("not a token");
         };
@@ -316,6 +359,10 @@ mod tests {
                     "actions": ["list", "read"],
                     "resources": ["customers/42"],
                 }],
+                "status": {"status_list": {
+                    "idx": 5000,
+                    "uri": "https://dayfly.example.org/v1/status-lists/00000000000000ab-498702-3",
+                }},
                 "act": {"sub": "support-bot", "iss": "https://dayfly.example.org", "sub_profile": "ai_agent"},
                 "https://dayfly.dev/claims": {
                     "task": task, "lease": id, "agent": "support-bot", "tool": "crm", "environment": "prod",
@@ -383,7 +430,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_never_outlives_its_lease() {
-        let minted = provider().issue(&lease(), AUDIENCE, AT).await.unwrap();
+        let minted = provider().issue(&lease(), AUDIENCE, AT, None).await.unwrap();
         assert!(minted.expires_at <= lease().expires_at);
         assert!(!format!("{minted:?}").contains("eyJ"), "the token does not print");
     }

@@ -117,8 +117,8 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
         .unwrap()
         .iter()
         .filter(|(path, _)| path.starts_with("/v1/") || path.starts_with("/oauth2/"))
-        // Transmitters prove themselves by other means.
-        .filter(|(path, _)| !path.starts_with("/v1/signals/"))
+        // Transmitters prove themselves by other means, and status lists are for everybody.
+        .filter(|(path, _)| !path.starts_with("/v1/signals/") && !path.starts_with("/v1/status-lists"))
     {
         // At its endpoints OAuth has words of its own, and beside them the kind of the problem.
         let refusal = |problem: &Value| match path.starts_with("/oauth2/") {

@@ -70,6 +70,8 @@ mod shutdown;
 #[cfg(test)]
 mod signals;
 #[cfg(test)]
+mod status_lists;
+#[cfg(test)]
 mod stuck;
 #[cfg(test)]
 mod trust;

@@ -107,7 +107,7 @@ mod tests {
                 "invalid_client" => &[401],
                 "access_denied" => &[403],
                 "temporarily_unavailable" => &[503, 504],
-                "server_error" => &[500, 502],
+                "server_error" => &[500, 501, 502],
                 _ => &[],
             };
             assert!(expected.contains(&response.status().as_u16()), "{kind:?}: {json}");

@@ -50,6 +50,7 @@ fn lease() -> Lease {
         requested: None,
         vouched: None,
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     }
 }

@@ -73,7 +73,7 @@ impl Past {
         self.loss.store(Some(Arc::new(loss)));
     }
 
-    fn memory(&self) -> Memory {
+    pub(super) fn memory(&self) -> Memory {
         match &**self.memory.load() {
             Memory::Mark(mark) => Memory::Mark(Mark {
                 epoch: mark.epoch,

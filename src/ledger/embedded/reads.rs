@@ -72,7 +72,8 @@ impl Snapshot {
     /// Whether a claim would find anything to hand out or to forget.
     pub(super) fn anything_due(&self, now: Timestamp) -> Result<bool, LedgerError> {
         let due = !fallen(&self.0.open_table(DUE)?, now, 1)?.is_empty();
-        Ok(due || !fallen(&self.0.open_table(FORGET)?, now, 1)?.is_empty())
+        let old = !fallen(&self.0.open_table(FORGET)?, now, 1)?.is_empty();
+        Ok(due || old || self.any_hour_over(now)?)
     }
 
     pub(super) fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError> {

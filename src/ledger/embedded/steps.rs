@@ -14,6 +14,7 @@ use crate::model::cutoff::Cutoff;
 use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Cause, Curtailed, Handle, Lease, LeaseState, ReceiptSignature};
+use crate::model::status_list::{Listing, Place};
 use crate::model::task::{Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
@@ -109,6 +110,7 @@ pub(super) fn advance(
         }
         let why = if row.lease.task == id { cause } else { below };
         let lease = turned(&row, why, now);
+        tables.strike(&row.lease)?;
         tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
         if !ended {
             tables.publish(&rules::lease_cutoff(&lease, why, now))?;
@@ -122,6 +124,7 @@ fn turned(row: &Row, cause: Cause, since: Timestamp) -> Lease {
     Lease {
         state: rules::revoking(cause, since),
         curtailed: None,
+        listing: Listing::Unlisted,
         ..row.lease.clone()
     }
 }
@@ -132,7 +135,7 @@ pub(super) fn reserve(
     budgets: &Budgets,
     key: Option<&IdempotencyKey>,
     facts: FactsVersion,
-) -> Result<(), LedgerError> {
+) -> Result<Option<Place>, LedgerError> {
     if let Some(key) = key
         && let Some((content, first)) = tables.key(Use::Reserving, &key.key)?
     {
@@ -166,11 +169,19 @@ pub(super) fn reserve(
             return Err(Refusal::Budget { budget, limit }.into());
         }
     }
-    tables.insert_lease(lease)?;
+    let place = tables.place(lease, &task)?;
+    // A place is this lease's own: one that it brings is somebody else's.
+    let listing = place.map_or(Listing::Unlisted, Listing::At);
+    if lease.listing == listing {
+        tables.insert_lease(lease)?;
+    } else {
+        let lease = lease.clone();
+        tables.insert_lease(&Lease { listing, ..lease })?;
+    }
     if let Some(key) = key {
         tables.insert_key(Use::Reserving, key, lease.id.to_bytes(), lease.issued_at)?;
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Refuses unless the task and each above is open.
@@ -249,6 +260,7 @@ pub(super) fn revoke(
         return Ok(row.lease);
     }
     let lease = turned(&row, cause, now);
+    tables.strike(&row.lease)?;
     tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
     tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
     Ok(lease)
@@ -302,9 +314,11 @@ fn claim_lease(
         let early = lease.state == LeaseState::Reserved || rules::curtailed(&lease).is_some();
         if early && now < lease.expires_at {
             tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
+            tables.strike(&lease)?;
         }
         lease.state = rules::revoking(cause, since);
         lease.curtailed = None;
+        lease.listing = Listing::Unlisted;
     }
     // Odd numbers are holds; a hold that ran out is followed by the next odd one.
     let hold = (row.hold + 1) | 1;

@@ -9,6 +9,7 @@ use super::layout::{
     COUNTS, CUTOFFS, DUE, EPOCH, Entry, FACTS_FROM, FACTS_VERSION, FEED, FORGET, INDEX, Id, KEYS, Kind,
     LEASES, LOST, META, NEVER, PUBLISHED, Property, TASKS, TOUCHED, Use, WRITER, at, damaged, fallen,
 };
+use super::places::Places;
 use crate::ledger::record::{
     decode_cutoff, decode_lease, decode_task, encode_cutoff, encode_lease, encode_selector, encode_task,
 };
@@ -18,6 +19,7 @@ use crate::model::fact::FactsVersion;
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Lease, LeaseState};
 use crate::model::name::AgentName;
+use crate::model::status_list::{Hour, Listing, Place};
 use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
 
@@ -45,6 +47,7 @@ pub(super) struct Tables<'t> {
     keys: Table<'t, &'static [u8], (&'static [u8; 32], &'static Id)>,
     cutoffs: Table<'t, &'static [u8], &'static [u8]>,
     feed: Table<'t, u64, &'static [u8]>,
+    places: Places<'t>,
     meta: Table<'t, &'static str, u64>,
 }
 
@@ -63,6 +66,7 @@ impl<'t> Tables<'t> {
             keys: transaction.open_table(KEYS)?,
             cutoffs: transaction.open_table(CUTOFFS)?,
             feed: transaction.open_table(FEED)?,
+            places: Places::of(transaction)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -285,6 +289,25 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
+    /// Gives the lease a place on the status lists of its task's last hour, where it wants one.
+    pub(super) fn place(&mut self, lease: &Lease, task: &Task) -> Result<Option<Place>, LedgerError> {
+        match lease.listing {
+            Listing::Wanted => {
+                let hour = Hour::of(task.charter.deadline);
+                self.places.take(hour, lease.id).map(Some)
+            }
+            Listing::Unlisted | Listing::At(_) => Ok(None),
+        }
+    }
+
+    /// Strikes the place of a lease that is about to be turned.
+    pub(super) fn strike(&mut self, lease: &Lease) -> Result<(), LedgerError> {
+        match lease.listing {
+            Listing::At(place) => self.places.strike(place),
+            Listing::Unlisted | Listing::Wanted => Ok(()),
+        }
+    }
+
     /// How many live leases share the task, the agent and the tool of this one.
     pub(super) fn counts(&self, lease: &Lease) -> Result<[u32; 3], LedgerError> {
         let [task, agent, tool] = Property::counted(lease);
@@ -396,6 +419,7 @@ impl<'t> Tables<'t> {
             }
             self.forget.remove(entry.whole.as_slice())?;
         }
+        self.dirty |= self.places.retire(now)?;
         Ok(())
     }
 

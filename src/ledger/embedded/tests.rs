@@ -77,6 +77,7 @@ fn lease(task: &Task, number: u8) -> Lease {
         requested: None,
         vouched: None,
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     }
 }
@@ -92,6 +93,7 @@ async fn reserve(ledger: &Embedded, lease: &Lease) -> Result<(), LedgerError> {
     ledger
         .reserve(lease, &Budgets::default(), None, FactsVersion::default())
         .await
+        .map(drop)
 }
 
 /// A disk in memory that forgets what was not flushed when the power goes, and that can be full.

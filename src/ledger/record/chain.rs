@@ -46,6 +46,7 @@ mod tests {
     use super::super::{decode_lease, decode_task, encode_lease, encode_task};
     use super::*;
     use crate::model::lease::Lease;
+    use crate::model::status_list::{Hour, Listing, Place};
 
     fn chain() -> Vec<Delegator> {
         let above = |number, domain: Option<&str>| Delegator {
@@ -81,5 +82,28 @@ mod tests {
         let bytes = encode_lease(&of_it).unwrap();
         assert_eq!(decode_lease(&bytes).unwrap(), of_it);
         chain_of(&bytes, "03", &format!("{}{GROUNDS}", &LEASE_1[2..]));
+    }
+
+    #[test]
+    fn a_lease_on_a_status_list_has_its_place_behind_everything() {
+        let place = Place {
+            hour: Hour(498_702),
+            number: 300,
+        };
+        let listed = Lease {
+            listing: Listing::At(place),
+            ..lease()
+        };
+        let bytes = encode_lease(&listed).unwrap();
+        assert_eq!(decode_lease(&bytes).unwrap(), listed);
+        assert_eq!(
+            hex(&bytes),
+            format!("04{}{GROUNDS}008eb81eac02", &LEASE_1[2..]).replace(' ', "")
+        );
+        let wanted = Lease {
+            listing: Listing::Wanted,
+            ..lease()
+        };
+        assert_eq!(encode_lease(&wanted).unwrap(), encode_lease(&lease()).unwrap());
     }
 }

@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::state::StoredCause;
 use super::*;
 use crate::model::fact::FactsVersion;
+use crate::model::lease::Cause;
 use crate::model::lease::{Curtailed, Effort, LeaseState, Receipt};
 
 pub(super) const AT: Timestamp = Timestamp::from_millis(1_795_329_000_250);
@@ -41,6 +43,7 @@ pub(super) fn lease() -> Lease {
         requested: Ttl::from_secs(300),
         vouched: Some(VOUCHED),
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Active,
     }
 }

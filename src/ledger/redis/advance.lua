@@ -1,4 +1,4 @@
--- KEYS tasks due by_task leases pending forget feed seq counts above below
+-- KEYS tasks due by_task leases pending forget feed seq counts above below places
 -- ARGV id, change, now, outcome, cause, the task's cutoff, when its leases are due, and of sub-tasks that end with it
 --      the outcome and the cause
 -- The leases of sub-tasks are in the index of each task above.
@@ -60,6 +60,7 @@ if ends or change == 'suspend' then
     local l = stored and lease_read(stored)
     if l and (l.state == 'r' or l.state == 'a') then
       local why = l.task == id and cause or tonumber(ARGV[9])
+      strike(KEYS[12], l)
       turn(l, why, now)
       redis.call('HSET', KEYS[4], lease, lease_pack(l))
       redis.call('ZADD', KEYS[2], ARGV[7], 'l' .. lease)

@@ -1,4 +1,4 @@
--- KEYS tasks leases due pending feed seq
+-- KEYS tasks leases due pending feed seq places
 -- ARGV now, until, limit, the causes of an expired lease and of an abandoned reservation
 local now, untl = tonumber(ARGV[1]), ARGV[2]
 local claims = { 'ok' }
@@ -21,6 +21,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'L
           -- Its credential looks as if it were good for longer.
           if now < l.expires_at then
             publish_lease(KEYS[5], KEYS[6], now, l.cause, id)
+            strike(KEYS[7], l)
           end
           turn(l, l.cause, l.since)
         else
@@ -31,6 +32,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'L
         -- A credential may be out that nobody told us of.
         if now < l.expires_at then
           publish_lease(KEYS[5], KEYS[6], now, tonumber(ARGV[5]), id)
+          strike(KEYS[7], l)
         end
         turn(l, tonumber(ARGV[5]), now)
         redis.call('ZADD', KEYS[4], place(STATES.v, id), id)

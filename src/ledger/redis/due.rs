@@ -11,7 +11,7 @@ use super::leases::refused;
 use super::link::Reply;
 use super::packed::{cause_code, optional, proof_code, task_bytes, unpack_lease, unpack_task};
 use super::{RedisLedger, instant, number, script};
-use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, record, rules};
+use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, record, rules, status_lists};
 use crate::model::lease::{Cause, Lease, Receipt, ReceiptSignature};
 use crate::model::task::Task;
 use crate::model::time::Timestamp;
@@ -87,8 +87,20 @@ impl RedisLedger {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<(usize, usize), LedgerError> {
-        let keys = [shard.due(), shard.forget(), shard.feed(), shard.cutoffs()];
-        let args = [instant(now), instant(until)];
+        let keys = [
+            shard.due(),
+            shard.forget(),
+            shard.feed(),
+            shard.cutoffs(),
+            shard.hours(),
+            shard.places(),
+        ];
+        let args = [
+            instant(now),
+            instant(until),
+            number(status_lists::earliest(now).0.into()),
+            number(status_lists::capacity(self.shards.count()).into()),
+        ];
         let mut reply = self.reaping.run(&script::LOOK, &[&keys], &[&args]).await?;
         let mut count = || {
             reply
@@ -112,6 +124,7 @@ impl RedisLedger {
             shard.pending(),
             shard.feed(),
             shard.seq(),
+            shard.places(),
         ];
         let args = [
             instant(now),

@@ -125,6 +125,16 @@ impl Shard<'_> {
         self.key(":tools")
     }
 
+    /// Hash: hour to how many places on its status lists were given out.
+    pub(super) fn hours(self) -> Vec<u8> {
+        self.key(":hours")
+    }
+
+    /// Hash: hour and number of a page to which of its places are taken, and which struck.
+    pub(super) fn places(self) -> Vec<u8> {
+        self.key(":places")
+    }
+
     /// Hash, in the first shard: `v` the version of the facts, `f` the version after which all statements are
     /// there, `n` how many facts are in force, `q` a number for each place in the queue and each hold.
     pub(super) fn context(self) -> Vec<u8> {

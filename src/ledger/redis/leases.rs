@@ -3,17 +3,20 @@
 use super::keys::Shard;
 use super::link::Reply;
 use super::packed::{
-    cause_code, expiry_code, lease_id, optional, pack_lease, state_letter, task_bytes, unpack_lease,
-    unpack_task,
+    cause_code, expiry_code, lease_id, optional, pack_lease, place_of, state_letter, task_bytes,
+    unpack_lease, unpack_task,
 };
 use super::script::Step;
 use super::shares::Counted;
 use super::{RedisLedger, instant, script};
-use crate::ledger::{Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules};
+use crate::ledger::{
+    Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules, status_lists,
+};
 use crate::model::cutoff::Selector;
 use crate::model::fact::FactsVersion;
 use crate::model::ids::LeaseId;
 use crate::model::lease::{Cause, Handle, Lease, LeaseState};
+use crate::model::status_list::{Listing, Place};
 use crate::model::time::Timestamp;
 
 impl RedisLedger {
@@ -23,7 +26,7 @@ impl RedisLedger {
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
         facts: FactsVersion,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Place>, LedgerError> {
         if matches!(lease.state, LeaseState::Ended { .. }) {
             return Err(LedgerError::Corrupt(
                 "a lease that has ended cannot be reserved".to_owned(),
@@ -40,16 +43,32 @@ impl RedisLedger {
             shard.cutoffs(),
             shard.forget(),
             shard.above(),
+            shard.hours(),
+            shard.places(),
         ];
         let indexes = shard.indexes(lease).collect::<Vec<_>>();
         let count = super::number(indexes.len().try_into().unwrap_or(u64::MAX));
         keys.extend(indexes);
         keys.extend(key.map(|key| shard.idempotency(&key.key)));
         let selectors: Vec<Selector> = rules::selectors(lease).collect();
+        // A place is this lease's own: one that it brings is somebody else's.
+        let value = match lease.listing {
+            Listing::Unlisted | Listing::Wanted => pack_lease(lease)?,
+            Listing::At(_) => pack_lease(&Lease {
+                listing: Listing::Unlisted,
+                ..lease.clone()
+            })?,
+        };
+        let capacity = status_lists::capacity(self.shards.count());
+        let place = match lease.listing {
+            Listing::Wanted => [capacity, status_lists::draw(lease.id, capacity)]
+                .map(|argument| super::number(argument.into())),
+            Listing::Unlisted | Listing::At(_) => Default::default(),
+        };
         let mut args = vec![
             lease.id.to_bytes().to_vec(),
             task_bytes(lease.task),
-            pack_lease(lease)?,
+            value,
             instant(lease.issued_at),
             key.map(|key| key.key.to_vec()).unwrap_or_default(),
             vec![state_letter(&lease.state)],
@@ -63,6 +82,7 @@ impl RedisLedger {
             key.map(|key| key.content.to_vec()).unwrap_or_default(),
             super::number(facts.0),
         ];
+        args.extend(place);
         for selector in &selectors {
             args.push(record::encode_selector(selector)?);
         }
@@ -97,7 +117,7 @@ impl RedisLedger {
             reply = self.run_guarded(&script::RESERVE, shard, &keys, &args).await?;
         }
         match reply.word.as_str() {
-            "ok" => Ok(()),
+            "ok" => Ok(place_of(reply.number()?)),
             "key_reused" => Err(Refusal::KeyReused.into()),
             "repeated" => Err(Refusal::Repeated(lease_id(&reply.bytes()?)?).into()),
             "exists" => Err(Refusal::Exists.into()),
@@ -235,6 +255,7 @@ impl RedisLedger {
             shard.pending(),
             shard.feed(),
             shard.seq(),
+            shard.places(),
         ];
         let args = [
             id.to_bytes().to_vec(),

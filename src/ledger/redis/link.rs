@@ -307,6 +307,14 @@ impl Reply {
         }
     }
 
+    /// The next element, which is a number; `None` after the last.
+    pub(super) fn more_number(&mut self) -> Result<Option<u64>, LedgerError> {
+        match self.rest.as_slice() {
+            [] => Ok(None),
+            _ => self.number().map(Some),
+        }
+    }
+
     /// The next element, which is an answer in the answer; `None` after the last.
     pub(super) fn part(&mut self) -> Result<Option<Self>, LedgerError> {
         match self.rest.next() {

@@ -1,7 +1,8 @@
--- KEYS due forget feed cutoffs
--- ARGV now, until which what is over is old
+-- KEYS due forget feed cutoffs hours places
+-- ARGV now, until which what is over is old, the first hour whose status lists are not over, the entries of a status
+--      list in this shard
 -- How much there is to do in the shard. What can be dropped on the spot is dropped: entries of the feed
--- that are old, and cutoffs that nothing can match any more.
+-- that are old, cutoffs that nothing can match any more, and status lists whose tokens are all over.
 local old = tonumber(ARGV[2])
 local function written_at(entry)
   local at = struct.unpack('>I6', entry[2][2])
@@ -40,6 +41,17 @@ if reach then
     else
       redis.call('HDEL', KEYS[4], '!')
     end
+  end
+end
+local earliest, capacity = tonumber(ARGV[3]), tonumber(ARGV[4])
+for _, hour in ipairs(redis.call('HKEYS', KEYS[5])) do
+  if tonumber(hour) < earliest then
+    local parts = math.ceil(tonumber(redis.call('HGET', KEYS[5], hour)) / (capacity / 2))
+    for page = 0, parts * capacity / PAGE - 1 do
+      redis.call('HDEL', KEYS[6], struct.pack('>I4I4', tonumber(hour), page))
+    end
+    redis.call('HDEL', KEYS[5], hour)
+    break
   end
 end
 return { 'ok', redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[1]), redis.call('ZCOUNT', KEYS[2], '-inf', ARGV[2]) }

@@ -4,10 +4,11 @@
 //!
 //! The layouts are those of `prelude.lua`. Numbers are big-endian, instants are milliseconds in six bytes.
 
-use crate::ledger::{LedgerError, record, rules};
+use crate::ledger::{LedgerError, record, rules, status_lists};
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::ids::{LeaseId, TaskId};
 use crate::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt, ReceiptSignature};
+use crate::model::status_list::{Hour, Listing, Place};
 use crate::model::task::{Outcome, Task, TaskState};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Bound;
@@ -92,7 +93,9 @@ pub(super) fn pack_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
         LeaseState::Ended { cause, at, .. } => (cause_code(*cause), *at, 0, None),
     };
     let (proof, at) = match &lease.state {
-        LeaseState::Reserved | LeaseState::Active => (expiry_code(lease.bounded_by), Timestamp::EPOCH),
+        LeaseState::Reserved | LeaseState::Active => {
+            (expiry_code(lease.bounded_by), place_number(lease.listing))
+        }
         LeaseState::Revoking(effort) | LeaseState::Stuck(effort) => (0, effort.next_at),
         LeaseState::Ended { receipt, .. } => (proof_code(*receipt), receipt.at()),
     };
@@ -141,6 +144,10 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
     if !renewal.is_empty() {
         lease = record::decode_renewal(renewal, lease)?;
     }
+    let listing = match state {
+        b'r' | b'a' => place_of(proof_or_next.as_millis()).map_or(Listing::Unlisted, Listing::At),
+        _ => Listing::Unlisted,
+    };
     let curtailed = match state {
         b'r' | b'a' if cause != 0 => Some(Curtailed {
             at: since,
@@ -174,10 +181,30 @@ pub(super) fn unpack_lease(bytes: &[u8]) -> Result<(Lease, u64), LedgerError> {
         handle: handle.map(Handle).or(lease.handle),
         expires_at,
         curtailed,
+        listing,
         state,
         ..lease
     };
     Ok((lease, u64::from(hold)))
+}
+
+/// The place in this number, which stands in the head of a live lease where others have an instant.
+pub(super) fn place_of(number: u64) -> Option<Place> {
+    let numbers = u64::from(status_lists::NUMBERS);
+    let place = Place {
+        hour: Hour(u32::try_from(number / numbers).ok()?),
+        number: u32::try_from(number % numbers).ok()?,
+    };
+    (number != 0).then_some(place)
+}
+
+fn place_number(listing: Listing) -> Timestamp {
+    Timestamp::from_millis(match listing {
+        Listing::At(Place { hour, number }) => {
+            u64::from(hour.0) * u64::from(status_lists::NUMBERS) + u64::from(number)
+        }
+        Listing::Unlisted | Listing::Wanted => 0,
+    })
 }
 
 /// What stands before a text that may be absent. No format of a record has this number.
@@ -453,6 +480,7 @@ mod tests {
             requested: None,
             vouched: None,
             curtailed: None,
+            listing: Default::default(),
             state,
         }
     }

@@ -11,11 +11,17 @@ local TASK = '>c1BI6I6I6I6Bc0'
 -- the proof's instant (or, while it has to end, when it is due next), handle, last error (or, once it has ended,
 -- the signature on its receipt), what the last renewal says in the record's stead ('' before the first)
 -- While it is reserved or active, `cause` and `since` are those of an end before its expiry (0 where there is
--- none), and `proof` is the cause of its end at its expiry.
+-- none), `proof` is the cause of its end at its expiry, and the proof's instant is its place on the status lists: the
+-- hour times NUMBERS, and the number in it (0: it has none).
 local LEASE = '>c16c1BI6I6I4I4BI6Hc0Hc0Bc0'
 -- Places in an index: a class above, the instant of making below, and ids in order within an instant.
 local CLASS = 281474976710656 -- 2^48
 local STATES = { r = 0, v = 1, s = 2 } -- the classes of `pending`
+-- Places on status lists are kept in pages of 256: 32 bytes that say which are taken, then 32 that say which are
+-- struck, the first in the lowest bit.
+local NUMBERS = 268435456 -- 2^28
+local PAGE = 256
+local NO_PAGE = string.rep('\0', 64)
 
 local function task_read(raw)
   local t = {}
@@ -93,7 +99,30 @@ end
 
 -- Turns a reserved or active lease to `revoking`.
 local function turn(l, cause, now)
-  l.state, l.cause, l.since, l.attempts, l.proof, l.error = 'v', cause, now, 0, 0, ''
+  l.state, l.cause, l.since, l.attempts, l.proof, l.at, l.error = 'v', cause, now, 0, 0, 0, ''
+end
+
+-- Where a place is kept: the name of its page, the byte in it and the bit.
+local function spot(hour, number)
+  return struct.pack('>I4I4', hour, math.floor(number / PAGE)), math.floor(number % PAGE / 8) + 1,
+    bit.lshift(1, number % 8)
+end
+
+local function with_bit(page, byte, mask)
+  return string.sub(page, 1, byte - 1) .. string.char(bit.bor(string.byte(page, byte), mask)) ..
+    string.sub(page, byte + 1)
+end
+
+-- Strikes the place of a lease that is about to be turned: whoever reads the list refuses its credential.
+local function strike(places, l)
+  if l.at == 0 then
+    return
+  end
+  local field, byte, mask = spot(math.floor(l.at / NUMBERS), l.at % NUMBERS)
+  local page = redis.call('HGET', places, field)
+  if page then
+    redis.call('HSET', places, field, with_bit(page, byte + 32, mask))
+  end
 end
 
 -- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease, under `t`

@@ -1,4 +1,4 @@
--- KEYS leases due pending feed seq
+-- KEYS leases due pending feed seq places
 -- ARGV id, cause, now, when it is due
 local id, cause, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local raw = redis.call('HGET', KEYS[1], id)
@@ -10,6 +10,7 @@ if l.state ~= 'r' and l.state ~= 'a' then
   return { 'ok', raw }
 end
 
+strike(KEYS[6], l)
 turn(l, cause, now)
 local packed = lease_pack(l)
 redis.call('HSET', KEYS[1], id, packed)

@@ -132,6 +132,7 @@ impl RedisLedger {
             shard.counts(),
             shard.above(),
             shard.below(),
+            shard.places(),
         ];
         let cutoff = Cutoff {
             selector: Selector::Task(id),

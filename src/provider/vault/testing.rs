@@ -60,6 +60,7 @@ pub(super) fn lease() -> Lease {
         requested: None,
         vouched: None,
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Reserved,
     }
 }

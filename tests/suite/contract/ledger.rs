@@ -12,6 +12,7 @@ mod leases;
 mod losses;
 mod model;
 mod races;
+mod status_lists;
 mod sub_tasks;
 mod tasks;
 
@@ -149,6 +150,7 @@ fn lease_at(task: &Task, issued_at: Timestamp) -> Lease {
         requested: Ttl::from_secs(300),
         vouched: Some(VOUCHED),
         curtailed: None,
+        listing: Default::default(),
         state: LeaseState::Reserved,
     }
 }
@@ -225,7 +227,7 @@ impl Shorthand for Arc<dyn Ledger> {
     }
 
     async fn try_hold(&self, lease: &Lease) -> Result<(), LedgerError> {
-        self.reserve(lease, &UNLIMITED, None, NO_FACTS).await
+        self.reserve(lease, &UNLIMITED, None, NO_FACTS).await.map(drop)
     }
 
     async fn stored(&self, id: LeaseId) -> Lease {
@@ -399,6 +401,10 @@ macro_rules! ledger_contract {
                 a_cursor_survives_its_text, an_unplaced_cursor_starts_over, the_feed_comes_in_parts,
                 waiting_ends_when_something_comes, waiting_ends_by_itself,
                 the_feed_forgets_after_the_retention, nothing_is_missed_under_many_writers;
+            status_lists: only_who_wants_a_place_gets_one, no_two_leases_have_one_place,
+                whoever_is_told_of_in_the_feed_is_struck_in_the_same_step,
+                the_end_of_a_task_strikes_all_that_it_has, a_list_stays_until_its_last_token_is_over,
+                a_repeated_reservation_takes_one_place, nobody_is_told_of_the_lists_of_a_lost_ledger;
             losses: a_condemned_ledger_ends_and_gives_nothing_out,
                 a_recovery_brings_back_those_whom_it_entered, an_adopted_lease_is_due_at_once,
                 every_task_ends_with_a_recovery, what_is_answered_is_remembered;

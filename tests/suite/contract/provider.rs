@@ -214,6 +214,7 @@ impl Lab {
             handle: self.provider.handle(id),
             ending: promise.ending,
             self_contained: promise.self_contained,
+            listed: self.provider.lists(),
             issued_at: now,
             expires_at: now.plus(life),
             bounded_by: Bound::Tool,

@@ -1,6 +1,6 @@
 //! A ledger behind a gate: calls can be counted, or never come back, as when the process dies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dayfly::ledger::context::{Context, RecheckClaim, Stated, Statements};
 use dayfly::ledger::lineage::{Epoch, Lineage, Loss, Memory, Standing, Watched, Writer};
+use dayfly::ledger::status_lists::{Naming, StatusLists};
 use dayfly::ledger::{
     Budgets, Changes, Claim, Cursor, Filter, IdempotencyKey, LeaseClaim, Ledger, LedgerError, Opened, Page,
     Renewal, Settlement,
@@ -18,6 +19,7 @@ use dayfly::model::fact::{Fact, FactsVersion};
 use dayfly::model::ids::{LeaseId, TaskId};
 use dayfly::model::lease::{Cause, Curtailed, Handle, Lease, ReceiptSignature};
 use dayfly::model::recheck::{Progress, Recheck};
+use dayfly::model::status_list::{Hour, Place};
 use dayfly::model::task::{Task, TaskChange};
 use dayfly::model::time::Timestamp;
 
@@ -101,7 +103,7 @@ impl<G: Gate> Ledger for Gated<G> {
         budgets: &Budgets,
         key: Option<&IdempotencyKey>,
         facts: FactsVersion,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Place>, LedgerError> {
         pass!(self, "reserve", self.ledger.reserve(lease, budgets, key, facts))
     }
 
@@ -271,5 +273,20 @@ impl<G: Gate> Lineage for Gated<G> {
 
     async fn begin_epoch(&self, epoch: Epoch, writers: &BTreeSet<Writer>) -> Result<(), LedgerError> {
         self.ledger.begin_epoch(epoch, writers).await
+    }
+}
+
+#[async_trait]
+impl<G: Gate> StatusLists for Gated<G> {
+    fn naming(&self) -> Option<Naming> {
+        self.ledger.naming()
+    }
+
+    async fn parts(&self) -> Result<BTreeMap<Hour, u32>, LedgerError> {
+        pass!(self, "parts", self.ledger.parts())
+    }
+
+    async fn struck(&self, hour: Hour, part: u32) -> Result<Vec<u8>, LedgerError> {
+        pass!(self, "struck", self.ledger.struck(hour, part))
     }
 }

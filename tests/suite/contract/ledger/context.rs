@@ -271,7 +271,7 @@ pub(super) async fn a_statement_divides_what_was_decided_before_it_from_what_was
                 let after = stated.load(Ordering::SeqCst);
                 let lease = active_at(&task, at(second));
                 match ledger.reserve(&lease, &UNLIMITED, None, NO_FACTS).await {
-                    Ok(()) => {
+                    Ok(_) => {
                         assert!(!after, "reserved after the answer");
                         made.push(lease.id);
                     }

@@ -193,7 +193,7 @@ pub(super) async fn a_budget_holds_however_tasks_are_spread(ledger: Subject) {
             .reserve(&active_at(&task, at(1)), &budgets, None, NO_FACTS)
             .await
         {
-            Ok(()) => held += 1,
+            Ok(_) => held += 1,
             full => assert_eq!(
                 refusal(full),
                 Refusal::Budget {

@@ -17,7 +17,7 @@ use super::{
 type Subject = Arc<dyn Ledger>;
 
 /// The writer of the ledgers under test.
-const WRITER: Writer = Writer(0);
+pub(super) const WRITER: Writer = Writer(0);
 
 /// Of a recovery: later than that of a new ledger.
 pub(super) const fn epoch(number: u64) -> Epoch {

@@ -1,7 +1,7 @@
 //! Random lives of a few tasks and leases, held against a model that keeps everything in plain lists
 //! and decides by the words of the trait alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use dayfly::ledger::context::{RecheckClaim, Stated};
@@ -13,6 +13,7 @@ use dayfly::model::fact::{Fact, FactsVersion};
 use dayfly::model::ids::TaskId;
 use dayfly::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt};
 use dayfly::model::recheck::Progress;
+use dayfly::model::status_list::{Listing, Place, StatusList, TokenStatus};
 use dayfly::model::task::{Outcome, Task, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::Ttl;
@@ -195,6 +196,7 @@ struct Model {
     claims: Vec<(LeaseClaim, usize)>,
     cutoffs: Vec<Cutoff>,
     told: BTreeSet<String>,
+    struck: HashSet<Place>,
 }
 
 /// When a lease has to end: with its credential, or before.
@@ -271,6 +273,10 @@ impl Model {
 
     fn revoke(&mut self, place: usize, cause: Cause, since: Timestamp, due: Timestamp) {
         let known = &mut self.leases[place];
+        if let Listing::At(place) = known.lease.listing {
+            self.struck.insert(place);
+        }
+        known.lease.listing = Listing::Unlisted;
         known.lease.curtailed = None;
         known.lease.state = LeaseState::Revoking(Effort {
             cause,
@@ -474,6 +480,9 @@ impl Model {
                 continue;
             }
             let lease = self.leases[place].lease.clone();
+            if now >= lease.expires_at {
+                self.leases[place].lease.listing = Listing::Unlisted; // its credential says so itself
+            }
             match lease.state {
                 LeaseState::Active if ends(&lease) < lease.expires_at => {
                     let earlier = lease.curtailed.unwrap();
@@ -563,6 +572,7 @@ impl Model {
 
 async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
     let (mut model, mut now) = (Model::default(), START);
+    let mut places = Vec::new();
     for heartbeat in [None, Some(90), None] {
         let mut task = task_at(START);
         task.charter.heartbeat = heartbeat.and_then(Ttl::from_secs);
@@ -602,12 +612,20 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
                 if active {
                     lease.state = LeaseState::Active;
                 }
+                if task < 2 {
+                    lease.listing = Listing::Wanted;
+                }
                 let made = said(
                     ledger
                         .reserve(&lease, &budgets, None, model.circumstance.heard)
                         .await,
                 );
-                assert_eq!(made, model.reserve(task, &lease, now), "{op:?}");
+                if let Ok(place) = made {
+                    assert_eq!(place.is_some(), task < 2, "{op:?}");
+                    lease.listing = place.map_or(Listing::Unlisted, Listing::At);
+                    places.extend(place);
+                }
+                assert_eq!(made.map(drop), model.reserve(task, &lease, now), "{op:?}");
             }
             Op::Activate(lease) => {
                 let Some(lease) = place(lease) else { continue };
@@ -808,6 +826,17 @@ async fn live(ledger: &std::sync::Arc<dyn Ledger>, ops: &[Op]) {
         .map(|selector| format!("{selector:?}"))
         .collect();
     assert_eq!(told, model.told);
+    let naming = ledger.naming().unwrap();
+    for place in places {
+        let entry = naming.entry(model.tasks[0].0.charter.id.slot(), place);
+        let list = ledger.struck(place.hour, entry.list.part).await.unwrap();
+        let status = StatusList::of_bits(list).get(entry.index).unwrap();
+        assert_eq!(
+            status != TokenStatus::Valid,
+            model.struck.contains(&place),
+            "{place:?}"
+        );
+    }
     let page = Page {
         after: None,
         limit: most(),

@@ -86,7 +86,7 @@ async fn reserved_at_once(ledger: &Subject, tasks: &[Task], budgets: Budgets) ->
         runs.spawn(async move {
             let reserved = ledger.reserve(&lease, &budgets, None, NO_FACTS).await;
             match reserved {
-                Ok(()) => true,
+                Ok(_) => true,
                 Err(LedgerError::Refused(Refusal::Budget { .. })) => false,
                 Err(error) => panic!("{error}"),
             }

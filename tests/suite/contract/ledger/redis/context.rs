@@ -80,7 +80,7 @@ async fn a_version_that_was_not_carried_into_every_shard_is_carried_by_whoever_c
                 .reserve(&active_at(task, at(2)), &UNLIMITED, None, NO_FACTS)
                 .await
             {
-                Ok(()) => {}
+                Ok(_) => {}
                 refused => {
                     assert_eq!(refusal(refused), Refusal::StaleFacts);
                     stale += 1;
