@@ -11,6 +11,7 @@ use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::fact::FactsVersion;
 use dayfly::model::ids::{DecisionId, LeaseId, TaskId};
 use dayfly::model::lease::{Ending, Handle, Lease, LeaseState, Vouched, VouchingKey};
+use dayfly::model::status_list::Listing;
 use dayfly::model::task::{Charter, Task, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::{Bound, Ttl};
@@ -87,7 +88,7 @@ fn lease(task: &Charter, number: usize) -> Lease {
         requested: Ttl::from_secs(300),
         vouched: Some(VOUCHED),
         curtailed: None,
-        listing: Default::default(),
+        listing: Listing::Wanted, // as tokens do
         state: LeaseState::Active,
     }
 }
