@@ -15,6 +15,7 @@ use dayfly::model::time::Timestamp;
 use futures_util::future::join_all;
 
 use super::losses::{epoch, lost};
+use super::sub_tasks::below;
 use super::{
     NO_FACTS, Shorthand as _, UNLIMITED, active_at, at, key, lease_at, refusal, secs, task_at, task_in, until,
 };
@@ -192,6 +193,8 @@ pub(super) async fn the_end_of_a_task_strikes_all_that_it_has(ledger: Subject) {
         for _ in 0..5 {
             entries.push(place(&ledger, &listed(active_at(&task, at(1)))).await);
         }
+        let below = ledger.opened(below(&task, "report-bot", at(1))).await;
+        entries.push(place(&ledger, &listed(active_at(&below, at(1)))).await);
         ledger.advanced(&task, change, at(2)).await;
         for entry in &entries {
             // For good: a task that is resumed gets new credentials, and these stay ended.
