@@ -51,11 +51,13 @@ fn claims() -> AccessToken {
             sub: "support-bot".parse().unwrap(),
             iss: issuer,
             sub_profile: Profile::AiAgent,
+            act: None,
         }),
         cnf: None,
         status: None,
         marks: Marks {
             task,
+            parents: Vec::new(),
             lease,
             agent: "support-bot".parse().unwrap(),
             tool: "crm".parse().unwrap(),

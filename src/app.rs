@@ -351,6 +351,7 @@ fn settings(config: &Config) -> Settings {
         longest_heartbeat: config.tasks.max_heartbeat,
         live_credentials_per_task: Some(config.tasks.live_credentials.get()),
         open_tasks_per_agent: Some(config.tasks.open_tasks.get()),
+        deepest_task: config.tasks.max_depth.0.into(),
         bind_to_attestation: config.tasks.bind_to_attestation,
         blast_radius: config.policy.blast_radius,
         watch_rules: config.policy.watch,

@@ -1,6 +1,6 @@
 //! Floor 3, the broker: the use-cases. Knows traits, no technology.
 //!
-//! One file a verb: [`open`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
+//! One file a verb: [`open`], [`delegate`], [`issue`], [`renew`], [`revoke`], [`complete`] (with its lesser
 //! siblings), [`decide`], [`inspect`], [`introspect`]. Each starts from a [`Caller`], which only
 //! [`Broker::attest`] can obtain, and each decision is recorded before its effect leaves the house.
 //! The [`reaper`] ends what is due, a person looks after what it cannot end ([`stuck`]), and the [`reconciler`] compares providers with the ledger. When the
@@ -10,8 +10,10 @@ pub mod attest;
 mod behind;
 pub mod blast;
 mod bounds;
+mod chain;
 pub mod complete;
 pub mod decide;
+pub mod delegate;
 pub mod error;
 pub mod facts;
 pub mod inspect;
@@ -108,6 +110,8 @@ pub struct Settings {
     pub live_credentials_per_task: Option<u32>,
     /// How many open tasks an agent may have whose registry entry does not say.
     pub open_tasks_per_agent: Option<u32>,
+    /// How many tasks may be above one; none where nobody hands work on. At most [`Charter::DEEPEST`].
+    pub deepest_task: usize,
     /// No credential outlives the evidence that it was issued on.
     pub bind_to_attestation: bool,
     /// How many open tasks are remembered, to spare the ledger a read.
@@ -134,6 +138,7 @@ impl Default for Settings {
             longest_heartbeat: hours(1),
             live_credentials_per_task: Some(100),
             open_tasks_per_agent: Some(100),
+            deepest_task: 3,
             bind_to_attestation: false,
             remembered_tasks: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
             blast_radius: 1000,

@@ -128,6 +128,7 @@ fn prompt() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(tasks::open))
         .routes(routes!(tasks::inspect))
+        .routes(routes!(tasks::delegate, tasks::below))
         .routes(routes!(tasks::heartbeat))
         .routes(routes!(tasks::suspend))
         .routes(routes!(tasks::resume))

@@ -6,6 +6,7 @@
 pub mod affected;
 pub mod cases;
 pub mod cedar;
+pub mod chain;
 pub mod explain;
 pub mod permit;
 pub mod problem;
@@ -32,13 +33,14 @@ use crate::model::fact::Facts;
 use crate::model::ids::TaskId;
 use crate::model::name::{Purpose, UserId};
 use crate::model::spiffe::TrustDomain;
-use crate::model::task::Delegator;
+use crate::model::task::{Charter, Delegator};
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
 use crate::model::ttl::Ttl;
 use crate::registry::Caller;
 
 use affected::Outline;
+use chain::Link;
 
 /// Who asks, for which access to which tool, and in which circumstances.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct AccessRequest {
     pub access: Access,
     /// The task it is for; none for what callers do on Dayfly itself.
     pub task: Option<TaskContext>,
+    /// The chain of a sub-task, nearest first: each of these has to be permitted the same.
+    pub chain: Vec<Link>,
     /// The life that is asked for.
     pub ttl: Option<Ttl>,
     /// What is known besides: about the agent, the tool, the user, the task and the environment.
@@ -72,6 +76,19 @@ pub struct TaskContext {
     pub delegators: Vec<Delegator>,
     /// When it was opened.
     pub opened_at: Timestamp,
+}
+
+impl TaskContext {
+    /// What policies may know about this task.
+    pub fn of(charter: &Charter) -> Self {
+        Self {
+            id: charter.id,
+            purpose: charter.purpose.clone(),
+            on_behalf_of: charter.on_behalf_of.clone(),
+            delegators: charter.delegators.clone(),
+            opened_at: charter.opened_at,
+        }
+    }
 }
 
 /// How the agent's workload was proven, as far as policies may know.
@@ -127,9 +144,10 @@ impl AccessRequest {
 
 /// Decides.
 pub trait PolicyEngine: Send + Sync + 'static {
-    /// Permit or denial. A fault anywhere is a denial that names it.
+    /// Permit or denial. A fault anywhere is a denial that names it. For a sub-task everybody above it in the
+    /// chain is asked too ([`chain::answer`]).
     fn decide(&self, request: &AccessRequest) -> Decision {
-        self.answer(&request.question())
+        chain::answer(self, &request.question(), &request.chain)
     }
 
     /// The same without a proof that somebody asks. What was permitted before is asked again this way;

@@ -78,7 +78,12 @@ impl MarkFile {
         if let Some(mark) = self.read()? {
             return Ok(Memory::Mark(mark));
         }
-        let gave = |record: Record| matches!(record.verb, Verb::Open | Verb::Issue | Verb::Renew);
+        let gave = |record: Record| {
+            matches!(
+                record.verb,
+                Verb::Open | Verb::Delegate | Verb::Issue | Verb::Renew
+            )
+        };
         let gave = newest.iter().any(|line| Record::from_line(line).is_ok_and(gave));
         Ok(if gave { Memory::Journal } else { Memory::Nothing })
     }

@@ -95,7 +95,7 @@ impl Broker {
         let ledger = &self.parts.ledger;
         let permitted = |record: &&Record| record.result == Outcome::Permitted;
         let permitted = || records.iter().rev().filter(permitted);
-        let opened = permitted().filter(|record| record.verb == Verb::Open);
+        let opened = permitted().filter(|record| matches!(record.verb, Verb::Open | Verb::Delegate));
         let opened = opened.filter_map(|record| record.task).take(LOOKED_FOR.0);
         for task in opened.filter(|task| task.made_at() > forgotten) {
             if ledger.task(task).await?.is_none() {

@@ -11,6 +11,8 @@ use crate::provider::Promise;
 #[derive(Debug)]
 pub(super) struct Bounds<'a> {
     pub(super) agent: &'a Agent,
+    /// The shortest of what the registry leaves those who handed the work on.
+    pub(super) above: Option<Ttl>,
     pub(super) tool: &'a Tool,
     pub(super) obligations: &'a Obligations,
     pub(super) promise: Promise,
@@ -40,6 +42,7 @@ impl Bounds<'_> {
         Ok(start
             .at_most(self.obligations.max_ttl, Bound::Policy)
             .at_most(agent.ceilings.ttl, Bound::Agent)
+            .at_most(self.above, Bound::Agent)
             .at_most(Some(tool.max_ttl), Bound::Tool)
             .at_most(Some(self.promise.most), Bound::Provider)
             .at_most(Some(task), Bound::Task)

@@ -25,7 +25,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct Completed {
     /// The task.
     pub task: Task,
-    /// Its leases, oldest first, at most a page of them.
+    /// Its leases, and those of what was below it, oldest first, at most a page of them.
     pub leases: Vec<Lease>,
 }
 
@@ -60,7 +60,7 @@ impl Broker {
             .await
     }
 
-    /// Ends a task of the caller's own and waits up to `wait` until its leases are settled. Ending it
+    /// Ends a task of the caller's own, or calls one off that it handed on, and waits up to `wait` until its leases are settled. Ending it
     /// again in the same way is no error.
     pub async fn complete(
         &self,
@@ -70,7 +70,22 @@ impl Broker {
         wait: Duration,
         request: RequestId,
     ) -> Result<Completed, BrokerError> {
-        self.own_charter(caller, id).await?;
+        let charter = self.charter(id).await?;
+        let name = &caller.agent().name;
+        match (charter.agent == *name, charter.is_delegated_by(name)) {
+            (true, _) => {}
+            (false, true) if outcome == TaskOutcome::Cancelled => {}
+            (false, true) => {
+                return Err(BrokerError::OutOfBounds {
+                    pointer: "/outcome".into(),
+                    reason: format!(
+                        "this was handed on, and `{}` says how it went: you can call it `cancelled`",
+                        charter.agent
+                    ),
+                });
+            }
+            (false, false) => return Err(BrokerError::NoTask),
+        }
         let task = self
             .advance(caller, id, TaskChange::End(outcome), Verb::Complete, request)
             .await?;

@@ -83,7 +83,7 @@ impl Broker {
             };
             // No task was opened, so no task is named.
             let record = Record { task: None, ..record };
-            let outcome = match self.permit(caller, &charter, access, order.ttl, now) {
+            let outcome = match self.permit(caller, &charter, &[], access, order.ttl, now) {
                 Err(denial) => Err(denial),
                 Ok(permit) => {
                     let tool = &permit.request().tool;

@@ -1,6 +1,7 @@
 //! Why the broker did not do what was asked. One enum for the whole floor: `http/problem.rs` maps it,
 //! exhaustively.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use super::load::Unloadable;
@@ -61,7 +62,7 @@ pub enum BrokerError {
     #[error("{reason}")]
     OutOfBounds {
         /// The field, as a JSON pointer (RFC 6901).
-        pointer: &'static str,
+        pointer: Cow<'static, str>,
         /// Which bound, and what to do.
         reason: String,
     },

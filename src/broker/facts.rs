@@ -115,13 +115,13 @@ impl Broker {
         let at = order.at.unwrap_or(now);
         if at > now.plus(AHEAD) {
             return Err(BrokerError::OutOfBounds {
-                pointer: "/at",
+                pointer: "/at".into(),
                 reason: "this is in the future: state what is so now, or say since when it is".into(),
             });
         }
         if order.expires_at.is_some_and(|until| until <= now) {
             return Err(BrokerError::OutOfBounds {
-                pointer: "/expires_at",
+                pointer: "/expires_at".into(),
                 reason: "this instant has passed: take the fact back instead".into(),
             });
         }

@@ -25,10 +25,36 @@ impl Broker {
         request: RequestId,
     ) -> Result<Task, BrokerError> {
         let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
-        self.may_see(caller, Some(&task.charter.agent), request)
-            .await
-            .map_err(|e| hidden(e, BrokerError::NoTask))?;
+        self.may_see_task(caller, &task, request).await?;
         Ok(task)
+    }
+
+    /// The sub-tasks below a task that have not ended, oldest first. Who may see the task may see them.
+    pub async fn inspect_sub_tasks(
+        &self,
+        caller: &Caller,
+        id: TaskId,
+        request: RequestId,
+    ) -> Result<Vec<Task>, BrokerError> {
+        let task = self.parts.ledger.task(id).await?.ok_or(BrokerError::NoTask)?;
+        self.may_see_task(caller, &task, request).await?;
+        Ok(self.parts.ledger.below(id).await?)
+    }
+
+    /// One's own and what one handed on is always to be seen.
+    async fn may_see_task(
+        &self,
+        caller: &Caller,
+        task: &Task,
+        request: RequestId,
+    ) -> Result<(), BrokerError> {
+        let charter = &task.charter;
+        if charter.is_delegated_by(&caller.agent().name) {
+            return Ok(());
+        }
+        self.may_see(caller, Some(&charter.agent), request)
+            .await
+            .map_err(|e| hidden(e, BrokerError::NoTask))
     }
 
     /// One lease.
@@ -39,6 +65,9 @@ impl Broker {
         request: RequestId,
     ) -> Result<Lease, BrokerError> {
         let lease = self.parts.ledger.lease(id).await?.ok_or(BrokerError::NoLease)?;
+        if lease.agents().any(|agent| *agent == caller.agent().name) {
+            return Ok(lease);
+        }
         self.may_see(caller, Some(&lease.agent), request)
             .await
             .map_err(|e| hidden(e, BrokerError::NoLease))?;

@@ -77,6 +77,7 @@ impl Broker {
         let started = Instant::now();
         let now = self.now();
         let charter = self.own_charter(caller, order.task).await?;
+        let above = self.above(&charter).await?;
         let decision = self.decision_id(now)?;
         let record = Record {
             decision: Some(decision),
@@ -85,7 +86,7 @@ impl Broker {
                 .task(&charter)
                 .access(&order.access)
         };
-        let permit = match self.permit(caller, &charter, &order.access, order.ttl, now) {
+        let permit = match self.permit(caller, &charter, &above, &order.access, order.ttl, now) {
             Ok(permit) => permit,
             Err(denial) => return Err(self.deny(record, decision, denial).await?),
         };

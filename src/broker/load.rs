@@ -266,12 +266,18 @@ impl Broker {
             Err(BrokerError::NoTask) => return Ok(()),
             Err(error) => return Err(error),
         };
+        let above = match self.above(&charter).await {
+            Ok(above) => above,
+            Err(BrokerError::NoTask) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let now = self.now();
         let today = Held {
             rules: next,
             facts: &self.facts(),
             providers: &self.parts.providers,
             charter: &charter,
+            above: &above,
             lease,
             bound_to_evidence: self.parts.settings.bind_to_attestation,
             now,

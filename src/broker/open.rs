@@ -3,6 +3,7 @@
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::ledger::{IdempotencyKey, LedgerError, Opened, Refusal};
 use crate::model::access::Scope;
+use crate::model::agent::Agent;
 use crate::model::ids::{RequestId, Slot, TaskId};
 use crate::model::name::{Purpose, UserId};
 use crate::model::task::{Charter, Task, TaskState};
@@ -40,27 +41,7 @@ impl Broker {
     ) -> Result<Task, BrokerError> {
         self.outside_quarantine()?;
         let now = self.now();
-        let longest = self.parts.settings.longest_task_life;
-        let life = order
-            .ttl
-            .unwrap_or(self.parts.settings.default_task_life.min(longest));
-        if life > longest {
-            return Err(BrokerError::OutOfBounds {
-                pointer: "/ttl",
-                reason: format!("a task lives at most {longest}: ask for less, and open another task later"),
-            });
-        }
-        let settings = &self.parts.settings;
-        let heartbeat = order.heartbeat.or(settings.default_heartbeat);
-        if heartbeat.is_some_and(|every| every > settings.longest_heartbeat) {
-            return Err(BrokerError::OutOfBounds {
-                pointer: "/heartbeat",
-                reason: format!(
-                    "heartbeats are at most {} apart: ask for less",
-                    settings.longest_heartbeat
-                ),
-            });
-        }
+        let (life, heartbeat) = self.task_life(order.ttl, order.heartbeat)?;
         let random = self.draw()?;
         let id = match &order.key {
             // A repeated order has to fall into the shard that knows its key.
@@ -101,7 +82,7 @@ impl Broker {
             };
             return Err(self.deny(record, decision, denial).await?);
         }
-        let most = agent.ceilings.open_tasks.or(settings.open_tasks_per_agent);
+        let most = self.most_open_tasks(agent);
         let opened = self.parts.ledger.open(&task, most, order.key.as_ref()).await;
         let record = of_caller(Verb::Open, Outcome::Permitted, now, caller, request);
         match opened {
@@ -124,13 +105,48 @@ impl Broker {
         Ok(task)
     }
 
+    /// How long a task lives at most, and how often it has to give a sign of life.
+    pub(super) fn task_life(
+        &self,
+        ttl: Option<Ttl>,
+        heartbeat: Option<Ttl>,
+    ) -> Result<(Ttl, Option<Ttl>), BrokerError> {
+        let settings = &self.parts.settings;
+        let longest = settings.longest_task_life;
+        let life = ttl.unwrap_or(settings.default_task_life.min(longest));
+        if life > longest {
+            return Err(BrokerError::OutOfBounds {
+                pointer: "/ttl".into(),
+                reason: format!("a task lives at most {longest}: ask for less, and open another task later"),
+            });
+        }
+        let heartbeat = heartbeat.or(settings.default_heartbeat);
+        if heartbeat.is_some_and(|every| every > settings.longest_heartbeat) {
+            return Err(BrokerError::OutOfBounds {
+                pointer: "/heartbeat".into(),
+                reason: format!(
+                    "heartbeats are at most {} apart: ask for less",
+                    settings.longest_heartbeat
+                ),
+            });
+        }
+        Ok((life, heartbeat))
+    }
+
+    /// How many tasks of an agent may be open, or suspended.
+    pub(super) fn most_open_tasks(&self, agent: &Agent) -> Option<u32> {
+        let ceiling = agent.ceilings.open_tasks;
+        ceiling.or(self.parts.settings.open_tasks_per_agent)
+    }
+
     /// Records that an agent has as many tasks as it may: once in five minutes, because what opens tasks
     /// in a loop would otherwise write the journal in their stead.
-    async fn record_full(&self, record: Record, error: &BrokerError) {
-        let seen = record.agent.as_ref().map(|agent| format!("{agent} open_tasks"));
+    pub(super) async fn record_full(&self, record: Record, error: &BrokerError) {
+        let seen = record.agent.as_ref();
+        let seen = seen.map(|agent| format!("{agent} {} open_tasks", record.verb.as_str()));
         let seen = seen.unwrap_or_default();
         if self.looks.contains_key(&seen) {
-            measure::decided(Verb::Open, Outcome::Failed);
+            measure::decided(record.verb, Outcome::Failed);
         } else {
             self.looks.insert(seen, ());
             self.record_failure(&record, error).await;

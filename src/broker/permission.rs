@@ -2,6 +2,7 @@
 //! recorded denial.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
@@ -12,6 +13,7 @@ use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::Charter;
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bounded, Ttl};
+use crate::policy::chain::{self as policy_chain, Link};
 use crate::policy::permit::{Denial, Permit};
 use crate::policy::{AccessRequest, TaskContext};
 use crate::provider::Promise;
@@ -21,7 +23,7 @@ use super::bounds::Bounds;
 use super::error::BrokerError;
 use super::records::{Fill, of_caller};
 use super::rules::Ruleset;
-use super::{Broker, measure};
+use super::{Broker, chain, measure};
 
 /// What an agent is told when nothing permits: the same words whether the tool is unknown, the action
 /// is unknown, or no policy fits.
@@ -37,11 +39,13 @@ const KEY_IS_GONE: &str = "the key that signed the evidence is not trusted any m
 
 impl Broker {
     /// Asks policy about one access of a task. What is outside the scope, or names a tool or an action
-    /// that the catalogue does not have, never reaches policy, and nobody outside can tell them apart.
+    /// that the catalogue does not have, never reaches policy, and nobody outside can tell them apart. `above`:
+    /// the charters of the chain ([`Broker::above`]).
     pub(super) fn permit(
         &self,
         caller: &Caller,
         charter: &Charter,
+        above: &[Arc<Charter>],
         access: &Access,
         ttl: Option<Ttl>,
         at: Timestamp,
@@ -54,15 +58,11 @@ impl Broker {
             // What callers may do here takes no credential, so there is none to ask for.
             return Err(denial(&rules, NOTHING_PERMITS));
         }
-        let task = TaskContext {
-            id: charter.id,
-            purpose: charter.purpose.clone(),
-            on_behalf_of: charter.on_behalf_of.clone(),
-            delegators: Vec::new(),
-            opened_at: charter.opened_at,
-        };
         self.still_proven(&rules, caller)?;
-        ask(&rules, self.facts(), caller, access, Some(task), ttl, at)
+        let chain = chain::links(&rules.registry, charter, above, at)
+            .map_err(|broken| denial(&rules, &broken.to_string()))?;
+        let task = Some((TaskContext::of(charter), chain));
+        ask(&rules, self.facts(), caller, access, task, ttl, at)
     }
 
     /// Asks policy whether the caller may do something on Dayfly itself, to what belongs to an agent
@@ -164,7 +164,9 @@ impl Broker {
         promise: Promise,
         now: Timestamp,
     ) -> Result<Bounded, Denial> {
-        let AccessRequest { caller, tool, .. } = permit.request();
+        let AccessRequest {
+            caller, tool, chain, ..
+        } = permit.request();
         let denied = |reason: &str| Denial {
             grounds: permit.grounds().clone(),
             reason: reason.to_owned(),
@@ -172,6 +174,7 @@ impl Broker {
         };
         let bounds = Bounds {
             agent: caller.agent(),
+            above: policy_chain::ceiling(chain),
             tool,
             obligations: permit.obligations(),
             promise,
@@ -225,7 +228,7 @@ fn ask(
     facts: Facts,
     caller: &Caller,
     access: &Access,
-    task: Option<TaskContext>,
+    task: Option<(TaskContext, Vec<Link>)>,
     ttl: Option<Ttl>,
     at: Timestamp,
 ) -> Result<Permit, Denial> {
@@ -236,6 +239,7 @@ fn ask(
         .registry
         .readmit(caller, at)
         .map_err(|refusal| denial(rules, &refusal.to_string()))?;
+    let (task, chain) = task.map_or((None, Vec::new()), |(task, chain)| (Some(task), chain));
     if let Some(user) = task.as_ref().and_then(|task| task.on_behalf_of.as_ref())
         && !caller.agent().may_act_for(user)
     {
@@ -256,6 +260,7 @@ fn ask(
         tool: tool.clone(),
         access: access.clone(),
         task,
+        chain,
         ttl,
         facts,
         at,
@@ -263,7 +268,7 @@ fn ask(
     Permit::obtain(&*rules.engine, request)
 }
 
-fn denial(rules: &Ruleset, reason: &str) -> Denial {
+pub(super) fn denial(rules: &Ruleset, reason: &str) -> Denial {
     Denial {
         grounds: Grounds {
             policies: Vec::new(),

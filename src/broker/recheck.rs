@@ -27,7 +27,7 @@ use crate::model::time::Timestamp;
 use crate::registry::Caller;
 
 use super::error::{BrokerError, chain};
-use super::records::Fill;
+use super::records::{Fill, delegation};
 use super::rules::Ruleset;
 use super::{Broker, measure};
 use today::{Held, Today, Why};
@@ -184,11 +184,13 @@ impl Broker {
         now: Timestamp,
     ) -> Result<Done, BrokerError> {
         let charter = self.charter(lease.task).await?;
+        let above = self.above(&charter).await?;
         let today = Held {
             rules,
             facts: &self.facts(),
             providers: &self.parts.providers,
             charter: &charter,
+            above: &above,
             lease,
             bound_to_evidence: self.parts.settings.bind_to_attestation,
             now,
@@ -245,6 +247,7 @@ impl Broker {
             agent: Some(lease.agent.clone()),
             cause: Some(cause.as_str().to_owned()),
             decision: Some(self.decision_id(now)?),
+            delegation: delegation(&lease.delegators),
             lease: Some(lease.id),
             on_behalf_of: lease.on_behalf_of.clone(),
             task: Some(lease.task),

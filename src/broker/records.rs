@@ -1,12 +1,12 @@
 //! How the broker fills in records: the same facts in the same fields for every verb.
 
-use crate::journal::record::{Attested, Record, Result, Verb};
+use crate::journal::record::{Attested, Delegation, Record, Result, Verb};
 use crate::model::access::Access;
 use crate::model::attestation::Attestation;
 use crate::model::decision::Grounds;
 use crate::model::ids::RequestId;
 use crate::model::lease::{Cause, Lease, Receipt};
-use crate::model::task::Charter;
+use crate::model::task::{Charter, Delegator};
 use crate::model::time::Timestamp;
 use crate::registry::Caller;
 
@@ -42,6 +42,7 @@ pub(super) fn of_end(lease: &Lease, cause: Cause, receipt: Receipt, signed: Stri
         agent: Some(lease.agent.clone()),
         cause: Some(cause.as_str().to_owned()),
         decision: Some(lease.decision),
+        delegation: delegation(&lease.delegators),
         lease: Some(lease.id),
         on_behalf_of: lease.on_behalf_of.clone(),
         proof: Some(proof_of(receipt)),
@@ -70,9 +71,20 @@ pub(super) fn proof_of(receipt: Receipt) -> String {
     format!("{} {}", receipt.as_str(), receipt.at())
 }
 
+/// How records name the chain of a sub-task.
+pub(super) fn delegation(chain: &[Delegator]) -> Option<Box<Delegation>> {
+    let parent = chain.first()?.task;
+    Some(Box::new(Delegation {
+        by: chain.iter().map(|above| above.agent.clone()).collect(),
+        parent,
+        scope: Vec::new(),
+        to: None,
+    }))
+}
+
 /// Fills records in, a group of fields at a time.
 pub(super) trait Fill: Sized {
-    /// The task, its purpose, and on whose behalf.
+    /// The task, its chain, its purpose, and on whose behalf.
     fn task(self, charter: &Charter) -> Self;
     /// The tool, the actions and the resources.
     fn access(self, access: &Access) -> Self;
@@ -85,6 +97,7 @@ pub(super) trait Fill: Sized {
 impl Fill for Record {
     fn task(self, charter: &Charter) -> Self {
         Self {
+            delegation: delegation(&charter.delegators),
             task: Some(charter.id),
             purpose: Some(charter.purpose.as_str().to_owned()),
             on_behalf_of: charter.on_behalf_of.clone(),

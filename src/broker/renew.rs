@@ -50,6 +50,7 @@ impl Broker {
             .filter(|lease| lease.agent == caller.agent().name);
         let lease = lease.ok_or(BrokerError::NoLease)?;
         let charter = self.own_charter(caller, lease.task).await?;
+        let above = self.above(&charter).await?;
         let access = Access::new(lease.tool.clone(), lease.actions.clone(), lease.resources.clone())
             .map_err(|error| BrokerError::BadAccess(error.into()))?;
         let provider = self.parts.providers.get(&lease.provider)?;
@@ -63,7 +64,7 @@ impl Broker {
                 .access(&access)
         };
         let decided = self
-            .permit(caller, &charter, &access, ttl, now)
+            .permit(caller, &charter, &above, &access, ttl, now)
             .and_then(|permit| {
                 let promise = provider.promise(&permit.request().tool);
                 let granted = self.bound(&permit, &charter, ttl, promise, now)?;

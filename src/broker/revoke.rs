@@ -39,8 +39,8 @@ pub struct Revoked {
 }
 
 impl Broker {
-    /// Ends one lease: the caller's own or, if policy permits `dayfly:revoke`, another's. Ending what
-    /// has ended is no error.
+    /// Ends one lease: the caller's own, one of what it handed on or, if policy permits `dayfly:revoke`, another's.
+    /// Ending what has ended is no error.
     pub async fn revoke(
         &self,
         caller: &Caller,
@@ -54,8 +54,9 @@ impl Broker {
             task: Some(lease.task),
             ..self.revoking(caller, request)
         };
+        let handed_on = lease.agents().any(|agent| *agent == caller.agent().name);
         let record = self
-            .may_end(caller, record, &lease.agent, BrokerError::NoLease)
+            .may_end(caller, record, &lease.agent, handed_on, BrokerError::NoLease)
             .await?;
         self.order_end(id, record.reason(reason)).await
     }
@@ -85,7 +86,7 @@ impl Broker {
             task: Some(lease.task),
             ..self.revoking(caller, request)
         };
-        let record = match lease.agent == caller.agent().name {
+        let record = match lease.agents().any(|agent| *agent == caller.agent().name) {
             true => record,
             false => {
                 self.may_about(caller, record, "revoke", Some(&lease.agent))
@@ -110,7 +111,8 @@ impl Broker {
         Ok(lease)
     }
 
-    /// Ends one task and all its leases: the caller's own or, if policy permits, another's.
+    /// Ends one task, with all its leases and everything below it: the caller's own, what it handed on or, if
+    /// policy permits, another's.
     pub async fn revoke_task(
         &self,
         caller: &Caller,
@@ -124,8 +126,15 @@ impl Broker {
             task: Some(id),
             ..self.revoking(caller, request)
         };
+        let handed_on = task.charter.is_delegated_by(&caller.agent().name);
         let record = self
-            .may_end(caller, record, &task.charter.agent, BrokerError::NoTask)
+            .may_end(
+                caller,
+                record,
+                &task.charter.agent,
+                handed_on,
+                BrokerError::NoTask,
+            )
             .await?;
         let task = self
             .parts
@@ -254,16 +263,18 @@ impl Broker {
         of_caller(Verb::Revoke, Decided::Permitted, self.now(), caller, request)
     }
 
-    /// The record of an end that the caller may order: of its own, or of another's by policy. Without
+    /// The record of an end that the caller may order: of its own, of what it handed on, or of another's by
+    /// policy. Without
     /// a permit, what belongs to another does not exist, and the record of the denial names it.
     async fn may_end(
         &self,
         caller: &Caller,
         record: Record,
         owner: &AgentName,
+        handed_on: bool,
         unknown: BrokerError,
     ) -> Result<Record, BrokerError> {
-        if *owner == caller.agent().name {
+        if handed_on || *owner == caller.agent().name {
             return Ok(record);
         }
         match self.may_about(caller, record, "revoke", Some(owner)).await {

@@ -11,7 +11,7 @@ use super::lease::print_leases;
 use super::terminal::{Terminal, Tone};
 use crate::model::access::{Access, Scope};
 use crate::model::ids::TaskId;
-use crate::model::name::{Operation, Purpose, ToolName, UserId};
+use crate::model::name::{AgentName, Operation, Purpose, ToolName, UserId};
 use crate::model::ttl::Ttl;
 
 /// `dayfly task …`
@@ -26,11 +26,13 @@ pub enum TaskCommand {
         #[arg(long)]
         id_only: bool,
     },
+    /// Hand work of a task on: open a sub-task, for another agent or for oneself.
+    Delegate(Delegate),
     /// Say what would be permitted for a scope, without effect.
     Decide(Open),
     /// Get a credential for a task.
     Issue(Issue),
-    /// Show a task.
+    /// Show a task, and what was handed on of it.
     Show(One),
     /// Send a sign of life.
     Beat(One),
@@ -63,6 +65,34 @@ pub struct Open {
     /// The task ends when no heartbeat comes for this long.
     #[arg(long)]
     heartbeat: Option<Ttl>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What is handed on.
+#[derive(Args, Debug)]
+pub struct Delegate {
+    /// The task that it is part of.
+    task: TaskId,
+    /// Who is to do it; oneself when absent.
+    #[arg(long)]
+    agent: Option<AgentName>,
+    /// Why.
+    #[arg(long)]
+    purpose: Purpose,
+    /// What it may ask for, within what the task may: `tool:action[,action…][@resource[,resource…]]`. May be given
+    /// several times.
+    #[arg(long = "access", required = true, value_parser = access)]
+    scope: Vec<Access>,
+    /// How long, such as `10m`. It ends with the task at the latest.
+    #[arg(long)]
+    ttl: Option<Ttl>,
+    /// The sub-task ends when no heartbeat comes for this long.
+    #[arg(long)]
+    heartbeat: Option<Ttl>,
+    /// Print the sub-task's id alone, for a variable.
+    #[arg(long)]
+    id_only: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -132,16 +162,10 @@ impl TaskCommand {
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         match self {
             Self::Open { open, id_only } => open.open(id_only, terminal).await,
+            Self::Delegate(delegate) => delegate.run(terminal).await,
             Self::Decide(open) => open.decide(terminal).await,
             Self::Issue(issue) => issue.run(terminal).await,
-            Self::Show(one) => {
-                let task = one
-                    .remote
-                    .client()?
-                    .get(&format!("/v1/tasks/{}", one.task))
-                    .await?;
-                print_task(terminal, &task)
-            }
+            Self::Show(one) => one.show(terminal).await,
             Self::Beat(one) => one.post("heartbeat", terminal).await,
             Self::Suspend(one) => one.post("suspend", terminal).await,
             Self::Resume(one) => one.post("resume", terminal).await,
@@ -225,6 +249,25 @@ impl Open {
     }
 }
 
+impl Delegate {
+    async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let body = without_nulls(json!({
+            "agent": self.agent,
+            "purpose": self.purpose,
+            "scope": Scope::new(self.scope)?,
+            "ttl": self.ttl,
+            "heartbeat": self.heartbeat,
+        }));
+        let path = format!("/v1/tasks/{}/tasks", self.task);
+        let task = self.remote.client()?.post(&path, body).await?;
+        if self.id_only {
+            terminal.line(field(&task, "id"))?;
+            return Ok(Exit::Done);
+        }
+        print_task(terminal, &task)
+    }
+}
+
 impl Issue {
     async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
         let body = without_nulls(json!({
@@ -240,6 +283,30 @@ impl Issue {
 }
 
 impl One {
+    async fn show(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        let client = self.remote.client()?;
+        let path = format!("/v1/tasks/{}", self.task);
+        let mut task = client.get(&path).await?;
+        let below = client.get(&format!("{path}/tasks")).await?;
+        if terminal.is_json() {
+            if let Some(task) = task.as_object_mut() {
+                task.insert(
+                    "sub_tasks".to_owned(),
+                    answer::list(&below, "tasks").to_vec().into(),
+                );
+            }
+            return print_task(terminal, &task);
+        }
+        print_task(terminal, &task)?;
+        for sub_task in answer::list(&below, "tasks") {
+            let label = terminal.paint(Tone::Faint, &format!("{:<16}", "handed on"));
+            let (id, state) = (field(sub_task, "id"), field(sub_task, "state"));
+            let (agent, parent) = (field(sub_task, "agent"), field(sub_task, "parent"));
+            terminal.line(format!("{label} {id} {state} to {agent}, part of {parent}"))?;
+        }
+        Ok(Exit::Done)
+    }
+
     async fn post(self, deed: &str, terminal: &Terminal) -> anyhow::Result<Exit> {
         let task = self
             .remote
@@ -261,6 +328,8 @@ fn print_task(terminal: &Terminal, task: &Value) -> anyhow::Result<Exit> {
             "agent",
             "purpose",
             "on_behalf_of",
+            "parent",
+            "delegated_by",
             "opened_at",
             "deadline",
         ] {

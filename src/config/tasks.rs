@@ -2,7 +2,10 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use serde::Deserialize;
+
 use crate::model::document::Section;
+use crate::model::task::Charter;
 use crate::model::ttl::Ttl;
 
 use super::read::{ordered, seconds};
@@ -22,10 +25,28 @@ pub struct TasksConfig {
     pub live_credentials: NonZeroU32,
     /// How many open tasks an agent may have whose own `ceilings.open_tasks` does not say.
     pub open_tasks: NonZeroU32,
+    /// How many tasks may be above one: how often work is handed on.
+    pub max_depth: Depth,
     /// Whether a credential ends with the evidence that it was issued on.
     pub bind_to_attestation: bool,
     /// How many open tasks are remembered, to spare the ledger a read.
     pub remembered: NonZeroUsize,
+}
+
+/// How many tasks may be above one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "u8")]
+pub struct Depth(pub u8);
+
+impl TryFrom<u8> for Depth {
+    type Error = String;
+
+    fn try_from(depth: u8) -> Result<Self, Self::Error> {
+        match usize::from(depth) <= Charter::DEEPEST {
+            true => Ok(Self(depth)),
+            false => Err(format!("a depth is a number from 0 to {}", Charter::DEEPEST)),
+        }
+    }
 }
 
 const LIVE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
@@ -40,6 +61,7 @@ pub(super) fn read(section: &mut Section<'_>) -> TasksConfig {
         max_heartbeat: section.or("max_heartbeat", seconds(3600)),
         live_credentials: section.or("live_credentials", LIVE),
         open_tasks: section.or("open_tasks", OPEN),
+        max_depth: section.or("max_depth", Depth(3)),
         bind_to_attestation: section.or("bind_to_attestation", false),
         remembered: section.or("remembered", REMEMBERED),
     };

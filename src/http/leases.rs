@@ -54,7 +54,7 @@ pub(super) async fn renew(
 
 /// End a credential
 ///
-/// One's own always; another's takes a permit for `dayfly:revoke`. Ending what has ended is no error.
+/// One's own and that of what one handed on always; another's takes a permit for `dayfly:revoke`. Ending what has ended is no error.
 #[utoipa::path(post, path = "/v1/leases/{id}/revoke", tag = "credentials", operation_id = "revoke_lease", request_body = Option<RevokeLease>,
     params(("id" = String, Path)), responses((status = 200, body = LeaseAnswer)))]
 pub(super) async fn revoke(

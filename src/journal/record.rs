@@ -24,6 +24,8 @@ pub enum Verb {
     Attest,
     /// A task was opened.
     Open,
+    /// Work was handed on: a sub-task was opened.
+    Delegate,
     /// A task was suspended.
     Suspend,
     /// A task was resumed.
@@ -68,6 +70,7 @@ impl Verb {
         match self {
             Self::Attest => "attest",
             Self::Open => "open",
+            Self::Delegate => "delegate",
             Self::Suspend => "suspend",
             Self::Resume => "resume",
             Self::Complete => "complete",
@@ -126,6 +129,9 @@ pub struct Record {
     /// The decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<DecisionId>,
+    /// Of a sub-task: who handed it on, and what was handed on where that is recorded first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<Box<Delegation>>,
     /// How the credential can end before its expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
@@ -212,6 +218,35 @@ pub struct Attested {
     pub subject: String,
 }
 
+/// How a sub-task came about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delegation {
+    /// The agents of the tasks above, nearest first.
+    pub by: Vec<AgentName>,
+    /// The task that it is part of.
+    pub parent: TaskId,
+    /// What may be asked for in it at most. Said once, when it is handed on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<Scoped>,
+    /// Whose task it is to be. Said once, when it is handed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<AgentName>,
+}
+
+/// One access of a scope.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scoped {
+    /// What may be done.
+    pub actions: BTreeSet<Operation>,
+    /// With what; none means the tool as a whole.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub resources: BTreeSet<ResourcePath>,
+    /// With which tool.
+    pub tool: ToolName,
+}
+
 /// What somebody outside told of. Of what could not be verified there is nothing but the stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +278,7 @@ impl Record {
             bounded_by: None,
             cause: None,
             decision: None,
+            delegation: None,
             ending: None,
             environment: None,
             facts: Vec::new(),
@@ -317,6 +353,16 @@ mod tests {
             bounded_by: Some(Bound::Policy),
             cause: Some(awkward.into()),
             decision: Some(DecisionId::new(AT, ids(2))),
+            delegation: Some(Box::new(Delegation {
+                by: vec!["planner".parse().unwrap(), "chief".parse().unwrap()],
+                parent: task,
+                scope: vec![Scoped {
+                    actions: ["read".parse().unwrap()].into(),
+                    resources: ["customers".parse().unwrap()].into(),
+                    tool: "crm".parse().unwrap(),
+                }],
+                to: Some("support-bot".parse().unwrap()),
+            })),
             ending: Some(Ending::DenyListed),
             environment: Some("production".parse().unwrap()),
             facts: vec![FactUsed::new(

@@ -10,8 +10,10 @@ use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Decision;
 use crate::model::fact::{Fact, Facts, FactsVersion};
 use crate::model::name::AgentName;
+use crate::model::task::Delegator;
 use crate::model::tool::Tool;
 use crate::model::ttl::{Bound, Bounded, Ttl};
+use crate::policy::chain::{self, Link};
 use crate::policy::{Attested, PolicyEngine, Question, TaskContext};
 use crate::registry::Registry;
 
@@ -104,6 +106,29 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
     }
     let access = Access::new(name.clone(), record.actions.clone(), record.resources.clone());
     let access = access.map_err(|invalid| invalid.to_string())?;
+    let attested = record.attested.as_ref();
+    let kind = attested.and_then(|attested| EvidenceKind::of(&attested.kind));
+    let kind = kind.ok_or("the record does not say how the workload was attested")?;
+    let domain = match kind {
+        EvidenceKind::JwtSvid => attested.and_then(|attested| attested.authority.parse().ok()),
+        EvidenceKind::Kubernetes | EvidenceKind::Oidc => None,
+    };
+    // The ids of tasks further up are not on record, and no policy knows them.
+    let parent = record.delegation.as_ref().map(|delegation| delegation.parent);
+    let by = record
+        .delegation
+        .as_ref()
+        .map_or(&[][..], |delegation| &delegation.by);
+    let above = |by: &[AgentName]| -> Vec<Delegator> {
+        let above = by.iter().zip(parent.iter().cycle());
+        let above = above.map(|(agent, task)| Delegator {
+            task: *task,
+            agent: agent.clone(),
+            kind,
+            trust_domain: domain.clone(),
+        });
+        above.collect()
+    };
     let task = record
         .task
         .zip(record.purpose.as_ref())
@@ -112,17 +137,32 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
                 id,
                 purpose: purpose.parse().ok()?,
                 on_behalf_of: record.on_behalf_of.clone(),
-                delegators: Vec::new(),
+                delegators: above(by),
                 opened_at: id.made_at(),
             })
         });
-    let attested = record.attested.as_ref();
-    let kind = attested.and_then(|attested| EvidenceKind::of(&attested.kind));
-    let kind = kind.ok_or("the record does not say how the workload was attested")?;
-    let domain = match kind {
-        EvidenceKind::JwtSvid => attested.and_then(|attested| attested.authority.parse().ok()),
-        EvidenceKind::Kubernetes | EvidenceKind::Oidc => None,
-    };
+    // Those above are asked as if they were in this task, proven as its agent was: that is what is on record.
+    let mut chain = Vec::with_capacity(by.len());
+    if let Some(task) = &task {
+        for (place, name) in by.iter().enumerate() {
+            let agent = registry
+                .agent(name)
+                .ok_or("an agent that handed this on is not registered")?;
+            agent
+                .standing(record.at)
+                .map_err(|standing| standing.to_string())?;
+            let delegators = above(by.get(place + 1..).unwrap_or_default());
+            chain.push(Link {
+                agent: agent.clone(),
+                kind,
+                trust_domain: domain.clone(),
+                task: TaskContext {
+                    delegators,
+                    ..task.clone()
+                },
+            });
+        }
+    }
     let facts = facts(record);
     let question = Question {
         agent,
@@ -137,7 +177,7 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
         facts: &facts,
         at: record.at,
     };
-    match engine.answer(&question) {
+    match chain::answer(engine, &question, &chain) {
         Decision::Deny { reason, .. } => Err(reason),
         Decision::Permit { obligations, .. } => match obligations.approval {
             Some(role) => Err(format!("this needs the approval of `{role}`")),
@@ -149,6 +189,7 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
                 Ok(start
                     .at_most(obligations.max_ttl, Bound::Policy)
                     .at_most(agent.ceilings.ttl, Bound::Agent)
+                    .at_most(chain::ceiling(&chain), Bound::Agent)
                     .at_most(Some(tool.max_ttl), Bound::Tool))
             }
         },

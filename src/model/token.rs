@@ -44,7 +44,7 @@ pub struct AccessToken {
     pub scope: String,
     /// What it permits. This counts.
     pub authorization_details: Vec<Detail>,
-    /// Who acts, when that is not `sub` (RFC 8693 §4.1).
+    /// Who acts, when that is not `sub`, and in it who handed the work on (RFC 8693 §4.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
     /// What the presenter has to prove, for a token that is no bearer token (RFC 7800).
@@ -77,6 +77,16 @@ pub struct Actor {
     pub iss: String,
     /// What kind of thing it is.
     pub sub_profile: Profile,
+    /// Who handed the work on to it: an actor of before, who acts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Box<Actor>>,
+}
+
+impl Actor {
+    /// It, and each actor of before, nearest first.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |actor| actor.act.as_deref())
+    }
 }
 
 /// What a token permits at one tool. A field that a reader does not know could narrow it, so there is none.
@@ -108,6 +118,9 @@ pub enum DetailKind {
 pub struct Marks {
     /// Its task.
     pub task: TaskId,
+    /// The tasks that its task is part of, nearest first: the first is its parent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<TaskId>,
     /// Its lease.
     pub lease: LeaseId,
     /// The agent.
@@ -136,6 +149,8 @@ impl AccessToken {
     /// and the lease was made at or before the cutoff's instant.
     pub fn selectors(&self) -> impl Iterator<Item = Selector> {
         let marks = &self.marks;
+        let actors = self.act.iter().flat_map(Actor::chain).map(|actor| &actor.sub);
+        let above = actors.filter(|agent| **agent != marks.agent);
         [
             Some(Selector::Lease(marks.lease)),
             Some(Selector::Task(marks.task)),
@@ -148,6 +163,8 @@ impl AccessToken {
         ]
         .into_iter()
         .flatten()
+        .chain(marks.parents.iter().copied().map(Selector::Task))
+        .chain(above.cloned().map(Selector::Agent))
     }
 
     /// Whether a cutoff ends it; the same rule as [`super::lease::Lease::is_cut_by`].

@@ -263,6 +263,8 @@ fn context(asked: &Asked, zone: Option<&Zone>, tool: &Tool, environment: &Enviro
         ("has_task", json!(true)),
         ("purpose", json!("policy test")),
         ("task_age", json!(0)),
+        ("task_depth", json!(0)),
+        ("delegated_by", json!([])),
         ("time", json!(DEFAULT_TIME)),
         ("requested_ttl", json!(tool.default_ttl.as_secs())),
         ("crosses_zone", json!(zone.is_some_and(|zone| *zone != tool.zone))),

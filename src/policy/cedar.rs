@@ -828,6 +828,8 @@ pub(super) mod tests {
                 "unless { context.has_task && context has on_behalf_of }",
                 "when { context has on_behalf_of && context.on_behalf_of == \"u-1\" }",
                 "when { context has user && context.user == User::\"u-1\" }",
+                "when { context.task_depth > 0 }",
+                "unless { context.delegated_by.contains(Agent::\"report-bot\") }",
             ]);
             let tags = (
                 prop::sample::select(vec!["when", "unless"]),
@@ -892,6 +894,7 @@ pub(super) mod tests {
                 paths in prop::sample::subsequence(vec!["customers/42", "customers/42/notes", "customers", "daily"], 0..3),
                 ttl in 299u32..302,
                 user in prop::sample::select(vec![None, Some("u-1"), Some("u-2")]),
+                above in prop::collection::vec(prop::sample::select(vec!["support-bot", "report-bot"]), 0..3),
                 with_task in any::<bool>(),
                 stated in stated(),
             ) {
@@ -900,6 +903,7 @@ pub(super) mod tests {
                 let mut asked = Asked::new(&registry, agent, what, &paths);
                 asked.ttl = Ttl::from_secs(ttl);
                 asked.task.on_behalf_of = user.map(|user| user.parse().unwrap());
+                asked.hand_on(&above);
                 // The policies may be impossible, which the loader would refuse; the index has to cope with them.
                 let policies: Vec<_> = (0..).map(|n: usize| n.to_string()).zip(policies).collect();
                 let engine = samples::unchecked(&registry, &policies);

@@ -12,6 +12,7 @@ use crate::model::access::ResourcePath;
 use crate::model::agent::Agent;
 use crate::model::fact::Subject;
 use crate::model::name::{FactName, FactValue, Operation, Owner, ToolName};
+use crate::model::task::Delegator;
 use crate::model::tool::{Effect, Tool};
 use crate::registry::Registry;
 
@@ -303,6 +304,12 @@ pub(super) fn context(question: &Question<'_>, view: View) -> Result<Context, Un
         ));
     }
     if view.parties {
+        let chain = task.map_or(&[][..], |task| &task.delegators);
+        let depth = i64::try_from(chain.len()).unwrap_or(i64::MAX);
+        let agent = |above: &Delegator| RestrictedExpression::new_entity_uid(agent_uid(above.agent.as_str()));
+        let agents = RestrictedExpression::new_set(chain.iter().map(agent));
+        pairs.push(("task_depth".to_owned(), RestrictedExpression::new_long(depth)));
+        pairs.push(("delegated_by".to_owned(), agents));
         let mut party = |name: &str, kind: &EntityTypeName, id: &str| {
             let uid = RestrictedExpression::new_entity_uid(uid(kind, id));
             pairs.push((name.to_owned(), uid));

@@ -30,7 +30,7 @@ pub(super) struct Reads {
 pub(super) struct View {
     /// The instant: it takes a text and parses it.
     pub(super) time: bool,
-    /// The user, the task and the environment.
+    /// The user, the task with its chain, and the environment.
     pub(super) parties: bool,
 }
 
@@ -259,7 +259,9 @@ fn attribute(expression: &Value) -> Option<Reads> {
         ("context", "on_behalf_of") if has.is_some() => Some(Reads::default()),
         // That of the agent.
         ("context", "environment") => Some(Reads::parties()),
-        ("context", "user" | "task") => Some(Reads::request().and(Reads::parties())),
+        ("context", "user" | "task" | "task_depth" | "delegated_by") => {
+            Some(Reads::request().and(Reads::parties()))
+        }
         ("context", _) => Some(Reads::request()),
         ("resource", "tool") => Some(Reads::default()),
         _ => None,
@@ -318,6 +320,8 @@ mod tests {
             r#"(if true then resource else resource).tool.risk == "low""#,
             "context has purpose",
             "context.task_age < 60",
+            "context.task_depth < 2",
+            r#"context.delegated_by.contains(Agent::"a")"#,
             r#"context has user && context.user == User::"u""#,
             r#"context has task && [context.task].contains(Task::"t")"#,
             r#"resource == Resource::"t/a" && principal.hasTag("risk")"#,

@@ -9,6 +9,7 @@ use crate::model::decision::{PolicyId, Revision};
 use crate::model::fact::{Fact, Facts, FactsVersion};
 use crate::model::ids::TaskId;
 use crate::model::spiffe::TrustDomain;
+use crate::model::task::Delegator;
 use crate::model::time::Timestamp;
 use crate::model::tool::{Binding, Effect, Risk, Sensitivity, Tool};
 use crate::model::ttl::Ttl;
@@ -132,6 +133,17 @@ impl Asked {
             facts: Facts::default(),
             domain: "prod.example.org".parse().unwrap(),
         }
+    }
+
+    /// The task was handed on by these agents, the nearest first.
+    pub(super) fn hand_on(&mut self, by: &[&str]) {
+        let above = by.iter().map(|agent| Delegator {
+            task: self.task.id,
+            agent: agent.parse().unwrap(),
+            kind: EvidenceKind::JwtSvid,
+            trust_domain: Some(self.domain.clone()),
+        });
+        self.task.delegators = above.collect();
     }
 
     pub(super) fn question(&self) -> Question<'_> {

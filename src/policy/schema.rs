@@ -24,7 +24,7 @@ use crate::registry::Registry;
 use super::problem::closest;
 
 /// Roles that policies may name although no agent holds them yet: they are about Dayfly itself.
-pub const BUILT_IN_ROLES: [&str; 3] = ["operator", "auditor", "resource-server"];
+pub const BUILT_IN_ROLES: [&str; 4] = ["operator", "auditor", "resource-server", "delegator"];
 
 /// How deep policies may look from the request: `resource.tool.risk` is two steps. What lies deeper, or
 /// behind a name written into a policy, is not at hand when a request is decided.
@@ -71,6 +71,8 @@ type Circumstances = {
   task?: Task,
   environment: Environment, // that of the agent
   task_age: Long,         // seconds since the task was opened; 0 without a task
+  task_depth: Long,       // how many tasks are above it; 0 without a task
+  delegated_by: Set<Agent>, // who handed it on: the agents of the tasks above
   requested_ttl: Long,    // seconds; the default of the tool when none was asked for
   time: datetime,
   crosses_zone: Bool,     // agent and tool are in different zones

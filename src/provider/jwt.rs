@@ -57,17 +57,23 @@ impl JwtProvider {
 
     fn claims(&self, lease: &Lease, audience: &str, at: Timestamp, entry: Option<Entry>) -> AccessToken {
         let agent = &lease.agent;
-        let (sub, sub_profile, act) = match &lease.on_behalf_of {
-            None => (agent.to_string(), Profile::AiAgent, None),
-            Some(user) => {
-                let act = Actor {
-                    sub: agent.clone(),
-                    iss: self.issuer.clone(),
-                    sub_profile: Profile::AiAgent,
-                };
-                (user.to_string(), Profile::User, Some(act))
-            }
+        let (sub, sub_profile) = match &lease.on_behalf_of {
+            None => (agent.to_string(), Profile::AiAgent),
+            Some(user) => (user.to_string(), Profile::User),
         };
+        // Of work that was handed on the chain says who acts, also where nobody else is the subject.
+        let chain = lease.delegators.iter().rev().map(|above| &above.agent);
+        let actors = chain.chain(std::iter::once(agent));
+        let act = actors.fold(None, |before, actor| {
+            Some(Actor {
+                sub: actor.clone(),
+                iss: self.issuer.clone(),
+                sub_profile: Profile::AiAgent,
+                act: before.map(Box::new),
+            })
+        });
+        let acts_for_another = lease.on_behalf_of.is_some() || !lease.delegators.is_empty();
+        let act = act.filter(|_| acts_for_another);
         let mut scope = String::new();
         for action in &lease.actions {
             if !scope.is_empty() {
@@ -103,6 +109,7 @@ impl JwtProvider {
             }),
             marks: Marks {
                 task: lease.task,
+                parents: lease.delegators.iter().map(|above| above.task).collect(),
                 lease: lease.id,
                 agent: agent.clone(),
                 tool: lease.tool.clone(),
@@ -250,6 +257,7 @@ mod tests {
     use crate::model::ids::{DecisionId, TaskId};
     use crate::model::lease::{Cause, LeaseState};
     use crate::model::status_list::Hour;
+    use crate::model::task::Delegator;
     use crate::model::tool::{Binding, Risk, Sensitivity};
     use crate::model::ttl::Bound;
 
@@ -390,6 +398,43 @@ mod tests {
         }
     }
 
+    /// Of work that the planner got from the chief and handed on.
+    fn handed_on() -> Lease {
+        let above = |number: u8, agent: &str| Delegator {
+            task: TaskId::new(AT, [number; 10]),
+            agent: agent.parse().unwrap(),
+            kind: crate::model::attestation::EvidenceKind::JwtSvid,
+            trust_domain: None,
+        };
+        Lease {
+            delegators: vec![above(20, "planner"), above(21, "chief")],
+            ..lease()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_names_who_acts_and_who_handed_the_work_on() {
+        for user in [None, Some("u-4711".parse().unwrap())] {
+            let sub = user
+                .as_ref()
+                .map_or("support-bot".to_owned(), ToString::to_string);
+            let lease = Lease {
+                on_behalf_of: user,
+                ..handed_on()
+            };
+            let claims = claims(&lease).await;
+            let actors = ["/act/sub", "/act/act/sub", "/act/act/act/sub", "/act/act/act/act"];
+            let actors = actors.map(|place| claims.pointer(place).and_then(Value::as_str));
+            assert_eq!(
+                actors,
+                [Some("support-bot"), Some("planner"), Some("chief"), None]
+            );
+            assert_eq!(claims["sub"], json!(sub));
+            let parents = json!([lease.delegators[0].task, lease.delegators[1].task]);
+            assert_eq!(claims["https://dayfly.dev/claims"]["parents"], parents);
+        }
+    }
+
     #[tokio::test]
     async fn what_ends_a_lease_ends_its_token_and_nothing_else_does() {
         let moment = std::time::Duration::from_millis(1);
@@ -400,12 +445,15 @@ mod tests {
                 trust_domain: None,
                 ..lease()
             },
+            handed_on(),
         ] {
             let token: AccessToken = serde_json::from_value(claims(&lease).await).unwrap();
             let strangers = [
                 Selector::Lease(LeaseId::new(lease.task, AT, [9; 10])),
                 Selector::Task(TaskId::new(AT, [9; 10])),
+                Selector::Task(TaskId::new(AT, [20; 10])),
                 Selector::Agent("crm".parse().unwrap()),
+                Selector::Agent("chief".parse().unwrap()),
                 Selector::Tool("support-bot".parse().unwrap()),
                 Selector::User("support-bot".parse().unwrap()),
                 Selector::User("u-4711".parse().unwrap()),

@@ -9,9 +9,10 @@ use crate::model::ttl::Ttl;
 use super::DAYFLY;
 
 /// What callers can do here beside their own tasks, and what each of it does to the world.
-const ACTIONS: [(&str, Effect); 10] = [
+const ACTIONS: [(&str, Effect); 11] = [
     ("inspect", Effect::Read),
     ("revoke", Effect::Write),
+    ("delegate", Effect::Write),
     ("fact", Effect::Write),
     ("reload", Effect::Write),
     ("reconcile", Effect::Write),

@@ -165,7 +165,7 @@ async fn every_route_that_is_not_public_asks_for_evidence_before_anything_else()
             asked += 1;
         }
     }
-    assert_eq!(asked, 32);
+    assert_eq!(asked, 34);
     assert_eq!(
         api.world.records(Verb::Attest).len(),
         1,

@@ -20,6 +20,8 @@ mod crashes;
 #[cfg(test)]
 mod deaths;
 #[cfg(test)]
+mod delegation;
+#[cfg(test)]
 mod deprived;
 #[cfg(test)]
 mod docs;

@@ -223,7 +223,7 @@ impl World {
 
     /// New rules, in which these agents are suspended.
     pub(crate) fn suspend(&self, agents: &[&str]) {
-        self.reload(|agent, text| match agents.contains(&agent) {
+        self.reload_agents(|agent, text| match agents.contains(&agent) {
             true => format!("status = \"suspended\"\n{text}"),
             false => text,
         });
@@ -231,7 +231,7 @@ impl World {
 
     /// New rules, in which the entry of this agent reads otherwise.
     pub(crate) fn rewrite(&self, agent: &str, change: impl Fn(String) -> String) {
-        self.reload(|name, text| if name == agent { change(text) } else { text });
+        self.reload_agents(|name, text| if name == agent { change(text) } else { text });
     }
 
     /// New rules, in which this agent goes by another name.
@@ -255,7 +255,8 @@ impl World {
         self.put_in_force(&configuration);
     }
 
-    fn reload(&self, change: impl Fn(&str, String) -> String) {
+    /// New rules, in which the entries of agents read otherwise, by their names.
+    pub(crate) fn reload_agents(&self, change: impl Fn(&str, String) -> String) {
         let mut configuration = configuration();
         let folder = rewritten(&configuration.registry.agents, change);
         configuration.registry.agents = folder.path().to_owned();

@@ -1,6 +1,8 @@
 //! What a live lease is worth today: the question of the day it was issued, put to the rules and facts of
 //! now.
 
+use std::sync::Arc;
+
 use crate::model::access::Access;
 use crate::model::agent::{Agent, Standing};
 use crate::model::decision::{Decision, Grounds, Obligations};
@@ -10,10 +12,12 @@ use crate::model::name::Role;
 use crate::model::task::Charter;
 use crate::model::time::Timestamp;
 use crate::model::tool::Tool;
+use crate::policy::chain::{self as policy_chain, Link};
 use crate::policy::{Attested, Question, TaskContext};
 use crate::provider::Providers;
 
 use super::super::bounds::Bounds;
+use super::super::chain;
 use super::super::permission::NOT_FOR_THEM;
 use super::super::rules::Ruleset;
 
@@ -45,6 +49,8 @@ pub(crate) struct Held<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) providers: &'a Providers,
     pub(crate) charter: &'a Charter,
+    /// The charters of the tasks above.
+    pub(crate) above: &'a [Arc<Charter>],
     pub(crate) lease: &'a Lease,
     /// Whether credentials end with the evidence that they were issued on.
     pub(crate) bound_to_evidence: bool,
@@ -99,13 +105,11 @@ impl Held<'_> {
                 "what is written down is no access that can be put to policy",
             );
         };
-        let task = TaskContext {
-            id: charter.id,
-            purpose: charter.purpose.clone(),
-            on_behalf_of: charter.on_behalf_of.clone(),
-            delegators: Vec::new(),
-            opened_at: charter.opened_at,
+        let links = match chain::links(&rules.registry, charter, self.above, now) {
+            Ok(links) => links,
+            Err(broken) => return over(broken.cause(), &broken.to_string()),
         };
+        let task = TaskContext::of(charter);
         let question = Question {
             agent,
             attested: Attested {
@@ -119,14 +123,14 @@ impl Held<'_> {
             facts,
             at: now,
         };
-        match rules.engine.answer(&question) {
+        match policy_chain::answer(&*rules.engine, &question, &links) {
             Decision::Deny { grounds, reason } => Today::Over(Cause::NotPermitted, Why { grounds, reason }),
             Decision::Permit { grounds, obligations } => match &obligations.approval {
                 Some(role) => {
                     let reason = format!("this needs the approval of `{role}` now");
                     Today::Waits(role.clone(), Why { grounds, reason })
                 }
-                None => self.shorter((agent, tool, vouched), &obligations, grounds),
+                None => self.shorter((agent, tool, vouched), &links, &obligations, grounds),
             },
         }
     }
@@ -135,6 +139,7 @@ impl Held<'_> {
     fn shorter(
         &self,
         (agent, tool, vouched): (&Agent, &Tool, Vouched),
+        links: &[Link],
         obligations: &Obligations,
         grounds: Grounds,
     ) -> Today {
@@ -146,6 +151,7 @@ impl Held<'_> {
         let from = lease.decision.made_at();
         let bounds = Bounds {
             agent,
+            above: policy_chain::ceiling(links),
             tool,
             obligations,
             promise: provider.promise(tool),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::broker::complete::Completed;
+use crate::broker::delegate::DelegateOrder;
 use crate::broker::open::OpenOrder;
 use crate::ledger::IdempotencyKey;
 use crate::model::access::Scope;
@@ -48,6 +49,45 @@ impl OpenTask {
             purpose: self.purpose,
             scope: self.scope,
             on_behalf_of: self.on_behalf_of,
+            ttl: self.ttl,
+            heartbeat: self.heartbeat,
+            key,
+        }
+    }
+}
+
+/// What an agent says about work that it hands on. On whose behalf it runs does not change.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateTask {
+    /// Who is to do it: the name of a registered agent; the caller itself when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "report-bot")]
+    pub agent: Option<AgentName>,
+    /// Why: 1 to 512 characters. It is kept in the journal and never put into a token.
+    #[schema(value_type = String, example = "look up the orders of ticket 4711")]
+    pub purpose: Purpose,
+    /// What it may ask for at most: each access within one of the task that it is part of.
+    #[schema(value_type = Vec<AccessSchema>, min_items = 1, max_items = 32)]
+    pub scope: Scope,
+    /// How long it takes at most; the broker's default when absent. It ends with its parent in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = super::length, required = false)]
+    pub ttl: Option<Ttl>,
+    /// The sub-task ends when no heartbeat comes for this long; none is expected when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = super::length, required = false)]
+    pub heartbeat: Option<Ttl>,
+}
+
+impl DelegateTask {
+    /// The order to hand this on from a task, with the key that makes it repeatable.
+    pub fn order(self, parent: TaskId, key: Option<IdempotencyKey>) -> DelegateOrder {
+        DelegateOrder {
+            parent,
+            to: self.agent,
+            purpose: self.purpose,
+            scope: self.scope,
             ttl: self.ttl,
             heartbeat: self.heartbeat,
             key,
@@ -125,6 +165,16 @@ pub struct TaskAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub on_behalf_of: Option<UserId>,
+    /// The task that it is part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<TaskId>,
+    /// How many tasks are above it.
+    pub depth: usize,
+    /// The agents of the tasks above, nearest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub delegated_by: Vec<AgentName>,
     /// When it was opened.
     #[schema(value_type = String, format = DateTime)]
     pub opened_at: Timestamp,
@@ -166,12 +216,16 @@ impl From<Task> for TaskAnswer {
             TaskState::Open | TaskState::Suspended => (None, None),
         };
         let charter = task.charter;
+        let (parent, depth) = (charter.parent(), charter.depth());
         Self {
             id: charter.id,
             agent: charter.agent,
             purpose: charter.purpose,
             scope: charter.scope,
             on_behalf_of: charter.on_behalf_of,
+            parent,
+            depth,
+            delegated_by: charter.delegators.into_iter().map(|above| above.agent).collect(),
             opened_at: charter.opened_at,
             deadline: charter.deadline,
             heartbeat: charter.heartbeat,
@@ -183,13 +237,28 @@ impl From<Task> for TaskAnswer {
     }
 }
 
+/// The sub-tasks below a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SubTasks {
+    /// Those that have not ended, at every depth, oldest first.
+    pub tasks: Vec<TaskAnswer>,
+}
+
+impl From<Vec<Task>> for SubTasks {
+    fn from(tasks: Vec<Task>) -> Self {
+        Self {
+            tasks: tasks.into_iter().map(TaskAnswer::from).collect(),
+        }
+    }
+}
+
 /// A task that ended, with what became of its leases so far.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EndedTask)]
 pub struct CompletedAnswer {
     /// The task.
     pub task: TaskAnswer,
-    /// Its leases, oldest first, at most 500. Each that has ended has its receipt.
+    /// Its leases and those of what was below it, oldest first, at most 500. Each that has ended has its receipt.
     pub leases: Vec<LeaseAnswer>,
     /// Whether every lease listed has its receipt.
     pub settled: bool,

@@ -253,6 +253,32 @@ async fn what_changes_at_one_broker_ends_what_the_other_gave_out() {
         "task_revoked"
     );
 
+    let parent = pair.open(0, None).await;
+    let part = json!({"purpose": "a part of it", "scope": [{"tool": "crm", "actions": ["read"]}]});
+    let path = format!("/v1/tasks/{parent}/tasks");
+    let (status, child) = pair.agents[0].post(&path, &part).await.unwrap();
+    assert_eq!(status, 201, "{child}");
+    let task = child["id"].as_str().unwrap().to_owned();
+    let (status, issued) = pair.ask(1, &task).await;
+    assert_eq!(status, 201, "{issued}");
+    let out = Out {
+        lease: issued["lease"]["id"].as_str().unwrap().to_owned(),
+        token: issued["credential"]["token"].as_str().unwrap().to_owned(),
+        task,
+    };
+    assert!(pair.tool.check(&out.token).is_ok());
+    let complete = async || {
+        let path = format!("/v1/tasks/{parent}/complete");
+        let body = json!({"outcome": "completed"});
+        assert_eq!(pair.agents[0].post(&path, &body).await.unwrap().0, 200);
+    };
+    assert_eq!(
+        pair.ends("the end of the task that it is part of", &out, complete)
+            .await,
+        "task_parent_ended"
+    );
+    assert_eq!(pair.ask(1, &out.task).await.0, 409);
+
     let task = pair.open(1, Some("1s")).await;
     let (_, issued) = pair.ask(1, &task).await;
     let out = Out {

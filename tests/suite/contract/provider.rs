@@ -197,6 +197,7 @@ impl Lab {
                 delegators: Vec::new(),
                 opened_at: charter.opened_at,
             }),
+            chain: Vec::new(),
             ttl: None,
             facts: Facts::default(),
             at: self.world.now(),
