@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::ledger::context::RecheckClaim;
-use crate::ledger::{Filter, LedgerError, Page, Refusal};
+use crate::ledger::{LedgerError, Page, Refusal};
 use crate::model::cutoff::Selector;
 use crate::model::ids::RequestId;
 use crate::model::lease::{Cause, Curtailed, Lease};
@@ -29,6 +29,7 @@ use crate::registry::Caller;
 use super::error::{BrokerError, chain};
 use super::records::{Fill, delegation};
 use super::rules::Ruleset;
+use super::walk::page_of;
 use super::{Broker, measure};
 use today::{Held, Today, Why};
 
@@ -115,12 +116,11 @@ impl Broker {
         if let (Work::Cut { cutoff }, None) = (work, progress.after) {
             self.parts.ledger.cut(cutoff).await?;
         }
-        let filter = Filter::of(whom);
         let page = Page {
             after: progress.after,
             limit: NonZeroUsize::new(PAGE).unwrap_or(NonZeroUsize::MIN),
         };
-        let leases = self.parts.ledger.find(&filter, &page).await?;
+        let leases = page_of(&*self.parts.ledger, whom, &page).await?;
         let last = leases.last().map(|lease| lease.id);
         let full = leases.len() == PAGE;
         let fitting = leases.into_iter().filter(|lease| lease.fits(whom));

@@ -4,13 +4,12 @@ use std::num::NonZeroUsize;
 
 use crate::ledger::{Filter, Ledger, LedgerError, Page};
 use crate::model::cutoff::Selector;
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, LeaseState};
 
 /// Where a walk is.
 pub(super) struct Walk<'a> {
     ledger: &'a dyn Ledger,
     selector: &'a Selector,
-    filter: Filter,
     /// The next page, unless that was all.
     page: Option<Page>,
 }
@@ -20,7 +19,6 @@ impl<'a> Walk<'a> {
         Self {
             ledger,
             selector,
-            filter: Filter::of(selector),
             page: Some(Page {
                 after: None,
                 limit: NonZeroUsize::new(Page::MOST).unwrap_or(NonZeroUsize::MIN),
@@ -33,7 +31,7 @@ impl<'a> Walk<'a> {
         let Some(page) = self.page.take() else {
             return Ok(None);
         };
-        let mut leases = self.ledger.find(&self.filter, &page).await?;
+        let mut leases = page_of(self.ledger, self.selector, &page).await?;
         if leases.len() == page.limit.get() {
             let after = leases.last().map(|lease| lease.id);
             self.page = Some(Page { after, ..page });
@@ -41,4 +39,21 @@ impl<'a> Walk<'a> {
         leases.retain(|lease| lease.fits(self.selector));
         Ok(Some(leases))
     }
+}
+
+/// A page of the live leases that a selector can match. One lease is looked up: there is nothing to look for.
+pub(super) async fn page_of(
+    ledger: &dyn Ledger,
+    selector: &Selector,
+    page: &Page,
+) -> Result<Vec<Lease>, LedgerError> {
+    let Selector::Lease(id) = selector else {
+        return ledger.find(&Filter::of(selector), page).await;
+    };
+    if page.after.is_some_and(|after| *id <= after) {
+        return Ok(Vec::new());
+    }
+    let lease = ledger.lease(*id).await?;
+    let live = |lease: &Lease| matches!(lease.state, LeaseState::Reserved | LeaseState::Active);
+    Ok(lease.into_iter().filter(live).collect())
 }

@@ -15,13 +15,15 @@ use dayfly::broker::facts::FactOrder;
 use dayfly::journal::record::{Result as Outcome, Verb};
 use dayfly::ledger::context::Stated;
 use dayfly::model::cutoff::Selector;
+use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Cause, Lease, LeaseState};
+use dayfly::model::recheck::{Progress, Recheck, Work};
 use dayfly::model::task::TaskState;
 
 use dayfly::identity::key_source::Origin;
 use tokio::sync::Notify;
 
-use crate::world::gated::{Gate, Gated};
+use crate::world::gated::{Counter, Gate, Gated};
 use crate::world::tripwire::Tripwire;
 use crate::world::vending::Vending;
 use crate::world::{Plan, World};
@@ -38,6 +40,22 @@ async fn state(world: &World, about: &str, name: &str, value: Option<&str>) -> S
     let operator = world.caller("ops-console").await;
     let stated = world.broker.state_fact(&operator, order, world.request()).await;
     stated.unwrap().1
+}
+
+async fn issued(world: &World) -> Lease {
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    world.issue("support-bot", task, "crm:read").await.unwrap().lease
+}
+
+async fn order(world: &World, whom: Selector, work: Work) {
+    let recheck = Recheck {
+        whom,
+        work,
+        why: "because".into(),
+        ordered_at: world.now(),
+        progress: Progress::default(),
+    };
+    world.ledger.order_recheck(&recheck).await.unwrap();
 }
 
 /// Works off every recheck, and then all that is due.
@@ -395,6 +413,43 @@ async fn what_was_decided_on_facts_of_before_is_decided_again_and_never_given_ou
     let (issued, ()) = tokio::join!(issuing, stating);
     let denied = issued.unwrap_err().to_string();
     assert!(denied.contains("part of an open incident"), "{denied}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lease_is_looked_up_and_not_looked_for() {
+    let gate = Arc::new(Counter::default());
+    let around = gate.clone();
+    let world = World::of(Plan {
+        ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate: around })),
+        ..Plan::default()
+    });
+    let (lease, other) = (issued(&world).await, issued(&world).await);
+    world.suspend(&["support-bot"]);
+    let by_any = || Work::Decide { revision: None };
+    order(&world, Selector::Lease(lease.id), by_any()).await;
+    gate.take();
+    settle(&world).await;
+    let calls = gate.take();
+    assert!(calls.contains(&"lease") && !calls.contains(&"find"), "{calls:?}");
+    assert_eq!(cause(&now(&world, &lease).await), Some(Cause::AgentSuspended));
+    assert!(now(&world, &other).await.is_live(world.now()));
+
+    // What has ended is not live, and what never was is not there.
+    for id in [lease.id, LeaseId::new(other.task, world.now(), [0; 10])] {
+        order(&world, Selector::Lease(id), by_any()).await;
+        settle(&world).await;
+    }
+    assert_eq!(world.ledger.rechecks().await.unwrap(), []);
+    let operator = world.caller("ops-console").await;
+    gate.take();
+    for (id, live) in [(lease.id, 0), (other.id, 1)] {
+        let blast = world
+            .broker
+            .preview_revocation(&operator, Selector::Lease(id), world.request())
+            .await;
+        assert_eq!(blast.unwrap().leases, live);
+    }
+    assert!(!gate.take().contains(&"find"));
 }
 
 /// Holds the next reservation back until it is told to go on.
