@@ -58,6 +58,7 @@ use crate::journal::receipt::ReceiptSigner;
 use crate::journal::record::Record;
 use crate::keys::issuer::Issuer;
 use crate::ledger::Ledger;
+use crate::model::cutoff::Selector;
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
 use crate::model::name::StreamName;
 use crate::model::task::{Charter, Task};
@@ -171,8 +172,8 @@ pub struct Broker {
     looks: Cache<String, ()>,
     /// What the reconciler could not end and has told of lately.
     mismatches: Cache<LeaseId, ()>,
-    /// Held by whoever puts other rules in force.
-    loading: tokio::sync::Mutex<()>,
+    /// Held by whoever puts other rules in force: whom they concern, while that is not ordered yet.
+    loading: tokio::sync::Mutex<Option<Vec<Selector>>>,
     /// Held by the pass of the reconciler that is under way.
     comparing: tokio::sync::Mutex<()>,
     /// Wakes the recheck when something was ordered.
@@ -216,7 +217,7 @@ impl Broker {
             heard,
             looks,
             mismatches,
-            loading: tokio::sync::Mutex::new(()),
+            loading: tokio::sync::Mutex::new(None),
             comparing: tokio::sync::Mutex::new(()),
             ordered: Notify::new(),
             due: Notify::new(),

@@ -75,6 +75,7 @@ impl Broker {
     ) -> Result<Issued, BrokerError> {
         self.outside_quarantine()?;
         let started = Instant::now();
+        let began = self.parts.rules.current();
         let now = self.now();
         let charter = self.own_charter(caller, order.task).await?;
         let above = self.above(&charter).await?;
@@ -148,6 +149,15 @@ impl Broker {
             self.activate(&**provider, &lease, &minted, &record).await?;
             minted
         };
+        if let Err(error) = self.keep_up(id, &began).await {
+            let exists = Held {
+                handle: Some(minted.handle),
+                ..lease.held()
+            };
+            self.compensate(&**provider, &exists).await;
+            self.record_failure(&record, &error).await;
+            return Err(error);
+        }
         measure::decided(Verb::Issue, Outcome::Permitted);
         measure::issued(started.elapsed());
         let lease = Lease {
@@ -269,7 +279,7 @@ impl Broker {
 
     /// Ends what was written down and may exist. Whatever fails here is left to the reaper, which
     /// finds the lease due.
-    async fn compensate(&self, provider: &dyn Provider, held: &Held) {
+    pub(super) async fn compensate(&self, provider: &dyn Provider, held: &Held) {
         if let Err(error) = provider.revoke(held).await {
             tracing::warn!(lease = %held.lease, %error, "could not revoke at once; the reaper will");
         }

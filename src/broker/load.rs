@@ -31,6 +31,8 @@ use super::{Broker, measure};
 const MOST_NAMED: usize = 20;
 /// Under which name the ledger keeps what all live leases were decided by.
 const MARK: &str = "revision";
+/// What it keeps there between two revisions. Whoever starts then decides everything anew.
+const BETWEEN: &[u8] = b"";
 
 /// Where rules come from.
 #[async_trait]
@@ -165,14 +167,19 @@ impl Broker {
         }
     }
 
+    /// Other rules come in force first, and then what they concern is ordered to be decided anew. So whatever is
+    /// decided by those of before either is written down before the recheck begins, and found by it, or finds
+    /// out at its end ([`Broker::keep_up`]). Whoever dies between the two leaves a mark that no revision has; who
+    /// could not order all of it goes on later.
     async fn load(&self, accept: Option<u64>, record: Record) -> Result<Loaded, BrokerError> {
-        let _one_at_a_time = self.loading.lock().await;
+        let mut owed = self.loading.lock().await;
         let next = match self.parts.rules.read(None).await {
             Ok(next) => next,
             Err(problems) => return Err(self.not_loaded(record, problems.into()).await),
         };
         let revision = next.revision.clone();
         if revision == self.parts.rules.current().revision {
+            self.order_all(&mut owed).await?;
             return Ok(Loaded::Unchanged(revision));
         }
         let (preview, whom) = self.preview(&next).await?;
@@ -184,6 +191,7 @@ impl Broker {
             };
             return Err(self.not_loaded(record, error).await);
         }
+        self.set_mark(BETWEEN).await?;
         // On record before it decides anything.
         let record = Record {
             revision: Some(revision.clone()),
@@ -192,7 +200,8 @@ impl Broker {
         self.record(record).await?;
         measure::decided(Verb::Load, Outcome::Permitted);
         self.parts.rules.replace(next);
-        self.recheck_under(&revision, whom).await?;
+        owed.get_or_insert_default().extend(whom);
+        self.order_all(&mut owed).await?;
         Ok(Loaded::InForce(preview))
     }
 
@@ -209,33 +218,51 @@ impl Broker {
 
     /// At the start: what was decided by other rules than those that are in force is decided anew.
     pub async fn settle_rules(&self) -> Result<(), BrokerError> {
+        let mut owed = self.loading.lock().await;
         let revision = self.parts.rules.current().revision.clone();
         let mark = self.parts.ledger.mark(MARK).await?;
-        match mark {
-            Some(mark) if mark == revision.0.as_bytes() => Ok(()),
+        if mark.is_none_or(|mark| mark != revision.0.as_bytes()) {
             // Or nobody knows by which.
-            _ => self.recheck_under(&revision, vec![Selector::All]).await,
+            owed.get_or_insert_default().push(Selector::All);
+        }
+        self.order_all(&mut owed).await
+    }
+
+    /// Orders what could not be ordered when rules were loaded.
+    pub(super) async fn order_owed(&self) -> Result<(), BrokerError> {
+        match self.loading.try_lock() {
+            Ok(mut owed) => self.order_all(&mut owed).await,
+            // Whoever loads orders it.
+            Err(_) => Ok(()),
         }
     }
 
-    async fn recheck_under(&self, revision: &Revision, whom: Vec<Selector>) -> Result<(), BrokerError> {
-        for selector in whom {
+    /// Orders that what the rules in force concern is decided anew. What fails is owed, all of it.
+    async fn order_all(&self, owed: &mut Option<Vec<Selector>>) -> Result<(), BrokerError> {
+        let Some(whom) = owed else { return Ok(()) };
+        let revision = self.parts.rules.current().revision.clone();
+        for selector in whom.iter() {
             let work = Work::Decide {
                 revision: Some(revision.clone()),
             };
-            self.order_recheck(selector, work, "other rules are in force")
+            self.order_recheck(selector.clone(), work, "other rules are in force")
                 .await?;
         }
-        self.remember_rules(revision).await
+        self.remember_rules(&revision).await?;
+        *owed = None;
+        Ok(())
     }
 
     async fn remember_rules(&self, revision: &Revision) -> Result<(), BrokerError> {
+        self.set_mark(revision.0.as_bytes()).await
+    }
+
+    async fn set_mark(&self, value: &[u8]) -> Result<(), BrokerError> {
         let before = self.parts.ledger.mark(MARK).await?;
-        // Whoever comes second has ordered its own.
-        self.parts
-            .ledger
-            .set_mark(MARK, revision.0.as_bytes(), before.as_deref())
-            .await?;
+        if before.as_deref() != Some(value) {
+            // Whoever comes second has ordered its own.
+            self.parts.ledger.set_mark(MARK, value, before.as_deref()).await?;
+        }
         Ok(())
     }
 

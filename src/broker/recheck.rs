@@ -5,6 +5,7 @@
 //! the middle leaves the rest to another. Pages of routine orders are paced, so that deciding anew never
 //! takes more of a broker than issuing leaves it.
 
+mod overtaken;
 pub(super) mod today;
 
 use std::num::NonZeroUsize;
@@ -45,6 +46,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const REVIEWS: &str = "reviews";
 /// How often they are.
 const REVIEW: Duration = Duration::from_secs(30);
+/// How soon what rules make due is looked at again after a fault.
+const SOON: Duration = Duration::from_secs(5);
 /// How long a broker rests after a fault.
 const REST: Duration = Duration::from_secs(1);
 
@@ -59,13 +62,17 @@ enum Done {
 impl Broker {
     /// Works off rechecks until told to stop.
     pub async fn recheck_regularly(self: Arc<Self>, stop: CancellationToken) {
-        let mut reviewed: Option<Instant> = None;
+        let mut look = Instant::now();
         while !stop.is_cancelled() {
             let began = Instant::now();
-            if reviewed.is_none_or(|at| at.elapsed() >= REVIEW) {
-                reviewed = Some(began);
+            if look <= began {
+                look = began + REVIEW;
                 if let Err(error) = self.look_at_reviews().await {
                     tracing::warn!(error = %chain(&error), "could not look for overdue reviews");
+                }
+                if let Err(error) = self.look_after_rules().await {
+                    look = began + SOON;
+                    tracing::warn!(error = %chain(&error), "could not order what other rules make due");
                 }
             }
             let pause = match self.recheck().await {
@@ -84,6 +91,11 @@ impl Broker {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Orders what could not be ordered when rules were loaded.
+    pub async fn look_after_rules(&self) -> Result<(), BrokerError> {
+        self.order_owed().await
     }
 
     /// Looks at one page of leases of the recheck that is next, if there is one. Answers whether it was urgent.

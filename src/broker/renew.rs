@@ -41,6 +41,7 @@ impl Broker {
         request: RequestId,
     ) -> Result<Issued, BrokerError> {
         self.outside_quarantine()?;
+        let began = self.parts.rules.current();
         let now = self.now();
         let lease = self
             .parts
@@ -112,6 +113,11 @@ impl Broker {
                 return Err(error);
             }
         };
+        if let Err(error) = self.keep_up(id, &began).await {
+            self.compensate(&**provider, &reservation.lease().held()).await;
+            self.record_failure(&record, &error).await;
+            return Err(error);
+        }
         measure::decided(Verb::Renew, Outcome::Permitted);
         let lease = Lease {
             expires_at: renewed.expires_at,

@@ -59,6 +59,11 @@ impl Rules {
         self.current.load_full()
     }
 
+    /// Whether these are still the rules in force.
+    pub(super) fn is_in_force(&self, rules: &Arc<Ruleset>) -> bool {
+        Arc::ptr_eq(rules, &self.current.load())
+    }
+
     /// Replaces the revision whole. Requests under way end with the one that they began with.
     pub fn replace(&self, next: Ruleset) {
         self.current.store(Arc::new(next));

@@ -1,6 +1,7 @@
 //! A change of context ends what is out: facts, rules, registry, kill orders, decided anew in one broker.
 
 mod causes;
+mod meanwhile;
 mod replicas;
 mod rules;
 

@@ -257,17 +257,31 @@ impl World {
 
     /// New rules, in which the entries of agents read otherwise, by their names.
     pub(crate) fn reload_agents(&self, change: impl Fn(&str, String) -> String) {
+        self.broker.rules().replace(self.agents_that_read(change));
+    }
+
+    /// Rules in which the entries of the agents read otherwise, not in force.
+    pub(crate) fn agents_that_read(&self, change: impl Fn(&str, String) -> String) -> Ruleset {
         let mut configuration = configuration();
         let folder = rewritten(&configuration.registry.agents, change);
         configuration.registry.agents = folder.path().to_owned();
-        self.put_in_force(&configuration);
+        rules::load(&configuration, &self.providers()).unwrap().0
     }
 
     fn put_in_force(&self, configuration: &config::Config) {
-        let providers = Providers::new([("jwt".parse().unwrap(), jwt(&self.keys))]);
         self.broker
             .rules()
-            .replace(rules::load(configuration, &providers).unwrap().0);
+            .replace(rules::load(configuration, &self.providers()).unwrap().0);
+    }
+
+    /// The provider of tokens.
+    pub(crate) fn jwt(&self) -> Arc<dyn Provider> {
+        jwt(&self.keys)
+    }
+
+    /// Providers of which it is the only one.
+    pub(crate) fn providers(&self) -> Providers {
+        Providers::new([("jwt".parse().unwrap(), self.jwt())])
     }
 
     pub(crate) fn now(&self) -> Timestamp {
