@@ -69,6 +69,7 @@ use crate::registry::Caller;
 
 use error::BrokerError;
 use facts::Known;
+use recheck::overtaken::Others;
 use rules::Rules;
 use sightings::Sightings;
 
@@ -176,6 +177,8 @@ pub struct Broker {
     loading: tokio::sync::Mutex<Option<Vec<Selector>>>,
     /// Held by the pass of the reconciler that is under way.
     comparing: tokio::sync::Mutex<()>,
+    /// What waits for rules that this broker does not have.
+    others: tokio::sync::Mutex<Others>,
     /// Wakes the recheck when something was ordered.
     ordered: Notify,
     /// Wakes the reaper when something became due.
@@ -219,6 +222,7 @@ impl Broker {
             mismatches,
             loading: tokio::sync::Mutex::new(None),
             comparing: tokio::sync::Mutex::new(()),
+            others: tokio::sync::Mutex::default(),
             ordered: Notify::new(),
             due: Notify::new(),
             settled: Notify::new(),

@@ -221,9 +221,10 @@ impl Broker {
         let mut owed = self.loading.lock().await;
         let revision = self.parts.rules.current().revision.clone();
         let mark = self.parts.ledger.mark(MARK).await?;
+        let whom = owed.get_or_insert_default();
         if mark.is_none_or(|mark| mark != revision.0.as_bytes()) {
             // Or nobody knows by which.
-            owed.get_or_insert_default().push(Selector::All);
+            whom.push(Selector::All);
         }
         self.order_all(&mut owed).await
     }
@@ -237,7 +238,8 @@ impl Broker {
         }
     }
 
-    /// Orders that what the rules in force concern is decided anew. What fails is owed, all of it.
+    /// Orders that what the rules in force concern is decided anew, and what waits for others: they are not in
+    /// force any more. What fails is owed, all of it.
     async fn order_all(&self, owed: &mut Option<Vec<Selector>>) -> Result<(), BrokerError> {
         let Some(whom) = owed else { return Ok(()) };
         let revision = self.parts.rules.current().revision.clone();
@@ -248,12 +250,13 @@ impl Broker {
             self.order_recheck(selector.clone(), work, "other rules are in force")
                 .await?;
         }
+        self.overtake(&revision).await?;
         self.remember_rules(&revision).await?;
         *owed = None;
         Ok(())
     }
 
-    async fn remember_rules(&self, revision: &Revision) -> Result<(), BrokerError> {
+    pub(super) async fn remember_rules(&self, revision: &Revision) -> Result<(), BrokerError> {
         self.set_mark(revision.0.as_bytes()).await
     }
 

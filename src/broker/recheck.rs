@@ -5,7 +5,7 @@
 //! the middle leaves the rest to another. Pages of routine orders are paced, so that deciding anew never
 //! takes more of a broker than issuing leaves it.
 
-mod overtaken;
+pub(super) mod overtaken;
 pub(super) mod today;
 
 use std::num::NonZeroUsize;
@@ -93,9 +93,11 @@ impl Broker {
         }
     }
 
-    /// Orders what could not be ordered when rules were loaded.
+    /// Orders what could not be ordered when rules were loaded, and takes over what waits for rules that nobody
+    /// has in force.
     pub async fn look_after_rules(&self) -> Result<(), BrokerError> {
-        self.order_owed().await
+        self.order_owed().await?;
+        self.look_at_others().await
     }
 
     /// Looks at one page of leases of the recheck that is next, if there is one. Answers whether it was urgent.

@@ -12,11 +12,13 @@ use dayfly::broker::load::{Fingerprint, Given, Loaded, Source, Unloadable};
 use dayfly::broker::rules::{Rules, Ruleset};
 use dayfly::ledger::{Filter, Page};
 use dayfly::model::cutoff::Selector;
+use dayfly::model::decision::Revision;
 use dayfly::model::ids::{LeaseId, TaskId};
 use dayfly::model::lease::Cause;
+use dayfly::model::recheck::{Progress, Work};
 use dayfly::provider::Provider;
 
-use super::{cause, issued, now, settle};
+use super::{cause, issued, now, order, settle};
 use crate::world::gated::{Gate, Gated};
 use crate::world::vending::Vending;
 use crate::world::{Plan, World};
@@ -286,4 +288,92 @@ async fn who_dies_between_other_rules_and_their_recheck_leaves_a_mark() {
         panic!("one about everything")
     };
     assert_eq!(all.whom, Selector::All);
+}
+
+/// The first has a revision that nobody has any more by the time that its recheck would have begun.
+#[tokio::test(start_paused = true)]
+async fn what_the_rules_before_the_last_concern_is_decided_by_the_last() {
+    for restarted in [false, true] {
+        let (_, mut world) = Beside::world(None);
+        let desk = Desk::of(&mut world);
+        world.broker.settle_rules().await.unwrap();
+        settle(&world).await;
+        let lease = issued(&world).await;
+        desk.put(suspended(&world, &["support-bot"]));
+        world.broker.reload_by_itself().await.unwrap();
+        let [waits] = &*world.ledger.rechecks().await.unwrap() else {
+            panic!("one about the agent")
+        };
+        assert_eq!(waits.whom, Selector::Agent("support-bot".parse().unwrap()));
+        desk.put(suspended(&world, &["support-bot", "report-bot"]));
+        world.broker.reload_by_itself().await.unwrap();
+        if restarted {
+            // As when it came after that.
+            order(&world, waits.whom.clone(), waits.work.clone()).await;
+            world.broker.settle_rules().await.unwrap();
+        }
+        settle(&world).await;
+        assert_eq!(cause(&now(&world, &lease).await), Some(Cause::AgentSuspended));
+        assert_eq!(world.ledger.rechecks().await.unwrap(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_revision_that_nobody_has_is_taken_over() {
+    let (_, world) = Beside::world(None);
+    world.broker.settle_rules().await.unwrap();
+    settle(&world).await;
+    let by = |name: &str| Work::Decide {
+        revision: Some(Revision(name.into())),
+    };
+    let agent = |name: &str| Selector::Agent(name.parse().unwrap());
+    order(&world, agent("support-bot"), by("gone")).await;
+    order(&world, agent("report-bot"), by("another")).await;
+    let look = async |seconds| {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        world.broker.look_after_rules().await.unwrap();
+        let left = world.ledger.rechecks().await.unwrap();
+        left.into_iter().map(|recheck| recheck.work).collect::<Vec<_>>()
+    };
+    look(0).await;
+    let mine = by(&world.broker.rules().current().revision.0);
+    assert_eq!(
+        look(119).await,
+        [by("gone"), by("another")],
+        "a replica may have them"
+    );
+    // One that has it goes on, so that it is left to it.
+    let another = Revision("another".into());
+    let hold = Duration::from_secs(30);
+    let claim = world
+        .ledger
+        .claim_recheck(world.now(), hold, &another)
+        .await
+        .unwrap();
+    let page = Progress {
+        looked_at: 200,
+        ..Progress::default()
+    };
+    world
+        .ledger
+        .settle_recheck(&claim.unwrap(), page, false)
+        .await
+        .unwrap();
+    world
+        .ledger
+        .set_mark("revision", b"gone", Some(mark(&world).await.as_bytes()))
+        .await
+        .unwrap();
+    assert_eq!(look(1).await, [mine.clone(), by("another")]);
+    // Should it start again, it begins with everything.
+    assert_eq!(mark(&world).await, *world.broker.rules().current().revision.0);
+    assert_eq!(look(119).await, [mine.clone(), by("another")]);
+    assert_eq!(look(1).await, [mine.clone(), mine]);
+    settle(&world).await;
+    assert_eq!(world.ledger.rechecks().await.unwrap(), []);
+}
+
+async fn mark(world: &World) -> String {
+    let mark = world.ledger.mark("revision").await.unwrap();
+    String::from_utf8(mark.unwrap()).unwrap()
 }
