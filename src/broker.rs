@@ -70,6 +70,7 @@ use crate::registry::Caller;
 use error::BrokerError;
 use facts::Known;
 use recheck::overtaken::Others;
+use recheck::owed::Owed;
 use rules::Rules;
 use sightings::Sightings;
 
@@ -179,6 +180,8 @@ pub struct Broker {
     comparing: tokio::sync::Mutex<()>,
     /// What waits for rules that this broker does not have.
     others: tokio::sync::Mutex<Others>,
+    /// Kill orders that could not be written down.
+    owed: Owed,
     /// Wakes the recheck when something was ordered.
     ordered: Notify,
     /// Wakes the reaper when something became due.
@@ -223,6 +226,7 @@ impl Broker {
             loading: tokio::sync::Mutex::new(None),
             comparing: tokio::sync::Mutex::new(()),
             others: tokio::sync::Mutex::default(),
+            owed: Owed::default(),
             ordered: Notify::new(),
             due: Notify::new(),
             settled: Notify::new(),

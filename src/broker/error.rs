@@ -80,6 +80,18 @@ pub enum BrokerError {
         /// How many may.
         most: u64,
     },
+    /// Access is denied, and what is out may not have ended yet: the order to end it could not be written down.
+    #[error(
+        "access is denied from now on, but the order to end what is out could not be written down: {}repeat it",
+        if *.owed { "this broker ends it while it runs; in case it stops, " } else { "" }
+    )]
+    Undrained {
+        /// Whether this broker goes on with it.
+        owed: bool,
+        /// Why it could not.
+        #[source]
+        source: Box<BrokerError>,
+    },
     /// The ledger says no.
     #[error(transparent)]
     Refused(Refusal),

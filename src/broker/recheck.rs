@@ -6,6 +6,7 @@
 //! takes more of a broker than issuing leaves it.
 
 pub(super) mod overtaken;
+pub(super) mod owed;
 pub(super) mod today;
 
 use std::num::NonZeroUsize;
@@ -17,7 +18,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::context::RecheckClaim;
 use crate::ledger::{LedgerError, Page, Refusal};
 use crate::model::cutoff::Selector;
 use crate::model::ids::RequestId;
@@ -102,15 +102,20 @@ impl Broker {
 
     /// Looks at one page of leases of the recheck that is next, if there is one. Answers whether it was urgent.
     pub async fn recheck(&self) -> Result<Option<bool>, BrokerError> {
+        // A fault there keeps nothing else waiting.
+        let made_up = self.make_up().await;
+        if let Ok(true) = made_up {
+            return Ok(Some(true));
+        }
         let rules = self.parts.rules.current();
         let ledger = &*self.parts.ledger;
         let hold = HOLD.min(self.parts.settings.reaper.hold);
         let Some(claim) = ledger.claim_recheck(self.now(), hold, &rules.revision).await? else {
-            return Ok(None);
+            return made_up.map(|_| None);
         };
         // An order comes with the change that it is about.
         self.catch_up().await?;
-        let (progress, done) = self.recheck_page(&rules, &claim).await?;
+        let (progress, done) = self.recheck_page(&rules, &claim.recheck).await?;
         let urgent = claim.recheck.work.is_urgent();
         match ledger.settle_recheck(&claim, progress, done).await {
             // Ordered anew meanwhile, or somebody else is at it.
@@ -122,11 +127,11 @@ impl Broker {
     async fn recheck_page(
         &self,
         rules: &Ruleset,
-        claim: &RecheckClaim,
+        recheck: &Recheck,
     ) -> Result<(Progress, bool), BrokerError> {
         let Recheck {
             whom, work, progress, ..
-        } = &claim.recheck;
+        } = recheck;
         if let (Work::Cut { cutoff }, None) = (work, progress.after) {
             self.parts.ledger.cut(cutoff).await?;
         }
@@ -139,7 +144,7 @@ impl Broker {
         let full = leases.len() == PAGE;
         let fitting = leases.into_iter().filter(|lease| lease.fits(whom));
         let done: Vec<Done> = stream::iter(fitting)
-            .map(|lease| self.recheck_lease(rules, &claim.recheck, lease))
+            .map(|lease| self.recheck_lease(rules, recheck, lease))
             .buffer_unordered(SIDE_BY_SIDE)
             .try_collect()
             .await?;
@@ -321,14 +326,21 @@ impl Broker {
         work: Work,
         why: impl Into<String>,
     ) -> Result<(), BrokerError> {
-        let recheck = Recheck {
+        self.give_order(&self.order_of(whom, work, why)).await
+    }
+
+    pub(super) fn order_of(&self, whom: Selector, work: Work, why: impl Into<String>) -> Recheck {
+        Recheck {
             whom,
             work,
             why: why.into(),
             ordered_at: self.now(),
             progress: Progress::default(),
-        };
-        self.parts.ledger.order_recheck(&recheck).await?;
+        }
+    }
+
+    pub(super) async fn give_order(&self, recheck: &Recheck) -> Result<(), BrokerError> {
+        self.parts.ledger.order_recheck(recheck).await?;
         self.ordered.notify_one();
         Ok(())
     }

@@ -148,7 +148,8 @@ impl Broker {
     }
 
     /// Ends every lease that a selector fits and that was made up to now: a kill order. The order stands in
-    /// the ledger before anything else, so that another broker goes on with it if this one dies.
+    /// the ledger before anything else, so that another broker goes on with it if this one dies. Where the
+    /// ledger does not take it, access is denied all the same.
     pub async fn revoke_all(
         &self,
         caller: &Caller,
@@ -164,12 +165,21 @@ impl Broker {
             at: now,
             cause: Cause::Cutoff,
         };
-        self.order_cut(&cutoff, reason).await?;
+        let undrained = match self.order_cut(&cutoff, reason).await {
+            Ok(()) => None,
+            Err(error @ BrokerError::Undrained { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
         // Ending access is never held back by the journal: what fails here is said when all is ended.
         let drained = self.drain(&cutoff).await;
         self.record(record.reason(reason)).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);
-        let (leases, drained) = drained?;
+        let (leases, drained) = match (drained, undrained) {
+            // Nothing is left that an order would have to end.
+            (Ok((leases, true)), _) => (leases, true),
+            (_, Some(error)) => return Err(error),
+            (drained, None) => drained?,
+        };
         Ok(Revoked {
             cutoff,
             leases,
@@ -177,13 +187,20 @@ impl Broker {
         })
     }
 
-    /// Denies at once, and leaves the ends of what is out to the recheck.
+    /// Denies at once, and leaves the ends of what is out to the recheck: to this broker alone, and with
+    /// [`BrokerError::Undrained`], where that could not be ordered.
     pub(super) async fn order_cut(&self, cutoff: &Cutoff, why: &str) -> Result<(), BrokerError> {
         let work = Work::Cut {
             cutoff: cutoff.clone(),
         };
-        self.order_recheck(cutoff.selector.clone(), work, why).await?;
-        Ok(self.parts.ledger.cut(cutoff).await?)
+        let order = self.order_of(cutoff.selector.clone(), work, why);
+        // First, so that whoever dies here leaves no cutoff behind that nobody drains.
+        let ordered = self.give_order(&order).await;
+        self.parts.ledger.cut(cutoff).await?;
+        ordered.map_err(|error| BrokerError::Undrained {
+            owed: self.owe(order),
+            source: Box::new(error),
+        })
     }
 
     /// What a kill order would end now. Takes the same permit.

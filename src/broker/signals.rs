@@ -269,6 +269,7 @@ impl Broker {
             return Ok(());
         }
         let up_to = stream.reach(set, now);
+        let mut undrained = None;
         for target in targets {
             if let Selector::Lease(id) = target.selector {
                 if id.made_at() <= up_to {
@@ -283,9 +284,13 @@ impl Broker {
                 at: now,
                 cause: Cause::Signal,
             };
-            self.order_cut(&cutoff, &why).await?;
+            match self.order_cut(&cutoff, &why).await {
+                // The others are cut all the same, and whoever told it tells it again.
+                Err(error @ BrokerError::Undrained { .. }) => undrained = Some(error),
+                outcome => outcome?,
+            }
         }
-        Ok(())
+        undrained.map_or(Ok(()), Err)
     }
 
     /// States the facts. They are on record before anything is decided by them.

@@ -281,6 +281,7 @@ impl From<BrokerError> for Problem {
             BrokerError::KeyExhausted => Self::new(Kind::KEY_EXHAUSTED, error.to_string()),
             BrokerError::Unloadable(_) => Self::new(Kind::UNLOADABLE, error.to_string()),
             BrokerError::BlastRadius { .. } => Self::new(Kind::BLAST_RADIUS, error.to_string()),
+            BrokerError::Undrained { .. } => Self::unavailable(&error, &error.to_string(), 5),
             BrokerError::NotRenewable => Self::new(Kind::NOT_RENEWABLE, error.to_string()),
             BrokerError::BadAccess(_) => Self::internal(&error),
             BrokerError::Ledger(error) => match error {
@@ -537,6 +538,18 @@ mod tests {
             let (response, json) = sent(error).await;
             assert_eq!(response.status(), 422);
             assert_eq!(json["type"], format!("{TYPES}{slug}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kill_order_that_could_not_be_written_down_says_what_it_did_and_who_goes_on() {
+        for (owed, who) in [(true, "this broker ends it while it runs"), (false, "repeat it")] {
+            let source = Box::new(BrokerError::Refused(Refusal::TooManyRechecks));
+            let (response, json) = sent(BrokerError::Undrained { owed, source }).await;
+            assert_eq!(response.status(), 503);
+            let detail = json["detail"].as_str().unwrap();
+            assert!(detail.starts_with("access is denied from now on"), "{detail}");
+            assert!(detail.contains(who) && detail.ends_with("repeat it"), "{detail}");
         }
     }
 

@@ -377,3 +377,55 @@ async fn mark(world: &World) -> String {
     let mark = world.ledger.mark("revision").await.unwrap();
     String::from_utf8(mark.unwrap()).unwrap()
 }
+
+async fn kill(world: &World, agent: &str) -> Result<dayfly::broker::revoke::Revoked, BrokerError> {
+    let operator = world.caller("ops-console").await;
+    let whom = Selector::Agent(agent.parse().unwrap());
+    world
+        .broker
+        .revoke_all(&operator, whom, "incident 12", world.request())
+        .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_order_that_cannot_be_written_down_cuts_and_ends_all_the_same() {
+    let (gate, world) = Beside::world(None);
+    let mut leases = Vec::new();
+    for _ in 0..3 {
+        leases.push(issued(&world).await);
+    }
+    gate.cannot(&["order_recheck"]);
+    let done = kill(&world, "support-bot").await.unwrap();
+    assert_eq!((done.leases, done.drained), (3, true), "there was time for all");
+    for lease in &leases {
+        assert!(!now(&world, lease).await.is_live(world.now()));
+    }
+
+    for written_down_later in [false, true] {
+        world.clock.advance(Duration::from_secs(1));
+        let mut leases = Vec::new();
+        for _ in 0..8 {
+            leases.push(issued(&world).await);
+        }
+        gate.cannot(&["order_recheck", "revoke"]);
+        let error = kill(&world, "support-bot").await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("access is denied from now on"), "{said}");
+        for lease in &leases {
+            let live = world.ledger.live(lease.id, world.now()).await;
+            assert!(live.is_err(), "it is cut");
+        }
+        match written_down_later {
+            true => gate.cannot(&[]),
+            false => gate.cannot(&["order_recheck"]),
+        }
+        settle(&world).await;
+        for lease in &leases {
+            assert_eq!(cause(&now(&world, lease).await), Some(Cause::Cutoff));
+        }
+        assert_eq!(world.ledger.rechecks().await.unwrap(), []);
+    }
+    gate.cannot(&["cut"]);
+    let error = kill(&world, "support-bot").await.unwrap_err();
+    assert!(matches!(error, BrokerError::Ledger(_)), "{error}: it is not cut");
+}
