@@ -71,6 +71,7 @@ use error::BrokerError;
 use facts::Known;
 use recheck::overtaken::Others;
 use recheck::owed::Owed;
+use recheck::untold::Untold;
 use rules::Rules;
 use sightings::Sightings;
 
@@ -182,6 +183,8 @@ pub struct Broker {
     others: tokio::sync::Mutex<Others>,
     /// Kill orders that could not be written down.
     owed: Owed,
+    /// What rechecks did and the journal did not take yet.
+    untold: Untold,
     /// Wakes the recheck when something was ordered.
     ordered: Notify,
     /// Wakes the reaper when something became due.
@@ -227,6 +230,7 @@ impl Broker {
             comparing: tokio::sync::Mutex::new(()),
             others: tokio::sync::Mutex::default(),
             owed: Owed::default(),
+            untold: Untold::default(),
             ordered: Notify::new(),
             due: Notify::new(),
             settled: Notify::new(),

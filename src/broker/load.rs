@@ -16,6 +16,7 @@ use crate::model::decision::Revision;
 use crate::model::ids::{LeaseId, RequestId};
 use crate::model::lease::{Cause, Lease};
 use crate::model::recheck::Work;
+use crate::model::time::Timestamp;
 use crate::policy::affected::affected;
 use crate::registry::Caller;
 
@@ -33,6 +34,12 @@ const MOST_NAMED: usize = 20;
 const MARK: &str = "revision";
 /// What it keeps there between two revisions. Whoever starts then decides everything anew.
 const BETWEEN: &[u8] = b"";
+
+/// What the mark says: by which revision all live leases are decided, or will be, and since when.
+fn settled(mark: &[u8]) -> Option<(&[u8], Timestamp)> {
+    let (since, revision) = mark.split_first_chunk()?;
+    Some((revision, Timestamp::from_millis(u64::from_be_bytes(*since))))
+}
 
 /// Where rules come from.
 #[async_trait]
@@ -191,7 +198,7 @@ impl Broker {
             };
             return Err(self.not_loaded(record, error).await);
         }
-        self.set_mark(BETWEEN).await?;
+        self.set_between().await?;
         // On record before it decides anything.
         let record = Record {
             revision: Some(revision.clone()),
@@ -216,13 +223,19 @@ impl Broker {
         self.record(record).await.err().unwrap_or(error)
     }
 
-    /// At the start: what was decided by other rules than those that are in force is decided anew.
+    /// At the start: what was decided by other rules than those that are in force is decided anew. Another broker
+    /// may have given out by those of before until now, while one after the other takes up new ones: so everything
+    /// is, until that is longer ago than a task lives.
     pub async fn settle_rules(&self) -> Result<(), BrokerError> {
         let mut owed = self.loading.lock().await;
         let revision = self.parts.rules.current().revision.clone();
         let mark = self.parts.ledger.mark(MARK).await?;
         let whom = owed.get_or_insert_default();
-        if mark.is_none_or(|mark| mark != revision.0.as_bytes()) {
+        let long_ago = self
+            .now()
+            .minus(self.parts.settings.longest_task_life.as_duration());
+        let settled = mark.as_deref().and_then(settled);
+        if settled.is_none_or(|(by, since)| by != revision.0.as_bytes() || since > long_ago) {
             // Or nobody knows by which.
             whom.push(Selector::All);
         }
@@ -257,15 +270,27 @@ impl Broker {
     }
 
     pub(super) async fn remember_rules(&self, revision: &Revision) -> Result<(), BrokerError> {
-        self.set_mark(revision.0.as_bytes()).await
+        let before = self.parts.ledger.mark(MARK).await?;
+        let settled = before.as_deref().and_then(settled);
+        if settled.is_none_or(|(by, _)| by != revision.0.as_bytes()) {
+            let since = self.now().as_millis().to_be_bytes();
+            let value = [since.as_slice(), revision.0.as_bytes()].concat();
+            // Whoever comes second has ordered its own.
+            self.parts
+                .ledger
+                .set_mark(MARK, &value, before.as_deref())
+                .await?;
+        }
+        Ok(())
     }
 
-    async fn set_mark(&self, value: &[u8]) -> Result<(), BrokerError> {
+    /// Says that rules are being changed: whoever starts after this one died begins with everything.
+    async fn set_between(&self) -> Result<(), BrokerError> {
         let before = self.parts.ledger.mark(MARK).await?;
-        if before.as_deref() != Some(value) {
-            // Whoever comes second has ordered its own.
-            self.parts.ledger.set_mark(MARK, value, before.as_deref()).await?;
-        }
+        self.parts
+            .ledger
+            .set_mark(MARK, BETWEEN, before.as_deref())
+            .await?;
         Ok(())
     }
 

@@ -8,12 +8,13 @@
 pub(super) mod overtaken;
 pub(super) mod owed;
 pub(super) mod today;
+pub(super) mod untold;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,7 @@ impl Broker {
 
     /// Looks at one page of leases of the recheck that is next, if there is one. Answers whether it was urgent.
     pub async fn recheck(&self) -> Result<Option<bool>, BrokerError> {
+        self.tell_untold().await;
         // A fault there keeps nothing else waiting.
         let made_up = self.make_up().await;
         if let Ok(true) = made_up {
@@ -113,14 +115,27 @@ impl Broker {
         let Some(claim) = ledger.claim_recheck(self.now(), hold, &rules.revision).await? else {
             return made_up.map(|_| None);
         };
-        // An order comes with the change that it is about.
-        self.catch_up().await?;
-        let (progress, done) = self.recheck_page(&rules, &claim.recheck).await?;
         let urgent = claim.recheck.work.is_urgent();
-        match ledger.settle_recheck(&claim, progress, done).await {
+        let worked = async {
+            // An order comes with the change that it is about.
+            self.catch_up().await?;
+            self.recheck_page(&rules, &claim.recheck).await
+        };
+        let (settled, outcome) = match worked.await {
+            Ok((progress, done)) => (
+                ledger.settle_recheck(&claim, progress, done).await,
+                Ok(Some(urgent)),
+            ),
+            // Given back at once: another broker may be able to.
+            Err(error) => {
+                let progress = claim.recheck.progress;
+                (ledger.settle_recheck(&claim, progress, false).await, Err(error))
+            }
+        };
+        match settled {
             // Ordered anew meanwhile, or somebody else is at it.
-            Ok(()) | Err(LedgerError::Refused(Refusal::ClaimLost)) => Ok(Some(urgent)),
-            Err(error) => Err(error.into()),
+            Ok(()) | Err(LedgerError::Refused(Refusal::ClaimLost)) => outcome,
+            Err(error) => outcome.and(Err(error.into())),
         }
     }
 
@@ -143,12 +158,14 @@ impl Broker {
         let last = leases.last().map(|lease| lease.id);
         let full = leases.len() == PAGE;
         let fitting = leases.into_iter().filter(|lease| lease.fits(whom));
-        let done: Vec<Done> = stream::iter(fitting)
+        // All of the page, whatever becomes of one.
+        let done: Vec<Result<Done, BrokerError>> = stream::iter(fitting)
             .map(|lease| self.recheck_lease(rules, recheck, lease))
             .buffer_unordered(SIDE_BY_SIDE)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
         self.due.notify_one();
+        let done = done.into_iter().collect::<Result<Vec<Done>, BrokerError>>()?;
         let mut progress = Progress {
             after: last.or(progress.after),
             ..*progress
@@ -171,7 +188,8 @@ impl Broker {
         recheck: &Recheck,
         lease: Lease,
     ) -> Result<Done, BrokerError> {
-        let now = self.now();
+        // What was over by another broker's clock is over.
+        let now = self.now().max(recheck.ordered_at);
         let done = match &recheck.work {
             // The order is on record; the end of each lease will be too.
             Work::Cut { cutoff } if lease.is_cut_by(cutoff) => self.end(&lease, cutoff.cause).await,
@@ -181,8 +199,10 @@ impl Broker {
                     .is_some_and(|vouched| vouched.key == Some(*key) && vouched.until > now) =>
             {
                 let ended = self.end(&lease, Cause::AttestationRevoked).await;
-                self.told(&lease, Cause::AttestationRevoked, None, &recheck.why, now)
-                    .await?;
+                if ended.is_ok() {
+                    self.told(&lease, Cause::AttestationRevoked, None, &recheck.why, now)
+                        .await?;
+                }
                 ended
             }
             Work::Cut { .. } | Work::Distrust { .. } => Ok(Done::Left),
@@ -252,7 +272,8 @@ impl Broker {
         Ok(Done::Shortened)
     }
 
-    /// Records what became of a lease. It is done already: ending access is never held back by the journal.
+    /// Records what became of a lease. It is done already: ending access is never held back by the journal. What
+    /// cannot be recorded now is recorded later ([`Untold`]).
     async fn told(
         &self,
         lease: &Lease,
@@ -277,7 +298,11 @@ impl Broker {
             Some(why) => record.grounds(&why.grounds),
             None => record,
         };
-        self.record(record).await
+        if let Err(error) = self.record(record.clone()).await {
+            self.untold.keep(record);
+            tracing::error!(error = %chain(&error), lease = %lease.id, "what became of a lease is recorded once the journal works");
+        }
+        Ok(())
     }
 
     /// Orders a look at what agents hold whose review has fallen due since this was looked at last, by

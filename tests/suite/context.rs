@@ -13,6 +13,7 @@ use async_trait::async_trait;
 
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::facts::FactOrder;
+use dayfly::broker::issue::IssueOrder;
 use dayfly::journal::record::{Result as Outcome, Verb};
 use dayfly::ledger::context::Stated;
 use dayfly::model::cutoff::Selector;
@@ -27,7 +28,7 @@ use tokio::sync::Notify;
 use crate::world::gated::{Counter, Gate, Gated};
 use crate::world::tripwire::Tripwire;
 use crate::world::vending::Vending;
-use crate::world::{Plan, World};
+use crate::world::{self, Plan, World, access};
 
 async fn state(world: &World, about: &str, name: &str, value: Option<&str>) -> Stated {
     let order = FactOrder {
@@ -121,6 +122,42 @@ async fn a_fact_denies_at_once_and_ends_what_is_out_and_nothing_else() {
     let stated = state(&world, "agent/support-bot", "incident", None).await;
     assert!(matches!(stated, Stated::New(_)), "{stated:?}");
     world.issue("support-bot", task, "crm:read").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_out_by_the_rules_of_before_is_decided_anew_when_the_next_broker_starts() {
+    let world = World::new();
+    let old = world.replica(Origin::Inline(world.trust_domain.bundle())).0;
+    world.suspend(&["support-bot"]);
+    world.broker.settle_rules().await.unwrap();
+    settle(&world).await;
+
+    // One that has not been replaced yet.
+    let request = world.request();
+    let evidence = world.evidence("support-bot").await;
+    let caller = old.attest(&evidence, request).await.unwrap();
+    let task = old.open(&caller, world::order(&["crm:read"]), request).await.unwrap();
+    let wanted = IssueOrder {
+        task: task.charter.id,
+        access: access("crm:read"),
+        ttl: None,
+        key: None,
+    };
+    let lease = old.issue(caller, wanted, request).await.unwrap().lease;
+    settle(&world).await;
+    assert_eq!(cause(&now(&world, &lease).await), None);
+
+    // The start of the one in its place.
+    world.broker.settle_rules().await.unwrap();
+    settle(&world).await;
+    assert_eq!(cause(&now(&world, &lease).await), Some(Cause::AgentSuspended));
+
+    world.clock.advance(Duration::from_secs(25 * 3600));
+    world.broker.settle_rules().await.unwrap();
+    assert!(
+        world.ledger.rechecks().await.unwrap().is_empty(),
+        "that is long ago"
+    );
 }
 
 /// At a broker that has not heard of it yet.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dayfly::broker::error::BrokerError;
+use dayfly::broker::facts::FactOrder;
 use dayfly::identity::{Evidence, IdentityError};
 use dayfly::journal::record::Verb;
 use dayfly::ledger::{Filter, Page};
@@ -66,6 +67,47 @@ async fn without_the_journal_a_kill_order_still_ends_everything() {
         machine.outside().is_empty(),
         "the order was given and something is still alive"
     );
+}
+
+#[tokio::test]
+async fn without_the_journal_what_is_not_permitted_any_more_ends_and_is_told_of_later() {
+    let machine = Arc::new(Vending::default());
+    let world = World::of(Plan {
+        provider: Some(machine.clone()),
+        ..Plan::default()
+    });
+    let operator = world.caller("ops-console").await;
+    let task = world.open("support-bot", &["crm:read"]).await.charter.id;
+    for _ in 0..20 {
+        world.issue("support-bot", task, "crm:read").await.unwrap();
+    }
+    let order = FactOrder {
+        about: "agent/support-bot".parse().unwrap(),
+        name: "incident".parse().unwrap(),
+        value: Some("open".parse().unwrap()),
+        at: None,
+        expires_at: None,
+        reason: None,
+    };
+    let stated = world.broker.state_fact(&operator, order, world.request());
+    stated.await.unwrap();
+    world.journal.fail(true);
+    while world.broker.recheck().await.unwrap().is_some() {}
+    world.broker.sweep().await.unwrap();
+    assert!(machine.outside().is_empty(), "the journal held ends back");
+    assert!(world.records(Verb::Recheck).is_empty());
+
+    world.journal.fail(false);
+    world.broker.recheck().await.unwrap();
+    let told = world.records(Verb::Recheck);
+    assert_eq!(told.len(), 20);
+    assert!(told.iter().all(|record| {
+        record.cause.as_deref() == Some("not_permitted")
+            && record
+                .policies
+                .iter()
+                .any(|id| &*id.0 == "baseline-incident-agent")
+    }));
 }
 
 #[tokio::test]
