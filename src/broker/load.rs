@@ -36,9 +36,9 @@ const MARK: &str = "revision";
 const BETWEEN: &[u8] = b"";
 
 /// What the mark says: by which revision all live leases are decided, or will be, and since when.
-fn settled(mark: &[u8]) -> Option<(&[u8], Timestamp)> {
-    let (since, revision) = mark.split_first_chunk()?;
-    Some((revision, Timestamp::from_millis(u64::from_be_bytes(*since))))
+fn settled(mark: &[u8]) -> Option<(&str, Timestamp)> {
+    let (revision, since) = std::str::from_utf8(mark).ok()?.rsplit_once(' ')?;
+    Some((revision, Timestamp::from_millis(since.parse().ok()?)))
 }
 
 /// Where rules come from.
@@ -235,7 +235,7 @@ impl Broker {
             .now()
             .minus(self.parts.settings.longest_task_life.as_duration());
         let settled = mark.as_deref().and_then(settled);
-        if settled.is_none_or(|(by, since)| by != revision.0.as_bytes() || since > long_ago) {
+        if settled.is_none_or(|(by, since)| *by != *revision.0 || since > long_ago) {
             // Or nobody knows by which.
             whom.push(Selector::All);
         }
@@ -272,13 +272,12 @@ impl Broker {
     pub(super) async fn remember_rules(&self, revision: &Revision) -> Result<(), BrokerError> {
         let before = self.parts.ledger.mark(MARK).await?;
         let settled = before.as_deref().and_then(settled);
-        if settled.is_none_or(|(by, _)| by != revision.0.as_bytes()) {
-            let since = self.now().as_millis().to_be_bytes();
-            let value = [since.as_slice(), revision.0.as_bytes()].concat();
+        if settled.is_none_or(|(by, _)| *by != *revision.0) {
+            let value = format!("{revision} {}", self.now().as_millis());
             // Whoever comes second has ordered its own.
             self.parts
                 .ledger
-                .set_mark(MARK, &value, before.as_deref())
+                .set_mark(MARK, value.as_bytes(), before.as_deref())
                 .await?;
         }
         Ok(())

@@ -136,7 +136,10 @@ async fn what_is_given_out_by_the_rules_of_before_is_decided_anew_when_the_next_
     let request = world.request();
     let evidence = world.evidence("support-bot").await;
     let caller = old.attest(&evidence, request).await.unwrap();
-    let task = old.open(&caller, world::order(&["crm:read"]), request).await.unwrap();
+    let task = old
+        .open(&caller, world::order(&["crm:read"]), request)
+        .await
+        .unwrap();
     let wanted = IssueOrder {
         task: task.charter.id,
         access: access("crm:read"),
