@@ -36,7 +36,7 @@ use super::{Broker, measure};
 use today::{Held, Today, Why};
 
 /// How many leases are looked at before progress is written down.
-const PAGE: usize = 200;
+const PAGE: usize = Page::MOST;
 /// How many of them at a time.
 const SIDE_BY_SIDE: usize = 16;
 /// How long a page may take before another broker takes over.
@@ -77,9 +77,9 @@ impl Broker {
                 }
             }
             let pause = match self.recheck().await {
-                // As much rest as work: half of the time is for whoever asks for something.
-                Ok(Some(urgent)) if !urgent => began.elapsed(),
-                Ok(Some(_)) => Duration::ZERO,
+                // As much rest as work: half of the time is for whoever asks for something. Ends are denied
+                // already, so they can wait a little, too.
+                Ok(Some(urgent)) => began.elapsed() / if urgent { 4 } else { 1 },
                 Ok(None) => LOOK,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "a recheck could not go on; it will be taken up again");
@@ -188,6 +188,8 @@ impl Broker {
         recheck: &Recheck,
         lease: Lease,
     ) -> Result<Done, BrokerError> {
+        // Deciding waits for nothing, and others have to have their turn.
+        tokio::task::coop::consume_budget().await;
         // What was over by another broker's clock is over.
         let now = self.now().max(recheck.ordered_at);
         let done = match &recheck.work {
