@@ -21,9 +21,10 @@ use tokio::task::JoinSet;
 pub(crate) const CALLERS: usize = 64;
 /// How many leases each task has.
 const LEASES_OF_A_TASK: usize = 20;
-const AGENTS: usize = 200;
-const TOOLS: usize = 20;
-const USERS: usize = 1000;
+pub(crate) const AGENTS: usize = 200;
+/// A tenth of the leases are for each.
+pub(crate) const TOOLS: usize = 10;
+pub(crate) const USERS: usize = 1000;
 
 /// Every second task is on behalf of a user.
 fn task(start: Timestamp, number: usize) -> Task {
@@ -40,7 +41,7 @@ fn task(start: Timestamp, number: usize) -> Task {
             scope: Scope::new(vec![access]).unwrap(),
             on_behalf_of: number
                 .is_multiple_of(2)
-                .then(|| format!("user-{}", number % USERS).parse().unwrap()),
+                .then(|| format!("user:{}", number % USERS).parse().unwrap()),
             opened_at: start,
             deadline: start.plus(Duration::from_secs(3600)),
             heartbeat: None,
