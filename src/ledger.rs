@@ -177,7 +177,8 @@ pub trait Ledger: Lineage + Context + StatusLists {
     async fn cutoffs(&self) -> Result<Vec<Cutoff>, LedgerError>;
 
     /// Leases that fit the filter, oldest first, after `page.after`; ended ones too until they are
-    /// forgotten.
+    /// forgotten. Where only live ones are wanted, in an order of the ledger's own, the same at each call: a page
+    /// that is not full is the last.
     async fn find(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError>;
 
     /// What was published after the cursor; waits up to `wait` when there is nothing yet, and then
@@ -363,7 +364,7 @@ pub struct Filter {
     pub user: Option<UserId>,
     /// In this state ([`crate::model::lease::LeaseState::as_str`]).
     pub state: Option<StateName>,
-    /// Only reserved and active ones.
+    /// Only reserved and active ones, in an order that may be the ledger's own.
     pub live: bool,
 }
 

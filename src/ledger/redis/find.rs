@@ -19,6 +19,9 @@ use crate::model::lease::Lease;
 /// The least and the most that one call looks at.
 const LOOK: (usize, usize) = (16, Page::MOST);
 
+/// How many shards a walk looks at side by side.
+const SIDE_BY_SIDE: usize = 16;
+
 /// The classes of an index: what lives, and what has ended.
 const LIVE: &[u8] = b"0";
 const ENDED: &[u8] = b"1";
@@ -35,20 +38,16 @@ struct Shelf<'a> {
 impl RedisLedger {
     pub(super) async fn find_leases(&self, filter: &Filter, page: &Page) -> Result<Vec<Lease>, LedgerError> {
         let limit = page.limit.get().min(Page::MOST);
+        if filter.live && filter.task.is_none() {
+            return self.walk(filter, page.after, limit).await;
+        }
         let shards: Vec<Shard<'_>> = match filter.task {
             Some(id) => vec![self.shards.of_task(id)],
             None => self.shards.all().collect(),
         };
         let look = (limit * 2 / shards.len() + 1).clamp(LOOK.0, LOOK.1);
-        let shelves = shards.into_iter().map(|shard| async move {
-            Ok::<_, LedgerError>(Shelf {
-                shard,
-                indexes: self.indexes_for(shard, filter).await?,
-                after: page.after,
-                found: VecDeque::new(),
-                exhausted: false,
-            })
-        });
+        let shelves = shards.into_iter();
+        let shelves = shelves.map(|shard| self.shelf(shard, filter, page.after));
         let mut shelves = try_join_all(shelves).await?;
         let classes = classes(filter);
         let mut leases = Vec::new();
@@ -73,6 +72,65 @@ impl RedisLedger {
             }
         }
         Ok(leases)
+    }
+
+    /// Leases in the order of shards, and in each of their ids: whoever means to see all of them has no use for
+    /// another order, which would be gathered from all shards for each page. Shards that have few are looked at
+    /// side by side; one that has many, alone.
+    async fn walk(
+        &self,
+        filter: &Filter,
+        mut after: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<Lease>, LedgerError> {
+        let classes = classes(filter);
+        let shards: Vec<Shard<'_>> = self.shards.all().collect();
+        let mut next = after.map_or(0, |after| self.shards.of_lease(after).number);
+        let (mut leases, mut alone) = (Vec::new(), after.is_some());
+        while leases.len() < limit {
+            let width = if alone { 1 } else { SIDE_BY_SIDE };
+            let group: Vec<Shard<'_>> = shards.iter().skip(next).take(width).copied().collect();
+            if group.is_empty() {
+                break;
+            }
+            let first = after.take();
+            let look = if alone { limit } else { (limit / width).max(LOOK.0) };
+            let filled = group.iter().enumerate().map(|(place, shard)| {
+                let classes = &classes;
+                async move {
+                    let after = first.filter(|_| place == 0);
+                    let mut shelf = self.shelf(*shard, filter, after).await?;
+                    self.fill(&mut shelf, filter, classes, look).await?;
+                    Ok::<_, LedgerError>(shelf)
+                }
+            });
+            alone = false;
+            for shelf in try_join_all(filled).await? {
+                leases.extend(shelf.found);
+                if !shelf.exhausted {
+                    (after, alone) = (shelf.after, true);
+                    break;
+                }
+                next += 1;
+            }
+        }
+        leases.truncate(limit);
+        Ok(leases)
+    }
+
+    async fn shelf<'a>(
+        &self,
+        shard: Shard<'a>,
+        filter: &Filter,
+        after: Option<LeaseId>,
+    ) -> Result<Shelf<'a>, LedgerError> {
+        Ok(Shelf {
+            shard,
+            indexes: self.indexes_for(shard, filter).await?,
+            after,
+            found: VecDeque::new(),
+            exhausted: false,
+        })
     }
 
     async fn indexes_for(&self, shard: Shard<'_>, filter: &Filter) -> Result<Vec<Vec<u8>>, LedgerError> {

@@ -396,7 +396,7 @@ macro_rules! ledger_contract {
                 a_decision_about_everything_takes_the_place_of_narrower_ones_of_its_kind, a_live_lease_gets_an_earlier_end,
                 a_mark_is_set_by_who_knows_it, one_of_many_sets_a_mark, circumstances_change_in_a_lost_ledger_too;
             finding: leases_are_found_by_what_they_are, leases_are_found_by_their_state,
-                filters_combine, pages_follow_each_other;
+                filters_combine, pages_follow_each_other, what_lives_is_seen_once_however_small_the_pages;
             changes: the_feed_tells_every_cutoff, the_feed_goes_on_from_a_cursor,
                 a_cursor_survives_its_text, an_unplaced_cursor_starts_over, the_feed_comes_in_parts,
                 waiting_ends_when_something_comes, waiting_ends_by_itself,

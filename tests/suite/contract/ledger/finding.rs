@@ -180,11 +180,35 @@ pub(super) async fn filters_combine(ledger: Subject) {
                         .is_none_or(|s| (s == StateName::Revoking) == (lease.id == leases[3].id))
                     && (!filter.live || lease.id != leases[3].id)
             };
-            assert_eq!(
-                found(&ledger, &filter).await,
-                ids(leases.iter().filter(fits)),
-                "{filter:?}"
-            );
+            let mut found = found(&ledger, &filter).await;
+            if filter.live {
+                found.sort();
+            }
+            assert_eq!(found, ids(leases.iter().filter(fits)), "{filter:?}");
+        }
+    }
+}
+
+pub(super) async fn what_lives_is_seen_once_however_small_the_pages(ledger: Subject) {
+    let leases = a_dozen(&ledger).await;
+    ledger.revoke(leases[3].id, Cause::Revoked, at(20)).await.unwrap();
+    let agent = Selector::Agent(leases[0].agent.clone());
+    for whom in [Selector::All, agent] {
+        let fits = |lease: &&Lease| lease.id != leases[3].id && lease.fits(&whom);
+        for limit in 1..=leases.len() {
+            let limit = NonZeroUsize::new(limit).unwrap();
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = Page { after, limit };
+                let some = ledger.find(&Filter::of(&whom), &page).await.unwrap();
+                seen.extend(some.iter().map(|lease| lease.id));
+                if some.len() < limit.get() {
+                    break;
+                }
+                after = some.last().map(|lease| lease.id);
+            }
+            seen.sort();
+            assert_eq!(seen, ids(leases.iter().filter(fits)), "{whom:?} by {limit}");
         }
     }
 }
