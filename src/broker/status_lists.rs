@@ -18,6 +18,8 @@ use super::walk::Walk;
 
 /// How many live leases are looked at for cutoffs that have not come to them yet. Past that, lists have to wait.
 const MOST_WALKED: usize = 50_000;
+/// In how many pages, of which each may have nothing that fits.
+const MOST_PAGES: usize = 1_000;
 
 /// The lists as of one instant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,15 +81,15 @@ impl Broker {
             as_of,
         };
         // The orders come first, and what was struck is read later: what is drained between the two is on both.
-        let mut walked = 0;
+        let (mut walked, mut pages) = (0, 0);
         for order in ledger.rechecks().await? {
             let Work::Cut { cutoff } = order.work else {
                 continue;
             };
             let mut walk = Walk::new(ledger, &cutoff.selector);
             while let Some(leases) = walk.next().await? {
-                walked += leases.len();
-                if walked > MOST_WALKED {
+                (walked, pages) = (walked + leases.len(), pages + 1);
+                if walked > MOST_WALKED || pages > MOST_PAGES {
                     return Err(BrokerError::Draining);
                 }
                 for lease in leases.iter().filter(|lease| lease.is_cut_by(&cutoff)) {

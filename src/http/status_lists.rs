@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::broker::Broker;
@@ -23,6 +24,7 @@ use crate::broker::status_lists::Edition;
 use crate::ledger::LedgerError;
 use crate::ledger::status_lists::{ListName, PATH};
 use crate::model::status_list::{ListClaims, MEDIA_TYPE, TYP};
+use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
 
 use super::Shared;
@@ -104,27 +106,37 @@ impl Press {
     }
 }
 
-/// The latest edition. One is read at a time, however many ask.
+/// What came of reading an edition: itself, or why there is none.
+struct Reading {
+    /// When it was begun, by either clock: neither of the two going astray keeps an old one.
+    began: (Instant, Timestamp),
+    press: Result<Arc<Press>, Problem>,
+}
+
+/// The latest edition. One is read at a time, however many ask, and however long that takes.
 #[derive(Default)]
-pub(super) struct StatusLists(tokio::sync::Mutex<Option<Arc<Press>>>);
+pub(super) struct StatusLists(tokio::sync::Mutex<Option<Reading>>);
 
 impl StatusLists {
-    async fn latest(&self, broker: &Broker) -> Result<Arc<Press>, BrokerError> {
+    async fn latest(&self, broker: &Broker) -> Result<Arc<Press>, Problem> {
+        let asked = (Instant::now(), broker.now());
         let mut latest = self.0.lock().await;
-        let now = broker.now();
-        let is_fresh = |press: &&Arc<Press>| {
-            let as_of = press.edition.as_of;
-            as_of <= now && now < as_of.plus(FRESH)
-        };
-        if let Some(press) = latest.as_ref().filter(is_fresh) {
-            return Ok(Arc::clone(press));
+        // What was begun after somebody asked is as new as they could have it, though it took longer than that.
+        let serves =
+            |reading: &&Reading| asked.0 < reading.began.0 + FRESH && asked.1 < reading.began.1.plus(FRESH);
+        if let Some(reading) = latest.as_ref().filter(serves) {
+            return reading.press.clone();
         }
-        let press = Arc::new(Press {
-            edition: broker.status_lists().await?,
-            copies: Mutex::default(),
-        });
-        *latest = Some(Arc::clone(&press));
-        Ok(press)
+        let began = (Instant::now(), broker.now());
+        let press = match broker.status_lists().await {
+            Ok(edition) => Ok(Arc::new(Press {
+                edition,
+                copies: Mutex::default(),
+            })),
+            Err(error) => Err(error.into()),
+        };
+        let reading = latest.insert(Reading { began, press });
+        reading.press.clone()
     }
 }
 

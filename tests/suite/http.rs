@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
@@ -15,12 +14,11 @@ use dayfly::model::fact::MOST_OF_ONE;
 use dayfly::telemetry;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::world::gated::{Gate, Gated};
+use crate::world::gated::{Gated, Slow};
 use crate::world::vending::Vending;
 use crate::world::{ISSUER, Plan, World};
 
@@ -233,32 +231,9 @@ async fn a_credential_lives_and_ends_over_http() {
     assert_eq!((status.as_u16(), slug(&problem)), (409, "task-not-open"));
 }
 
-/// Keeps each task that is opened waiting until it is released.
-struct Slow {
-    call: &'static str,
-    inside: Semaphore,
-    released: Semaphore,
-}
-
-#[async_trait]
-impl Gate for Slow {
-    async fn before(&self, call: &'static str) {
-        if call == self.call {
-            self.inside.add_permits(1);
-            self.released.acquire().await.unwrap().forget();
-        }
-    }
-
-    async fn after(&self, _: &'static str) {}
-}
-
 /// An API on a ledger that lets one kind of call wait until it is released.
 fn slow_at(call: &'static str) -> (Api, Arc<Slow>) {
-    let slow = Arc::new(Slow {
-        call,
-        inside: Semaphore::new(0),
-        released: Semaphore::new(0),
-    });
+    let slow = Slow::at(call);
     let gate = slow.clone();
     let api = Api::of(World::of(Plan {
         ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate })),

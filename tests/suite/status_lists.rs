@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::http::{Api, read};
 use crate::process::{Installation, until};
 use crate::redis_servers;
+use crate::world::gated::{Gated, Slow};
 use crate::world::{ISSUER, Plan, World, token};
 
 /// How old a list may be when it is given out.
@@ -269,6 +270,72 @@ async fn a_kill_order_is_on_the_lists_before_it_has_come_to_the_leases() {
     assert_eq!(status(&api, &after).await, TokenStatus::Valid);
     let state = world.ledger.lease(lease).await.unwrap().unwrap().state;
     assert_eq!(state.as_str(), "active", "nobody has come to it");
+}
+
+/// Keeps who reads lists waiting, but for the first so many.
+fn slow(but_for: usize) -> (Api, Arc<Slow>) {
+    let slow = Slow::at("parts");
+    slow.released.add_permits(but_for);
+    let gate = Arc::clone(&slow);
+    let world = World::of(Plan {
+        ledger: Box::new(|ledger| Arc::new(Gated { ledger, gate })),
+        ..Plan::default()
+    });
+    (Api::of(world), slow)
+}
+
+#[tokio::test]
+async fn those_who_wait_while_lists_are_read_have_what_was_read() {
+    let (api, slow) = slow(0);
+    let all = format!("{ISSUER}/v1/status-lists");
+    let mut asking: Vec<_> = (0..4).map(|_| Box::pin(get(&api, &all, &[]))).collect();
+    for asked in &mut asking {
+        assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    }
+    // It takes longer than it is good for.
+    later(&api.world, FRESH * 3);
+    slow.released.add_permits(2);
+    for asked in asking {
+        assert_eq!(asked.await.status(), 200);
+    }
+    assert_eq!(slow.inside.available_permits(), 1);
+    assert_eq!(get(&api, &all, &[]).await.status(), 200);
+    assert_eq!(slow.inside.available_permits(), 2, "it was old by then");
+}
+
+#[tokio::test]
+async fn lists_wait_for_kill_orders_without_reading_them_again_for_each_who_asks() {
+    let (api, slow) = slow(2);
+    let world = &api.world;
+    let now = world.now();
+    for user in 0..=1_000 {
+        let whom = Selector::User(format!("user-{user}").parse().unwrap());
+        let order = Recheck {
+            whom: whom.clone(),
+            work: Work::Cut {
+                cutoff: Cutoff {
+                    selector: whom,
+                    up_to: now,
+                    at: now,
+                    cause: Cause::Cutoff,
+                },
+            },
+            why: "a test".to_owned(),
+            ordered_at: now,
+            progress: Progress::default(),
+        };
+        world.ledger.order_recheck(&order).await.unwrap();
+    }
+    let all = format!("{ISSUER}/v1/status-lists");
+    for _ in 0..3 {
+        let response = get(&api, &all, &[]).await;
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+        assert_eq!(slug(response).await, (503, "busy".to_owned()));
+    }
+    assert_eq!(slow.inside.available_permits(), 1);
+    later(world, FRESH);
+    assert_eq!(get(&api, &all, &[]).await.status(), 503);
+    assert_eq!(slow.inside.available_permits(), 2);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use dayfly::model::recheck::{Progress, Recheck};
 use dayfly::model::status_list::{Hour, Place};
 use dayfly::model::task::{Task, TaskChange};
 use dayfly::model::time::Timestamp;
+use tokio::sync::Semaphore;
 
 /// Calls that pass a gate before and after they reach the ledger.
 #[async_trait]
@@ -57,6 +58,37 @@ impl Counter {
 impl Gate for Counter {
     async fn before(&self, call: &'static str) {
         self.0.lock().unwrap().push(call);
+    }
+
+    async fn after(&self, _: &'static str) {}
+}
+
+/// Keeps each call of one kind waiting until it is released.
+pub(crate) struct Slow {
+    call: &'static str,
+    /// As many as came so far.
+    pub(crate) inside: Semaphore,
+    /// As many as may go on.
+    pub(crate) released: Semaphore,
+}
+
+impl Slow {
+    pub(crate) fn at(call: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            call,
+            inside: Semaphore::new(0),
+            released: Semaphore::new(0),
+        })
+    }
+}
+
+#[async_trait]
+impl Gate for Slow {
+    async fn before(&self, call: &'static str) {
+        if call == self.call {
+            self.inside.add_permits(1);
+            self.released.acquire().await.unwrap().forget();
+        }
     }
 
     async fn after(&self, _: &'static str) {}
