@@ -149,7 +149,7 @@ impl Broker {
             self.activate(&**provider, &lease, &minted, &record).await?;
             minted
         };
-        if let Err(error) = self.keep_up(id, &began).await {
+        if let Err(error) = self.keep_up(id, caller, &began).await {
             let exists = Held {
                 handle: Some(minted.handle),
                 ..lease.held()

@@ -113,7 +113,7 @@ impl Broker {
                 return Err(error);
             }
         };
-        if let Err(error) = self.keep_up(id, &began).await {
+        if let Err(error) = self.keep_up(id, caller, &began).await {
             self.compensate(&**provider, &reservation.lease().held()).await;
             self.record_failure(&record, &error).await;
             return Err(error);

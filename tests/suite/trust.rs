@@ -13,6 +13,7 @@ use dayfly::entropy::OsEntropy;
 use dayfly::identity::key_source::Origin;
 use dayfly::identity::verifiers::Verifiers;
 use dayfly::journal::record::Verb;
+use dayfly::ledger::Ledger;
 use dayfly::model::ids::TaskId;
 use dayfly::model::lease::{Cause, Lease, LeaseState};
 use dayfly::model::ttl::Ttl;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::world::gated::{Gated, Slow};
 use crate::world::{Plan, World, access, order};
 
 /// How often somebody looks whether it has come so far. Time runs ahead of the ledger, so it is looked often.
@@ -37,6 +39,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::on(|ledger| ledger)
+    }
+
+    fn on(gated: impl FnOnce(Arc<dyn Ledger>) -> Arc<dyn Ledger> + 'static) -> Self {
         let files = tempfile::tempdir().unwrap();
         let bundles = ["one", "two"].map(|name| files.path().join(name));
         // The key of the world's own trust domain is known once the world is there.
@@ -45,6 +51,7 @@ impl Pair {
         }
         let world = World::of(Plan {
             bundle: Some(Origin::File(bundles[0].clone())),
+            ledger: Box::new(gated),
             ..Plan::default()
         });
         let (replica, verifiers) = world.replica(Origin::File(bundles[1].clone()));
@@ -257,4 +264,30 @@ async fn who_was_vouched_for_by_a_key_that_left_meanwhile_gets_nothing() {
         panic!("{refused:?}")
     };
     assert!(reason.contains("not trusted any more"), "{reason}");
+}
+
+/// It was trusted when policy was asked, and what it had vouched for was looked for before the lease was there.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_out_while_its_key_left_ends_too() {
+    let slow = Slow::at("reserve");
+    let gate = slow.clone();
+    let pair = Pair::on(move |ledger| Arc::new(Gated { ledger, gate }));
+    pair.ready().await;
+    let task = pair.task(0).await;
+    let caller = pair.world.caller("support-bot").await;
+    let request = pair.world.request();
+    let issuing = pair.world.broker.issue(caller, wanted(task), request);
+    let meanwhile = async {
+        slow.inside.acquire().await.unwrap().forget();
+        pair.trust(0, &[another_key()]).await;
+        for _ in 0..20 {
+            pair.settle().await;
+        }
+        slow.released.add_permits(1);
+    };
+    let (issued, ()) = tokio::join!(issuing, meanwhile);
+    assert_eq!(
+        pair.ended(&issued.unwrap().lease).await,
+        Cause::AttestationRevoked
+    );
 }

@@ -1,5 +1,5 @@
-//! What other rules overtake: a credential that is being given out, and the rechecks of a revision that nobody
-//! has in force any more.
+//! What is overtaken: a credential that is being given out, by other rules or by its key being taken back; and the
+//! rechecks of a revision that nobody has in force any more.
 //!
 //! A recheck under new rules finds what is written down when it comes by. What was decided by the rules of before,
 //! and is written down behind its back, orders a recheck of its own before anybody is answered.
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use crate::model::cutoff::Selector;
 use crate::model::decision::Revision;
 use crate::model::ids::LeaseId;
+use crate::model::lease::Vouched;
 use crate::model::recheck::{Recheck, Work};
+use crate::registry::Caller;
 
 use super::super::Broker;
 use super::super::error::BrokerError;
@@ -28,13 +30,23 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 pub(in super::super) struct Others(HashMap<Revision, (Vec<Recheck>, Instant)>);
 
 impl Broker {
-    /// Where other rules came in force since a request began, orders that its lease is decided anew. Costs one
-    /// comparison of pointers where none did. After an error the lease must not live.
+    /// Where other rules came in force since a request began, orders that its lease is decided anew; where the key
+    /// behind the caller was taken back, that it ends. Costs a look in memory where nothing happened. After an
+    /// error the lease must not live.
     pub(in super::super) async fn keep_up(
         &self,
         lease: LeaseId,
+        caller: &Caller,
         began: &Arc<Ruleset>,
     ) -> Result<(), BrokerError> {
+        let attestation = caller.workload().attestation();
+        if !self.parts.verifiers.still_trust(attestation)
+            && let Some(key) = Vouched::by(attestation).key
+        {
+            let why = "its key was taken back while it was given out";
+            self.order_recheck(Selector::Lease(lease), Work::Distrust { key }, why)
+                .await?;
+        }
         let mut by = Arc::clone(began);
         // A revision that is overtaken while it is being ordered may be nobody's by then.
         while !self.parts.rules.is_in_force(&by) {
