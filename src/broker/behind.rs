@@ -31,6 +31,8 @@ const AT_ONCE: usize = 32;
 /// A lease on record that the ledger does not know was under way when the process died, unless its
 /// record is older than the newest one by this, which no request takes.
 const UNDER_WAY: Duration = Duration::from_secs(60);
+/// How far the clocks of brokers may be apart.
+const SKEW: Duration = Duration::from_secs(120);
 
 impl Broker {
     /// Holds the newest records against the ledger. Whatever was lost of what they tell is a loss of
@@ -47,9 +49,11 @@ impl Broker {
             .collect::<Result<_, _>>()?;
         let ledger = &self.parts.ledger;
         let cutoffs = ledger.cutoffs().await?;
-        // What is older than the retention may have ended and been forgotten, and what is older than a
-        // recovery is not in the new ledger. The cutoff of a recovery stands for the longest life.
+        // What is older than the retention may have ended and been forgotten, by another broker's clock a little
+        // sooner, and what is older than a recovery is not in the new ledger. The cutoff of a recovery stands for
+        // the longest life.
         let kept = retention.min(Ttl::MAX.as_duration());
+        let kept = kept - SKEW.min(kept / 2);
         let recovered = cutoffs.iter().filter(|cutoff| cutoff.selector == Selector::All);
         let recovered = recovered.map(|cutoff| cutoff.up_to).max().unwrap_or_default();
         let forgotten = self.now().minus(kept).max(recovered);

@@ -17,6 +17,7 @@ use crate::contract::provider::Permissive;
 use crate::world::{Plan, World};
 
 const AGENT: &str = "support-bot";
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A world whose ledger is in a file.
 struct Filed {
@@ -62,8 +63,8 @@ impl Filed {
         let broker = self
             .world
             .process(ledger.clone(), &rules, Providers::new([]), None);
-        let (lines, week) = (self.world.journal.lines(), Duration::from_secs(7 * 24 * 3600));
-        broker.compare_with_journal(&lines, week).await.unwrap();
+        let lines = self.world.journal.lines();
+        broker.compare_with_journal(&lines, RETENTION).await.unwrap();
         broker.quarantine()
     }
 }
@@ -110,7 +111,7 @@ async fn a_task_whose_end_was_lost_is_a_loss() {
 async fn a_kill_order_that_was_lost_is_a_loss() {
     let filed = Filed::new();
     let operator = filed.world.caller("ops-console").await;
-    let before = filed.copy();
+    let (before, again) = (filed.copy(), filed.copy());
     let (agent, request) = (AGENT.parse().unwrap(), filed.world.request());
     let revoked = filed
         .world
@@ -119,6 +120,9 @@ async fn a_kill_order_that_was_lost_is_a_loss() {
     revoked.await.unwrap();
     assert_eq!(filed.starts_with(&before).await, Some(Loss::Behind));
     assert_eq!(filed.starts_with(&filed.copy()).await, None);
+    // By the clock of another broker it is so old that the ledger forgets it.
+    filed.world.clock.advance(RETENTION - Duration::from_secs(60));
+    assert_eq!(filed.starts_with(&again).await, None);
 }
 
 #[tokio::test]
