@@ -22,7 +22,7 @@ use crate::registry::Caller;
 
 use super::blast::Blast;
 use super::error::{BrokerError, chain};
-use super::recheck::today::{Held, Today};
+use super::recheck::today::Today;
 use super::records::Fill;
 use super::rules::Ruleset;
 use super::walk::Walk;
@@ -315,28 +315,12 @@ impl Broker {
     }
 
     async fn foresee(&self, next: &Ruleset, lease: &Lease, preview: &mut Preview) -> Result<(), BrokerError> {
-        let charter = match self.charter(lease.task).await {
-            Ok(charter) => charter,
-            Err(BrokerError::NoTask) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let above = match self.above(&charter).await {
-            Ok(above) => above,
-            Err(BrokerError::NoTask) => return Ok(()),
-            Err(error) => return Err(error),
-        };
         let now = self.now();
-        let today = Held {
-            rules: next,
-            facts: &self.facts(),
-            providers: &self.parts.providers,
-            charter: &charter,
-            above: &above,
-            lease,
-            bound_to_evidence: self.parts.settings.bind_to_attestation,
-            now,
-        }
-        .decide();
+        let today = match self.today(next, lease, now).await {
+            Ok(today) => today,
+            Err(BrokerError::NoTask) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         preview.looked_at += 1;
         let (cause, why) = match today {
             Today::Stands => return Ok(()),

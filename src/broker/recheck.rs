@@ -33,7 +33,7 @@ use super::records::{Fill, delegation};
 use super::rules::Ruleset;
 use super::walk::page_of;
 use super::{Broker, measure};
-use today::{Held, Today, Why};
+use today::{Today, Why};
 
 /// How many leases are looked at before progress is written down.
 const PAGE: usize = Page::MOST;
@@ -224,19 +224,7 @@ impl Broker {
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Done, BrokerError> {
-        let charter = self.charter(lease.task).await?;
-        let above = self.above(&charter).await?;
-        let today = Held {
-            rules,
-            facts: &self.facts(),
-            providers: &self.parts.providers,
-            charter: &charter,
-            above: &above,
-            lease,
-            bound_to_evidence: self.parts.settings.bind_to_attestation,
-            now,
-        }
-        .decide();
+        let today = self.today(rules, lease, now).await?;
         let (done, cause, why) = match today {
             Today::Stands => return Ok(Done::Left),
             Today::Over(cause, why) => (self.end(lease, cause).await?, cause, why),

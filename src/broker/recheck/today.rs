@@ -16,8 +16,10 @@ use crate::policy::chain::{self as policy_chain, Link};
 use crate::policy::{Attested, Question, TaskContext};
 use crate::provider::Providers;
 
+use super::super::Broker;
 use super::super::bounds::Bounds;
 use super::super::chain;
+use super::super::error::BrokerError;
 use super::super::permission::NOT_FOR_THEM;
 use super::super::rules::Ruleset;
 
@@ -44,22 +46,46 @@ pub(crate) struct Why {
 }
 
 /// The lease and all that it is held against.
-pub(crate) struct Held<'a> {
-    pub(crate) rules: &'a Ruleset,
-    pub(crate) facts: &'a Facts,
-    pub(crate) providers: &'a Providers,
-    pub(crate) charter: &'a Charter,
+struct Held<'a> {
+    rules: &'a Ruleset,
+    facts: &'a Facts,
+    providers: &'a Providers,
+    charter: &'a Charter,
     /// The charters of the tasks above.
-    pub(crate) above: &'a [Arc<Charter>],
-    pub(crate) lease: &'a Lease,
+    above: &'a [Arc<Charter>],
+    lease: &'a Lease,
     /// Whether credentials end with the evidence that they were issued on.
-    pub(crate) bound_to_evidence: bool,
-    pub(crate) now: Timestamp,
+    bound_to_evidence: bool,
+    now: Timestamp,
+}
+
+impl Broker {
+    /// What becomes of a lease by these rules and the facts in force.
+    pub(in super::super) async fn today(
+        &self,
+        rules: &Ruleset,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<Today, BrokerError> {
+        let charter = self.charter(lease.task).await?;
+        let above = self.above(&charter).await?;
+        let held = Held {
+            rules,
+            facts: &self.facts(),
+            providers: &self.parts.providers,
+            charter: &charter,
+            above: &above,
+            lease,
+            bound_to_evidence: self.parts.settings.bind_to_attestation,
+            now,
+        };
+        Ok(held.decide())
+    }
 }
 
 impl Held<'_> {
     /// Decides anew. A fault anywhere is an end that names it, like any other denial.
-    pub(crate) fn decide(&self) -> Today {
+    fn decide(&self) -> Today {
         let Self {
             rules,
             facts,
