@@ -71,6 +71,7 @@ fn tool(name: &str) -> Tool {
         zone: "eu".parse().unwrap(),
         environment: "production".parse().unwrap(),
         audience: format!("https://{name}.example"),
+        origins: [].into(),
         binding: Binding {
             provider: "jwt".parse().unwrap(),
             parameters: BTreeMap::new(),

@@ -16,6 +16,7 @@ pub mod fact;
 pub mod ids;
 pub mod lease;
 pub mod name;
+pub mod origin;
 pub mod recheck;
 pub mod secret;
 pub mod spiffe;

@@ -1,6 +1,8 @@
 //! `issue`: the life of a credential begins. The steps are those of the table in
 //! `docs/concepts/architecture.md`, in that order, and the types allow no other.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::journal::record::{Record, Result as Outcome, Verb};
@@ -10,6 +12,7 @@ use crate::model::access::Access;
 use crate::model::credential::Credential;
 use crate::model::ids::{LeaseId, RequestId, TaskId};
 use crate::model::lease::{Cause, Held, Lease};
+use crate::model::origin::Origin;
 use crate::model::ttl::{Bounded, Ttl};
 use crate::provider::{Minted, Provider};
 use crate::registry::Caller;
@@ -47,6 +50,8 @@ pub struct Issued {
     pub requested: Ttl,
     /// The life that was granted, and what bounded it.
     pub granted: Bounded,
+    /// Where it may be sent.
+    pub origins: Arc<[Origin]>,
 }
 
 impl Broker {
@@ -171,6 +176,7 @@ impl Broker {
             lease,
             requested,
             granted,
+            origins: tool.origins.clone(),
         })
     }
 

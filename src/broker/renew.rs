@@ -79,6 +79,7 @@ impl Broker {
             return Err(BrokerError::NotRenewable);
         }
         let requested = ttl.unwrap_or(permit.request().tool.default_ttl);
+        let origins = permit.request().tool.origins.clone();
         let record = Record {
             granted: Some(granted.ttl),
             bounded_by: Some(granted.by),
@@ -128,6 +129,7 @@ impl Broker {
             lease,
             requested,
             granted,
+            origins,
         })
     }
 }

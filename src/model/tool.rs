@@ -1,10 +1,12 @@
 //! Tools: the catalogued systems that credentials are for, with their risk and their provider.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::name::{Environment, Operation, Owner, ProviderName, ToolName, Zone};
+use super::origin::Origin;
 use super::ttl::Ttl;
 
 /// What an action does to the world. Policies permit or forbid by effect.
@@ -131,6 +133,9 @@ pub struct Tool {
     pub environment: Environment,
     /// The one `aud` of tokens for it: an absolute URI (RFC 8707 §2).
     pub audience: String,
+    /// Where its credentials may be sent. Who holds one asks this before each request; the broker enforces
+    /// nothing by it.
+    pub origins: Arc<[Origin]>,
     /// Who mints for it.
     pub binding: Binding,
     /// The longest life of a credential for it.

@@ -54,6 +54,7 @@ pub(super) fn tool(name: &str, actions: &[(&str, Effect)], risk: Risk, sensitivi
         zone: "eu".parse().unwrap(),
         environment: "production".parse().unwrap(),
         audience: format!("https://{name}.example"),
+        origins: [].into(),
         binding: Binding {
             provider: "jwt".parse().unwrap(),
             parameters: BTreeMap::new(),

@@ -317,6 +317,7 @@ mod tests {
             zone: "internal".parse().unwrap(),
             environment: "prod".parse().unwrap(),
             audience: audience.into(),
+            origins: [].into(),
             binding: Binding {
                 provider: "jwt".parse().unwrap(),
                 parameters: BTreeMap::new(),

@@ -48,6 +48,7 @@ fn build() -> Result<Tool, InvalidName> {
         zone: DAYFLY.parse()?,
         environment: DAYFLY.parse()?,
         audience: "urn:dayfly".into(),
+        origins: [].into(),
         binding: Binding {
             provider: DAYFLY.parse()?,
             parameters: BTreeMap::new(),

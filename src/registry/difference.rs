@@ -66,6 +66,7 @@ fn same_agent(one: &Agent, two: &Agent) -> bool {
 fn same_tool(one: &Tool, two: &Tool) -> bool {
     let said = |tool: &Tool| Tool {
         description: String::new(),
+        origins: [].into(),
         ..tool.clone()
     };
     one == two || said(one) == said(two)
@@ -109,6 +110,7 @@ mod tests {
             difference(|agent, tool| {
                 agent.purpose = "another".into();
                 tool.description = "another".into();
+                tool.origins = ["https://a.example".parse().unwrap()].into();
             }),
             (0, 0)
         );

@@ -376,6 +376,35 @@ parameters = { depth = 2, tags = ["x"] }
     }
 
     #[test]
+    fn credentials_go_where_the_audience_is_unless_it_is_written() {
+        let origins = |tool: &str| {
+            let loaded = try_load(&[("agents/a.toml", AGENT), ("tools/crm.toml", tool)])?;
+            let tool = loaded.registry.tool(&"crm".parse().unwrap()).unwrap();
+            Ok::<Vec<String>, String>(tool.origins.iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(origins(TOOL).unwrap(), ["https://crm.example.org"]);
+        let abstract_one = TOOL.replace("https://crm.example.org", "urn:example:crm");
+        assert!(origins(&abstract_one).unwrap().is_empty());
+        let written = |text: &str| TOOL.replace("max_ttl", &format!("origins = {text}\nmax_ttl"));
+        assert!(origins(&written("[]")).unwrap().is_empty());
+        let two = written(r#"["https://A.example", "http://127.0.0.1:8441"]"#);
+        assert_eq!(
+            origins(&two).unwrap(),
+            ["https://a.example", "http://127.0.0.1:8441"]
+        );
+        let bad = origins(&written(r#"["https://a.example/v1"]"#)).unwrap_err();
+        assert!(bad.contains("tools/crm.toml:11:12: `origins`"), "{bad}");
+        let many = format!(
+            "{:?}",
+            (0..17)
+                .map(|n| format!("https://{n}.example"))
+                .collect::<Vec<_>>()
+        );
+        let bad = origins(&written(&many)).unwrap_err();
+        assert!(bad.contains("there are more than 16"), "{bad}");
+    }
+
+    #[test]
     fn says_everything_that_is_wrong_with_every_file_at_once() {
         let agent = AGENT
             .replace("autonomy = 2", "autonomy = 6")

@@ -194,7 +194,12 @@ async fn a_credential_lives_and_ends_over_http() {
         (&issued["requested"], &issued["bounded_by"]),
         (&json!(3600), &json!("policy"))
     );
+    assert_eq!(issued["origins"], json!(["https://crm.example.org"]));
     let lease = format!("/v1/leases/{}", issued["lease"]["id"].as_str().unwrap());
+    let (_, renewed) = api
+        .post("support-bot", &format!("{lease}/renew"), json!({}))
+        .await;
+    assert_eq!(renewed["origins"], issued["origins"], "{renewed}");
     let (_, shown) = api.get("support-bot", &lease).await;
     assert_eq!(shown["state"], "active");
     assert!(

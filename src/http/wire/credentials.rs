@@ -1,6 +1,7 @@
 //! Credentials: asked for, and shown once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,6 +13,7 @@ use crate::model::credential::Credential;
 use crate::model::ids::{DecisionId, TaskId};
 use crate::model::lease::Ending;
 use crate::model::name::{Operation, ToolName};
+use crate::model::origin::Origin;
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bound, Ttl};
 
@@ -88,6 +90,10 @@ pub struct IssuedAnswer {
     /// The record of why it exists.
     #[schema(value_type = String)]
     pub decision: DecisionId,
+    /// Where the credential may be sent: schemes, hosts and ports, such as `https://crm.example.org`. It is for
+    /// whoever holds it to send it nowhere else.
+    #[schema(value_type = Vec<String>)]
+    pub origins: Arc<[Origin]>,
 }
 
 /// A credential, by kind. In clear here, on its way to the wire, so it does not print.
@@ -188,6 +194,7 @@ impl From<Issued> for IssuedAnswer {
             revocation: issued.lease.ending,
             expires_at: issued.lease.expires_at,
             decision: issued.lease.decision,
+            origins: issued.origins,
             lease: issued.lease.into(),
         }
     }

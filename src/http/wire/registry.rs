@@ -1,6 +1,7 @@
 //! Agents and tools as the registry and the catalogue have them, and the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::model::agent::{Agent, AgentStatus};
 use crate::model::name::{AgentName, Environment, Operation, Owner, ProviderName, Role, ToolName, Zone};
+use crate::model::origin::Origin;
 use crate::model::time::Timestamp;
 use crate::model::tool::{Effect, Risk, Sensitivity, Tool};
 use crate::model::ttl::Ttl;
@@ -131,6 +133,9 @@ pub struct ToolAnswer {
     pub environment: Environment,
     /// The `aud` of tokens for it.
     pub audience: String,
+    /// Where its credentials may be sent.
+    #[schema(value_type = Vec<String>)]
+    pub origins: Arc<[Origin]>,
     /// Who mints for it.
     #[schema(value_type = String)]
     pub provider: ProviderName,
@@ -159,6 +164,7 @@ impl From<&Tool> for ToolAnswer {
             zone: tool.zone.clone(),
             environment: tool.environment.clone(),
             audience: tool.audience.clone(),
+            origins: tool.origins.clone(),
             provider: tool.binding.provider.clone(),
             max_ttl: tool.max_ttl,
             default_ttl: tool.default_ttl,

@@ -58,6 +58,7 @@ pub(super) fn tool(parameters: Value) -> Tool {
         zone: "internal".parse().unwrap(),
         environment: "prod".parse().unwrap(),
         audience: "https://s3.example.org".into(),
+        origins: [].into(),
         binding: Binding {
             provider: "aws".parse().unwrap(),
             parameters: parameters.into_iter().collect(),

@@ -280,6 +280,7 @@ mod tests {
             zone: "internal".parse().unwrap(),
             environment: "prod".parse().unwrap(),
             audience: "urn:example:orders".into(),
+            origins: [].into(),
             binding: Binding {
                 provider: "orders-db".parse().unwrap(),
                 parameters: serde_json::from_value(parameters).unwrap(),

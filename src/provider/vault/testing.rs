@@ -25,6 +25,7 @@ pub(super) fn tool(parameters: Value) -> Tool {
         zone: "eu".parse().unwrap(),
         environment: "prod".parse().unwrap(),
         audience: "https://crm.example.org".into(),
+        origins: [].into(),
         binding: Binding {
             provider: "vault".parse().unwrap(),
             parameters: parameters.into_iter().collect(),

@@ -1,11 +1,13 @@
 //! One tool as a file.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::model::document::Section;
 use crate::model::name::{Operation, Purpose, ToolName};
+use crate::model::origin::Origin;
 use crate::model::tool::{Binding, Effect, Tool};
 use crate::model::ttl::Ttl;
 use crate::registry::DAYFLY;
@@ -14,6 +16,8 @@ use super::{facts, name};
 
 /// The most actions that a tool can have.
 const MOST_ACTIONS: usize = 64;
+/// The most places that credentials for a tool can be sent to.
+const MOST_ORIGINS: usize = 16;
 
 /// Reads a tool from a file called `stem`.
 pub(super) fn read(section: &mut Section<'_>, stem: &str) -> Option<Tool> {
@@ -36,6 +40,7 @@ pub(super) fn read(section: &mut Section<'_>, stem: &str) -> Option<Tool> {
     let zone = section.required("zone", "say in which zone it is: `zone = \"eu\"`");
     let environment = section.required("environment", "say where it runs: `environment = \"production\"`");
     let audience = audience(section);
+    let origins = origins(section, audience.as_deref());
     let provider = section.required(
         "provider",
         "write the name of a configured provider: `provider = \"jwt\"`",
@@ -55,6 +60,7 @@ pub(super) fn read(section: &mut Section<'_>, stem: &str) -> Option<Tool> {
         zone: zone?,
         environment: environment?,
         audience: audience?,
+        origins,
         binding: Binding {
             provider: provider?,
             parameters: parameters
@@ -108,6 +114,21 @@ fn audience(section: &mut Section<'_>) -> Option<String> {
         section.blame("audience", "it is not an absolute URI without a fragment", help);
     }
     Some(audience)
+}
+
+/// Unless they are written, that of the audience, which is where many a tool is.
+fn origins(section: &mut Section<'_>, audience: Option<&str>) -> Arc<[Origin]> {
+    let written: Option<Vec<Origin>> = section.list("origins");
+    if written
+        .as_ref()
+        .is_some_and(|origins| origins.len() > MOST_ORIGINS)
+    {
+        let help = "name the places that its credentials may be sent to";
+        section.blame("origins", format!("there are more than {MOST_ORIGINS}"), help);
+    }
+    written
+        .unwrap_or_else(|| audience.and_then(Origin::of).into_iter().collect())
+        .into()
 }
 
 /// RFC 3986 §4.3, by its letters: a scheme, then something; no fragment (RFC 8707 §2).

@@ -92,6 +92,7 @@ pub(crate) fn a_tool(provider: &str, parameters: serde_json::Value) -> Tool {
         zone: "eu".parse().unwrap(),
         environment: "production".parse().unwrap(),
         audience: "https://orders.example.org".into(),
+        origins: [].into(),
         binding: Binding {
             provider: provider.parse().unwrap(),
             parameters,
