@@ -1,0 +1,258 @@
+"""No evidence and no credential in anything that is printed, logged, raised or written down."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import json
+import logging
+import pickle
+import pprint
+import traceback
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from dayfly import (
+    ApprovalPending,
+    AttestationFailed,
+    BrokerUnavailable,
+    Credential,
+    DayflyError,
+    Denied,
+    Secret,
+    _credential,
+    _errors,
+)
+from dayfly.evidence import Environment, GitHubActions
+
+if TYPE_CHECKING:
+    from conftest import World
+    from gate import Gate
+
+READ = "crm:read@customers/42"
+TOLD = "eyJhbGciOiJub25lIn0.c2VjcmV0.secret-secret-secret"
+
+
+def told(value: object) -> str:
+    """Everything that says what a value is."""
+    texts = [
+        repr(value),
+        str(value),
+        f"{value}",
+        f"{value!s:>80}",
+        "%s %r" % (value, value),  # noqa: UP031
+        pprint.pformat(value),
+        json.dumps({"it": value}, default=str),
+        json.dumps({"it": value}, default=repr),
+        repr(inspect.getmembers(value, lambda member: not callable(member))),
+        repr([getattr(type(value), name, None) for name in dir(value)]),
+        repr(copy.copy(value)),
+        repr(copy.deepcopy(value)),
+        repr(getattr(value, "__dict__", None)),
+    ]
+    for dump in (pickle.dumps, json.dumps):
+        try:
+            texts.append(repr(dump(value)))
+        except TypeError as refused:
+            texts.append(str(refused))
+    return "\n".join(texts)
+
+
+def test_a_secret_shows_in_nothing_but_reveal() -> None:
+    secret = Secret(TOLD)
+    assert TOLD not in told(secret)
+    assert secret.reveal() == TOLD
+    assert repr(secret) == str(secret) == f"{secret}" == "<redacted>"
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(secret)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        json.dumps(secret)
+    assert copy.deepcopy(secret) is secret
+    assert secret == Secret(TOLD)
+    assert secret != Secret("other")
+    assert secret != TOLD
+    with pytest.raises(TypeError):
+        hash(secret)
+    with pytest.raises(AttributeError):
+        secret._reveal = lambda: ""
+    with pytest.raises(AttributeError):
+        del secret._reveal
+    with pytest.raises(TypeError):
+        vars(secret)
+
+
+ANSWER = {
+    "lease": {"id": "lse_1", "tool": "db", "actions": ["read"], "resources": []},
+    "requested": 60,
+    "granted": 60,
+    "bounded_by": "policy",
+    "revocation": "immediate",
+    "expires_at": "2026-11-22T08:10:29.000Z",
+    "decision": "dec_1",
+}
+
+
+@pytest.mark.parametrize(
+    ("members", "secrets"),
+    [
+        ({"type": "bearer_token", "token": "s3cret-token"}, ["s3cret-token"]),
+        (
+            {
+                "type": "aws_session",
+                "access_key_id": "ASIA1",
+                "secret_access_key": "s3-key",
+                "session_token": "s3-ses",
+            },
+            ["ASIA1", "s3-key", "s3-ses"],
+        ),
+        (
+            {
+                "type": "database_login",
+                "host": "db.example.org",
+                "port": 5432,
+                "database": "orders",
+                "username": "dayfly_1",
+                "password": "p@ss/w:rd",
+            },
+            ["p@ss/w:rd"],
+        ),
+        ({"type": "fields", "fields": {"user": "u-s3cret", "key": "k-s3cret"}}, ["u-s3cret", "k-s3cret"]),
+    ],
+)
+def test_no_kind_of_credential_shows_its_secrets(members: dict[str, Any], secrets: list[str]) -> None:
+    credential = _credential.from_answer({**ANSWER, "credential": members})
+    assert credential.kind == members["type"]
+    text = told(credential) + str(asdict(credential))
+    for secret in secrets:
+        assert secret not in text
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(credential)
+    revealed = [value.reveal() for value in credential._secrets.values()]
+    assert revealed == secrets
+
+
+def test_each_kind_gives_its_parts() -> None:
+    def made(**members: Any) -> Credential:
+        return _credential.from_answer({**ANSWER, "credential": members})
+
+    login = made(
+        type="database_login", host="::1", port=5432, database="o/1", username="u", password="p@ss/w:rd"
+    )
+    assert login.dsn().reveal() == "postgresql://u:p%40ss%2Fw%3Ard@[::1]:5432/o%2F1"
+    assert (login.host, login.port, login.database, login.username) == ("::1", 5432, "o/1", "u")
+    session = made(type="aws_session", access_key_id="a", secret_access_key="b", session_token="c")
+    assert session.region is None
+    assert (session.access_key_id.reveal(), session.session_token.reveal()) == ("a", "c")
+    fields = made(type="fields", fields={"token": "t"})
+    assert fields.fields["token"].reveal() == "t"
+    with pytest.raises(AttributeError):
+        _ = fields.token
+    with pytest.raises(AttributeError):
+        _ = login.fields
+    assert not hasattr(session, "dsn_of")
+    renewed = _credential.from_answer({**ANSWER, "granted": 90}, session)
+    assert (renewed.granted, renewed.secret_access_key) == (90, session.secret_access_key)
+    answers: list[Any] = [{}, {**ANSWER, "credential": {"type": "new"}}, ANSWER, [], None]
+    for broken in answers:
+        with pytest.raises(BrokerUnavailable, match="no credential"):
+            _credential.from_answer(broken)
+
+
+def shown(error: BaseException) -> str:
+    """What error reporters make of an exception: its traceback with the locals of every frame, and all causes."""
+    whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+    texts = ["".join(whole.format()), "".join(traceback.format_exception(error)), told(error)]
+    seen: BaseException | None = error.__context__ or error.__cause__
+    while seen is not None:
+        texts.append("".join(traceback.TracebackException.from_exception(seen, capture_locals=True).format()))
+        seen = seen.__context__ or seen.__cause__
+    return "\n".join(texts)
+
+
+def test_no_error_and_no_log_holds_evidence_or_a_token(
+    world: World, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    caplog.set_level(logging.DEBUG)
+    errors: list[BaseException] = []
+    evidence = world.evidence().read_text().strip()
+    try:
+        with world.broker(address=gate.url).task("look", ["crm:read,delete,export@customers/42"]) as task:
+            token = task.credential(READ).token.reveal()
+            for access, error in (
+                ("crm:delete@customers/42", Denied),
+                ("crm:export@customers/42", ApprovalPending),
+            ):
+                with pytest.raises(error) as caught:
+                    task.credential(access)
+                errors.append(caught.value)
+            for mode in ("refuse", "swallow"):
+                gate.set(mode)
+                with pytest.raises(BrokerUnavailable) as unreachable:
+                    task.credential(READ, cache=False)
+                errors.append(unreachable.value)
+            answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5\r\n\r\n{]]]}"
+            gate.set("answer", answer=answer)
+            with pytest.raises(DayflyError) as unreadable:
+                task.credential(READ, cache=False)
+            errors.append(unreadable.value)
+            gate.set("pass")
+            with pytest.raises(DayflyError) as elsewhere:
+                httpx.get("http://127.0.0.1:1/", auth=task.auth(READ), trust_env=False)
+            errors.append(elsewhere.value)
+            try:
+                credential = task.credential(READ)
+                raise RuntimeError(f"with {credential} and {credential.token} for {task}")  # noqa: TRY301
+            except RuntimeError as mine:
+                errors.append(mine)
+        with pytest.raises(AttestationFailed) as refused:
+            world.broker(evidence=lambda: evidence[:-6] + "AAAAAA").decide("look", READ)
+        errors.append(refused.value)
+    finally:
+        root.removeHandler(handler)
+    logs = stream.getvalue() + caplog.text
+    assert "/v1/tasks" in logs, "there is something to look at"
+    signatures = [evidence.split(".")[2], evidence.split(".")[1], token.split(".")[2], token.split(".")[1]]
+    for text in (logs, *map(shown_but_here, errors)):
+        for secret in (evidence, token, *signatures, evidence[-40:-6]):
+            assert secret not in text
+
+
+def shown_but_here(error: BaseException) -> str:
+    """Without the frames of this file, which know the secrets, of course."""
+    whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+    for frame in whole.stack:
+        if frame.filename == __file__:
+            frame.locals = {}
+    return "".join(whole.format()) + "".join(traceback.format_exception(error)) + told(error)
+
+
+def test_the_sources_of_evidence_do_not_print_it(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    monkeypatch.setenv("DAYFLY_EVIDENCE", TOLD)
+    broker = world.broker(evidence=Environment())
+    github = GitHubActions("https://ids.example.org/?a=b", TOLD, "dayfly")
+    assert TOLD not in told_of(broker) + told_of(github)
+
+
+def told_of(value: object) -> str:
+    return repr(value) + repr(vars(value)) + pprint.pformat(vars(value))
+
+
+def test_errors_survive_pickling_and_copying() -> None:
+    error = _errors.from_answer(
+        403,
+        {"type": _errors.TYPES + "denied", "detail": "no", "decision": "dec_1", "request_id": "req_1"},
+        {},
+    )
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert isinstance(other, Denied)
+        assert (other.reason, other.decision, other.status, other.slug) == ("no", "dec_1", 403, "denied")
+        assert str(other) == "no (403 denied; req_1)"
+    assert isinstance(_errors.from_answer(599, None, {}), DayflyError)
