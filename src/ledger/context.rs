@@ -137,6 +137,10 @@ pub struct RecheckClaim {
 /// they name.
 pub(super) const DECIDES: [u8; 2] = [b'd', b'r'];
 
+/// How many ends at most are claimed in a row while a decision waits: ends go first, and no stream of them keeps
+/// decisions out.
+pub(super) const MOST_ENDS: u64 = 7;
+
 /// The order to decide everything anew that takes the place of too many narrower ones, the last of which this is.
 pub(super) fn decide_everything(recheck: &Recheck) -> Recheck {
     Recheck {

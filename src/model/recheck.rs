@@ -55,7 +55,7 @@ impl Work {
         }
     }
 
-    /// What is denied already goes before what has yet to be decided.
+    /// What is denied already goes before what has yet to be decided, which has its turn all the same.
     pub const fn is_urgent(&self) -> bool {
         matches!(self, Self::Cut { .. } | Self::Distrust { .. })
     }

@@ -68,6 +68,8 @@ pub(super) const FACTS_VERSION: &str = "facts";
 pub(super) const FACTS_FROM: &str = "facts from";
 /// Grows with each place in the queue of rechecks and each hold, in [`META`].
 pub(super) const SEQUENCE: &str = "sequence";
+/// How many ends were claimed in a row while a decision waited, in [`META`].
+pub(super) const ENDS: &str = "ends";
 /// How often the ledger was asked whether it can write, in [`META`].
 pub(super) const TOUCHED: &str = "touched";
 

@@ -16,7 +16,7 @@ use super::link::Reply;
 use super::packed::{Head, cause_code, unpack_lease};
 use super::{RedisLedger, instant, number, script};
 use crate::ledger::context::{
-    self, Context, MOST_FACTS, MOST_RECHECKS, MOST_STATEMENTS, RecheckClaim, Stated, Statements,
+    self, Context, MOST_ENDS, MOST_FACTS, MOST_RECHECKS, MOST_STATEMENTS, RecheckClaim, Stated, Statements,
 };
 use crate::ledger::{LedgerError, Refusal, record};
 use crate::model::decision::Revision;
@@ -280,6 +280,7 @@ impl Context for RedisLedger {
                 instant(now.plus(hold)),
                 revision.0.as_bytes().to_vec(),
                 number(lapses),
+                number(MOST_ENDS),
             ];
             let mut reply = self.reaping.run(&script::NEXT, &[&keys], &[&args]).await?;
             match reply.word.as_str() {

@@ -388,6 +388,7 @@ macro_rules! ledger_contract {
                 a_statement_orders_that_its_subject_is_decided_anew, a_fact_that_expires_is_a_reason_to_decide_anew,
                 what_was_taken_back_is_forgotten_after_the_retention, one_subject_has_so_many_facts_and_no_more,
                 ends_come_before_decisions_and_then_who_has_waited_longest,
+                decisions_have_their_turn_in_a_stream_of_ends,
                 a_recheck_is_held_by_one_until_the_hold_runs_out, each_recheck_is_claimed_by_one,
                 an_order_that_nobody_began_is_replaced_in_its_place,
                 what_is_ordered_again_while_somebody_is_at_it_is_done_once_more_after,

@@ -3,8 +3,8 @@
 use redb::{ReadableTable as _, ReadableTableMetadata as _};
 
 use super::Circumstances;
-use crate::ledger::context::{self, DECIDES, MOST_RECHECKS, RecheckClaim};
-use crate::ledger::embedded::layout::{QUEUE, RECHECKS, SEQUENCE, damaged};
+use crate::ledger::context::{self, DECIDES, MOST_ENDS, MOST_RECHECKS, RecheckClaim};
+use crate::ledger::embedded::layout::{ENDS, QUEUE, RECHECKS, SEQUENCE, damaged};
 use crate::ledger::embedded::reads::Snapshot;
 use crate::ledger::record::{decode_recheck, encode_recheck, encode_selector, recheck_key};
 use crate::ledger::{LedgerError, Refusal};
@@ -166,6 +166,27 @@ impl Circumstances<'_, '_> {
         Ok(())
     }
 
+    /// The first order, from a place on, that nobody holds and that waits for no other revision.
+    fn first_from(
+        &self,
+        place: u64,
+        now: Timestamp,
+        revision: &Revision,
+    ) -> Result<Option<(Vec<u8>, Pending)>, LedgerError> {
+        for entry in self.queue.range(place..)? {
+            let key = entry?.1.value().to_vec();
+            let pending = self
+                .pending(&key)?
+                .ok_or_else(|| damaged("the queue of rechecks"))?;
+            let free = pending.hold == 0 || pending.until <= now.as_millis();
+            let wanted = pending.recheck.work.revision();
+            if free && wanted.is_none_or(|wanted| wanted == revision) {
+                return Ok(Some((key, pending)));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) fn claim(
         &mut self,
         now: Timestamp,
@@ -173,26 +194,22 @@ impl Circumstances<'_, '_> {
         revision: &Revision,
     ) -> Result<Option<RecheckClaim>, LedgerError> {
         self.lapse(now)?;
-        let mut next = None;
-        for entry in self.queue.range(0..)? {
-            let key = entry?.1.value().to_vec();
-            let pending = self
-                .pending(&key)?
-                .ok_or_else(|| damaged("the queue of rechecks"))?;
-            let free = pending.hold == 0 || pending.until <= now.as_millis();
-            let mine = pending
-                .recheck
-                .work
-                .revision()
-                .is_none_or(|wanted| wanted == revision);
-            if free && mine {
-                next = Some((key, pending));
-                break;
-            }
+        let ends = self.tables.number(ENDS)?.unwrap_or_default();
+        let mut next = match ends >= MOST_ENDS {
+            true => self.first_from(DECISIONS, now, revision)?,
+            false => None,
+        };
+        if next.is_none() {
+            next = self.first_from(0, now, revision)?;
         }
         let Some((key, Pending { recheck, place, .. })) = next else {
             return Ok(None);
         };
+        let kept_waiting = place < DECISIONS && self.queue.range(DECISIONS..)?.next().is_some();
+        if kept_waiting || ends > 0 {
+            self.tables
+                .set_number(ENDS, if kept_waiting { ends + 1 } else { 0 })?;
+        }
         let hold = self.next_number()?;
         self.put_recheck(&key, &recheck, place, hold, until.as_millis())?;
         Ok(Some(RecheckClaim { recheck, hold }))

@@ -487,6 +487,50 @@ pub(super) async fn ends_come_before_decisions_and_then_who_has_waited_longest(l
     assert_eq!(waiting(&ledger).await, []);
 }
 
+pub(super) async fn decisions_have_their_turn_in_a_stream_of_ends(ledger: Subject) {
+    const NONE: [usize; 0] = [];
+    /// Of so many claims, each settled, the numbers of those that were decisions. Two more ends come before each.
+    async fn decisions(ledger: &Subject, day: &str, claims: usize) -> Vec<usize> {
+        let mut decisions = Vec::new();
+        for number in 0..claims {
+            for user in ["one", "other"] {
+                let whom = Selector::User(format!("{user}-{day}-{number}").parse().unwrap());
+                ledger.order_recheck(&cut(whom, at(1))).await.unwrap();
+            }
+            let claim = claim(ledger, at(2)).await.unwrap();
+            let urgent = claim.recheck.work.is_urgent();
+            if !urgent {
+                decisions.push(number);
+            }
+            ledger.settle_recheck(&claim, looked_at(1), urgent).await.unwrap();
+        }
+        decisions
+    }
+
+    assert_eq!(
+        decisions(&ledger, "first", 10).await,
+        NONE,
+        "none waits, so nothing is owed"
+    );
+    let elsewhere = decide(agent("a"), Some("r2"));
+    ledger.order_recheck(&elsewhere).await.unwrap();
+    assert_eq!(
+        decisions(&ledger, "second", 10).await,
+        NONE,
+        "it is for somebody else"
+    );
+    while let Some(claim) = claim(&ledger, at(3)).await {
+        ledger.settle_recheck(&claim, looked_at(1), true).await.unwrap();
+    }
+    assert_eq!(waiting(&ledger).await, [elsewhere]);
+
+    ledger.order_recheck(&decide(agent("b"), None)).await.unwrap();
+    let first = claim(&ledger, at(3)).await.unwrap();
+    assert!(!first.recheck.work.is_urgent());
+    ledger.settle_recheck(&first, looked_at(1), false).await.unwrap();
+    assert_eq!(decisions(&ledger, "third", 24).await, [7, 15, 23]);
+}
+
 pub(super) async fn a_recheck_is_held_by_one_until_the_hold_runs_out(ledger: Subject) {
     ledger.order_recheck(&decide(agent("a"), None)).await.unwrap();
     let first = claim(&ledger, at(1)).await.unwrap();
