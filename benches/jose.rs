@@ -63,6 +63,7 @@ fn claims() -> AccessToken {
             tool: "crm".parse().unwrap(),
             environment: "prod".parse().unwrap(),
             trust_domain: Some("example.org".parse().unwrap()),
+            parent_trust_domains: Vec::new(),
             decision: DecisionId::new(at, [3; 10]),
         },
     }

@@ -88,6 +88,8 @@ impl Broker {
             agent: mine.clone(),
             kind: attestation.kind,
             trust_domain: attestation.trust_domain.clone(),
+            key: self.parts.verifiers.vouching_key(attestation),
+            until: attestation.expires_at,
         };
         let task = Task {
             charter: Charter {

@@ -154,7 +154,7 @@ impl Broker {
             self.activate(&**provider, &lease, &minted, &record).await?;
             minted
         };
-        if let Err(error) = self.keep_up(id, caller, &began).await {
+        if let Err(error) = self.keep_up(id, caller, &charter, &began).await {
             let exists = Held {
                 handle: Some(minted.handle),
                 ..lease.held()

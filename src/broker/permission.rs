@@ -10,7 +10,7 @@ use crate::model::decision::Grounds;
 use crate::model::fact::{Facts, Subject};
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::name::{AgentName, Operation, UserId};
-use crate::model::task::Charter;
+use crate::model::task::{Charter, Delegator};
 use crate::model::time::Timestamp;
 use crate::model::ttl::{Bounded, Ttl};
 use crate::policy::chain::{self as policy_chain, Link};
@@ -59,6 +59,7 @@ impl Broker {
             return Err(denial(&rules, NOTHING_PERMITS));
         }
         self.still_proven(&rules, caller)?;
+        self.still_handed_on(&rules, charter)?;
         let chain = chain::links(&rules.registry, charter, above, at)
             .map_err(|broken| denial(&rules, &broken.to_string()))?;
         let task = Some((TaskContext::of(charter), chain));
@@ -141,6 +142,25 @@ impl Broker {
         match self.parts.verifiers.still_trust(attestation) {
             true => Ok(()),
             false => Err(denial(rules, KEY_IS_GONE)),
+        }
+    }
+
+    /// Whether the keys by which the work was handed on are still trusted, whether or not what they signed would
+    /// still hold: the word of whoever has such a key counts for nothing any more.
+    fn still_handed_on(&self, rules: &Ruleset, charter: &Charter) -> Result<(), Denial> {
+        let trusted = |above: &&Delegator| match above.key {
+            Some(key) => self.parts.verifiers.still_trust_key(above.kind, key),
+            None => true,
+        };
+        match charter.delegators.iter().find(|above| !trusted(above)) {
+            None => Ok(()),
+            Some(above) => {
+                let reason = format!(
+                    "the key that vouched for `{}`, which handed this on, is not trusted any more: have it handed on again",
+                    above.agent
+                );
+                Err(denial(rules, &reason))
+            }
         }
     }
 

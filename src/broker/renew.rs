@@ -114,7 +114,7 @@ impl Broker {
                 return Err(error);
             }
         };
-        if let Err(error) = self.keep_up(id, caller, &began).await {
+        if let Err(error) = self.keep_up(id, caller, &charter, &began).await {
             self.compensate(&**provider, &reservation.lease().held()).await;
             self.record_failure(&record, &error).await;
             return Err(error);

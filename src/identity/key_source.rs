@@ -22,6 +22,8 @@ use super::{IdentityError, SetupError};
 use crate::entropy::{Entropy, draw};
 use crate::keys::jose::{JoseError, Unverified};
 use crate::keys::jwk::{KeyUse, VerifyingKey};
+use crate::model::attestation::EvidenceKind;
+use crate::model::lease::VouchingKey;
 use crate::model::name::InvalidName;
 
 /// The bounds of what a publisher's hint can ask for.
@@ -164,6 +166,16 @@ impl KeySource {
     /// Whether a key of this name is trusted now.
     pub fn trusts(&self, id: &str) -> bool {
         let is_it = |key: &VerifyingKey| key.id().is_some_and(|known| *known.0 == *id);
+        self.current()
+            .is_some_and(|held| held.document.keys.keys().iter().any(is_it))
+    }
+
+    /// Whether one of its keys, that may be relied on, is the one of this name.
+    pub(super) fn vouches_by(&self, kind: EvidenceKind, key: VouchingKey) -> bool {
+        let is_it = |held: &VerifyingKey| {
+            held.id()
+                .is_some_and(|id| VouchingKey::of(kind, &self.authority, &id.0) == key)
+        };
         self.current()
             .is_some_and(|held| held.document.keys.keys().iter().any(is_it))
     }

@@ -13,6 +13,7 @@ use super::claims::{Claims, parse};
 use super::key_source::KeySource;
 use super::{Evidence, IdentityError, Verifier, Workload};
 use crate::model::attestation::{Attestation, EvidenceKind};
+use crate::model::lease::{Vouched, VouchingKey};
 use crate::model::time::Timestamp;
 
 /// How much is remembered.
@@ -87,6 +88,20 @@ impl Verifiers {
             return true;
         };
         first.trusts(key) || sources.any(|(_, source)| source.trusts(key))
+    }
+
+    /// The key that vouched, where it is known here whether it is still trusted.
+    pub fn vouching_key(&self, attestation: &Attestation) -> Option<VouchingKey> {
+        let known = self
+            .sources_by_kind()
+            .any(|(kind, source)| kind == attestation.kind && source.authority() == attestation.authority);
+        Vouched::by(attestation).key.filter(|_| known)
+    }
+
+    /// Whether such a key, of evidence of this kind, is still trusted.
+    pub fn still_trust_key(&self, kind: EvidenceKind, key: VouchingKey) -> bool {
+        self.sources_by_kind()
+            .any(|(of, source)| of == kind && source.vouches_by(kind, key))
     }
 
     /// Appraises evidence, or remembers having done so.

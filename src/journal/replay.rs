@@ -126,6 +126,8 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
             agent: agent.clone(),
             kind,
             trust_domain: domain.clone(),
+            key: None, // nothing of it is distrusted
+            until: record.at,
         });
         above.collect()
     };

@@ -7,9 +7,10 @@
 //! new format, and the old one stays readable.
 //!
 //! Format 2 of a lease, and of what a renewal says, is format 1 with `StoredGrounds` behind it. A sub-task and
-//! its leases have their chain behind all that: format 2 of a task, format 3 of a lease. A lease that has a place on a
-//! status list is written in format 4: with the chain, whether or not there is one, and the place behind it. Nothing
-//! else is written in these formats.
+//! its leases have their chain behind all that: format 3 of a task, format 5 of a lease, which has its place on a status
+//! list last, if any. A lease of no sub-task that has such a place is written in format 4: with an empty chain, and
+//! the place behind it. Nothing else is written in these formats. Format 2 of a task, and formats 3 and 4 of a lease,
+//! have the chain of before it said what it rests on.
 
 mod chain;
 mod context;
@@ -22,7 +23,7 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use self::chain::StoredDelegator;
+use self::chain::{StoredDelegator, StoredLink};
 pub use self::context::{decode_fact, decode_recheck, encode_fact, encode_recheck, fact_key, recheck_key};
 use self::cutoff::{StoredCutoff, StoredSelector};
 use self::state::{StoredLeaseState, StoredSignature};
@@ -41,14 +42,18 @@ use crate::model::ttl::{Bound, Ttl};
 
 /// The format that is written, of all but leases and sub-tasks.
 const FORMAT: u8 = 1;
+/// The format of sub-tasks of before their chain said what it rests on.
+const OLD_SUB_TASK_FORMAT: u8 = 2;
 /// The format of sub-tasks that is written.
-const SUB_TASK_FORMAT: u8 = 2;
+const SUB_TASK_FORMAT: u8 = 3;
 /// The format of leases that is written, of all but those of sub-tasks.
 const LEASE_FORMAT: u8 = 2;
-/// The format of the leases of sub-tasks that is written.
-const SUB_TASK_LEASE_FORMAT: u8 = 3;
-/// The format that is written of leases which have a place on a status list.
+/// The format of the leases of sub-tasks of before their chain said what it rests on.
+const OLD_SUB_TASK_LEASE_FORMAT: u8 = 3;
+/// The format that is written of leases which have a place on a status list, of all but those of sub-tasks.
 const LISTED_FORMAT: u8 = 4;
+/// The format of the leases of sub-tasks that is written.
+const SUB_TASK_LEASE_FORMAT: u8 = 5;
 
 /// Room that most records fit into, in bytes; they are seldom kept for longer than it takes to send them.
 const ROOM: usize = 512;
@@ -56,7 +61,7 @@ const ROOM: usize = 512;
 /// The bytes of a task.
 pub fn encode_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
     let stored = StoredTask::of(task);
-    match StoredDelegator::all(&task.charter.delegators) {
+    match StoredLink::all(&task.charter.delegators) {
         chain if chain.is_empty() => encode("task", &stored),
         chain => encode_as(SUB_TASK_FORMAT, "task", &(stored, chain)),
     }
@@ -64,14 +69,21 @@ pub fn encode_task(task: &Task) -> Result<Vec<u8>, LedgerError> {
 
 /// The task of these bytes.
 pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
-    let (stored, chain): (StoredTask<'_>, Vec<StoredDelegator<'_>>) = match bytes.split_first() {
+    let (stored, delegators): (StoredTask<'_>, _) = match bytes.split_first() {
         Some((&FORMAT, body)) => (read("task", body)?, Vec::new()),
-        Some((&SUB_TASK_FORMAT, body)) => read("task", body)?,
-        Some((&other, _)) => return Err(unknown("task", other, "formats 1 and 2")),
+        Some((&OLD_SUB_TASK_FORMAT, body)) => {
+            let (stored, chain) = read("task", body)?;
+            (stored, StoredDelegator::into_all(chain))
+        }
+        Some((&SUB_TASK_FORMAT, body)) => {
+            let (stored, chain) = read("task", body)?;
+            (stored, StoredLink::into_all(chain))
+        }
+        Some((&other, _)) => return Err(unknown("task", other, "formats 1 to 3")),
         None => return Err(corrupt("task", format_args!("no bytes"))),
     };
     let mut task = stored.into_task()?;
-    task.charter.delegators = StoredDelegator::into_all(chain);
+    task.charter.delegators = delegators;
     Ok(task)
 }
 
@@ -79,42 +91,59 @@ pub fn decode_task(bytes: &[u8]) -> Result<Task, LedgerError> {
 pub fn encode_lease(lease: &Lease) -> Result<Vec<u8>, LedgerError> {
     let grounds = StoredGrounds::of(lease.vouched, lease.requested);
     let stored = StoredLease::of(lease);
-    let chain = StoredDelegator::all(&lease.delegators);
-    match lease.listing {
-        Listing::At(Place { hour, number }) => {
-            let listed = (stored, grounds, chain, hour.0, number);
+    let place = match lease.listing {
+        Listing::At(Place { hour, number }) => Some((hour.0, number)),
+        Listing::Unlisted | Listing::Wanted => None,
+    };
+    match (StoredLink::all(&lease.delegators), place) {
+        (chain, place) if !chain.is_empty() => {
+            encode_as(SUB_TASK_LEASE_FORMAT, "lease", &(stored, grounds, chain, place))
+        }
+        (no_chain, Some((hour, number))) => {
+            let listed = (stored, grounds, no_chain, hour, number);
             encode_as(LISTED_FORMAT, "lease", &listed)
         }
-        _ if chain.is_empty() => encode_as(LEASE_FORMAT, "lease", &(stored, grounds)),
-        _ => encode_as(SUB_TASK_LEASE_FORMAT, "lease", &(stored, grounds, chain)),
+        (_, None) => encode_as(LEASE_FORMAT, "lease", &(stored, grounds)),
     }
 }
 
 /// The lease of these bytes. When its next attempt is, adapters keep beside it ([`super::rules::next_due`]):
 /// it changes with each claim.
 pub fn decode_lease(bytes: &[u8]) -> Result<Lease, LedgerError> {
-    let mut listing = Listing::Unlisted;
-    let (lease, grounds, chain): (StoredLease<'_>, StoredGrounds, _) = match bytes.split_first() {
-        Some((&FORMAT, body)) => (read("lease", body)?, StoredGrounds::default(), Vec::new()),
-        Some((&LEASE_FORMAT, body)) => {
-            let (lease, grounds) = read("lease", body)?;
-            (lease, grounds, Vec::new())
+    let mut delegators = Vec::new();
+    let mut place = None;
+    let (lease, grounds): (StoredLease<'_>, StoredGrounds) = match bytes.split_first() {
+        Some((&FORMAT, body)) => (read("lease", body)?, StoredGrounds::default()),
+        Some((&LEASE_FORMAT, body)) => read("lease", body)?,
+        Some((&OLD_SUB_TASK_LEASE_FORMAT, body)) => {
+            let (lease, grounds, chain) = read("lease", body)?;
+            delegators = StoredDelegator::into_all(chain);
+            (lease, grounds)
         }
-        Some((&SUB_TASK_LEASE_FORMAT, body)) => read("lease", body)?,
         Some((&LISTED_FORMAT, body)) => {
             let (lease, grounds, chain, hour, number) = read("lease", body)?;
-            let hour = Hour(hour);
-            listing = Listing::At(Place { hour, number });
-            (lease, grounds, chain)
+            delegators = StoredDelegator::into_all(chain);
+            place = Some((hour, number));
+            (lease, grounds)
         }
-        Some((&other, _)) => return Err(unknown("lease", other, "formats 1 to 4")),
+        Some((&SUB_TASK_LEASE_FORMAT, body)) => {
+            let (lease, grounds, chain, listed) = read("lease", body)?;
+            delegators = StoredLink::into_all(chain);
+            place = listed;
+            (lease, grounds)
+        }
+        Some((&other, _)) => return Err(unknown("lease", other, "formats 1 to 5")),
         None => return Err(corrupt("lease", format_args!("no bytes"))),
     };
+    let at = |(hour, number)| {
+        let hour = Hour(hour);
+        Listing::At(Place { hour, number })
+    };
     Ok(Lease {
-        delegators: StoredDelegator::into_all(chain),
+        delegators,
         vouched: grounds.vouched(),
         requested: grounds.requested,
-        listing,
+        listing: place.map_or(Listing::Unlisted, at),
         ..lease.into_lease()
     })
 }

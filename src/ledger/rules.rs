@@ -294,11 +294,11 @@ pub fn selectors(lease: &Lease) -> impl Iterator<Item = Selector> {
         Some(Selector::Tool(lease.tool.clone())),
         lease.on_behalf_of.clone().map(Selector::User),
         Some(Selector::Environment(lease.environment.clone())),
-        lease.trust_domain.clone().map(Selector::TrustDomain),
         Some(Selector::Lease(lease.id)),
     ]
     .into_iter()
     .flatten()
+    .chain(lease.trust_domains().cloned().map(Selector::TrustDomain))
     .chain(lease.agents().cloned().map(Selector::Agent))
     .chain(lease.tasks().map(Selector::Task))
 }

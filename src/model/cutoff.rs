@@ -27,7 +27,7 @@ pub enum Selector {
     User(UserId),
     /// Every lease of agents in an environment.
     Environment(Environment),
-    /// Every lease of workloads that a trust domain vouched for.
+    /// Every lease of workloads that a trust domain vouched for, and of what they handed on.
     TrustDomain(TrustDomain),
     /// Every lease.
     All,

@@ -359,8 +359,8 @@ pub struct Lease {
     pub trust_domain: Option<TrustDomain>,
     /// On whose behalf.
     pub on_behalf_of: Option<UserId>,
-    /// The chain of its task, nearest first: what is ordered about a task or an agent in it is ordered about
-    /// this lease too.
+    /// The chain of its task, nearest first: what is ordered about a task, an agent or a trust domain in it is
+    /// ordered about this lease too.
     pub delegators: Vec<Delegator>,
     /// What it is for.
     pub tool: ToolName,
@@ -445,6 +445,18 @@ impl Lease {
         std::iter::once(&self.agent).chain(others.map(|(_, agent)| agent))
     }
 
+    /// The trust domain that vouched for its workload, and each other that vouched for whoever handed the work
+    /// on, nearest first.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        let all = || {
+            let above = self.delegators.iter().map(|above| &above.trust_domain);
+            std::iter::once(&self.trust_domain).chain(above).flatten()
+        };
+        let first =
+            move |(place, domain): &(usize, &TrustDomain)| all().take(*place).all(|known| known != *domain);
+        all().enumerate().filter(first).map(|(_, domain)| domain)
+    }
+
     /// Whether a selector is about it.
     pub fn fits(&self, selector: &Selector) -> bool {
         match selector {
@@ -454,7 +466,7 @@ impl Lease {
             Selector::Tool(name) => *name == self.tool,
             Selector::User(id) => self.on_behalf_of.as_ref() == Some(id),
             Selector::Environment(name) => *name == self.environment,
-            Selector::TrustDomain(name) => self.trust_domain.as_ref() == Some(name),
+            Selector::TrustDomain(name) => self.trust_domains().any(|domain| domain == name),
             Selector::All => true,
         }
     }

@@ -34,7 +34,8 @@ pub enum Work {
         /// The cutoff. Recorded first, if it was not yet.
         cutoff: Cutoff,
     },
-    /// Ends it if this key vouched for its workload, with evidence that would still hold.
+    /// Ends it if this key vouched for its workload, or for whoever handed the work on, with evidence that would
+    /// still hold.
     Distrust {
         /// The key that is not trusted any more.
         key: VouchingKey,

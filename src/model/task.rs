@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::access::Scope;
 use super::attestation::EvidenceKind;
+use super::cutoff::Selector;
 use super::ids::TaskId;
+use super::lease::VouchingKey;
 use super::name::{AgentName, Environment, Purpose, UserId};
 use super::spiffe::TrustDomain;
 use super::time::Timestamp;
@@ -95,6 +97,25 @@ pub struct Delegator {
     pub kind: EvidenceKind,
     /// The trust domain that vouched for it then, where there was one.
     pub trust_domain: Option<TrustDomain>,
+    /// The key that signed that evidence; none where it named none, where nobody here knows the keys of who
+    /// vouched, or where it was handed on before this was kept.
+    pub key: Option<VouchingKey>,
+    /// Until when that evidence held.
+    pub until: Timestamp,
+}
+
+impl Delegator {
+    /// Whether work was handed on by evidence that this key signed, and that would still hold. Where the key of
+    /// that evidence is not known, it may have been any of its trust domain. `whom` says whose key it is, as far
+    /// as that is known.
+    pub fn rests_on(&self, key: VouchingKey, whom: &Selector, now: Timestamp) -> bool {
+        let signed = match (self.key, whom) {
+            (Some(signed), _) => signed == key,
+            (None, Selector::TrustDomain(domain)) => self.trust_domain.as_ref() == Some(domain),
+            (None, _) => false,
+        };
+        signed && now < self.until
+    }
 }
 
 /// What never changes about a task: what was asked for when it was opened.

@@ -132,6 +132,9 @@ pub struct Marks {
     /// The trust domain that vouched for the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<TrustDomain>,
+    /// The other trust domains that vouched for whoever handed the work on, nearest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parent_trust_domains: Vec<TrustDomain>,
     /// The decision that permitted it.
     pub decision: DecisionId,
 }
@@ -165,6 +168,13 @@ impl AccessToken {
         .flatten()
         .chain(marks.parents.iter().copied().map(Selector::Task))
         .chain(above.cloned().map(Selector::Agent))
+        .chain(
+            marks
+                .parent_trust_domains
+                .iter()
+                .cloned()
+                .map(Selector::TrustDomain),
+        )
     }
 
     /// Whether a cutoff ends it; the same rule as [`super::lease::Lease::is_cut_by`].

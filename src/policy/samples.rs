@@ -143,6 +143,8 @@ impl Asked {
             agent: agent.parse().unwrap(),
             kind: EvidenceKind::JwtSvid,
             trust_domain: Some(self.domain.clone()),
+            key: None,
+            until: NOW,
         });
         self.task.delegators = above.collect();
     }

@@ -72,6 +72,8 @@ impl JwtProvider {
                 act: before.map(Box::new),
             })
         });
+        let domains_above = lease.trust_domains();
+        let domains_above = domains_above.filter(|domain| lease.trust_domain.as_ref() != Some(*domain));
         let acts_for_another = lease.on_behalf_of.is_some() || !lease.delegators.is_empty();
         let act = act.filter(|_| acts_for_another);
         let mut scope = String::new();
@@ -115,6 +117,7 @@ impl JwtProvider {
                 tool: lease.tool.clone(),
                 environment: lease.environment.clone(),
                 trust_domain: lease.trust_domain.clone(),
+                parent_trust_domains: domains_above.cloned().collect(),
                 decision: lease.decision,
             },
         }
@@ -401,14 +404,20 @@ mod tests {
 
     /// Of work that the planner got from the chief and handed on.
     fn handed_on() -> Lease {
-        let above = |number: u8, agent: &str| Delegator {
+        let above = |number: u8, agent: &str, domain: Option<&str>| Delegator {
             task: TaskId::new(AT, [number; 10]),
             agent: agent.parse().unwrap(),
             kind: crate::model::attestation::EvidenceKind::JwtSvid,
-            trust_domain: None,
+            trust_domain: domain.map(|name| name.parse().unwrap()),
+            key: None,
+            until: AT,
         };
         Lease {
-            delegators: vec![above(20, "planner"), above(21, "chief")],
+            delegators: vec![
+                above(20, "planner", Some("partner.example")),
+                above(21, "chief", Some("example.org")),
+                above(22, "owner", None),
+            ],
             ..lease()
         }
     }
@@ -424,15 +433,22 @@ mod tests {
                 ..handed_on()
             };
             let claims = claims(&lease).await;
-            let actors = ["/act/sub", "/act/act/sub", "/act/act/act/sub", "/act/act/act/act"];
+            let actors = [
+                "/act/sub",
+                "/act/act/sub",
+                "/act/act/act/sub",
+                "/act/act/act/act/act",
+            ];
             let actors = actors.map(|place| claims.pointer(place).and_then(Value::as_str));
             assert_eq!(
                 actors,
                 [Some("support-bot"), Some("planner"), Some("chief"), None]
             );
             assert_eq!(claims["sub"], json!(sub));
-            let parents = json!([lease.delegators[0].task, lease.delegators[1].task]);
-            assert_eq!(claims["https://dayfly.dev/claims"]["parents"], parents);
+            let parents: Vec<TaskId> = lease.delegators.iter().map(|above| above.task).collect();
+            let marks = &claims["https://dayfly.dev/claims"];
+            assert_eq!(marks["parents"], json!(parents));
+            assert_eq!(marks["parent_trust_domains"], json!(["partner.example"]));
         }
     }
 
@@ -461,6 +477,7 @@ mod tests {
                 Selector::Environment("test".parse().unwrap()),
                 Selector::TrustDomain("prod".parse().unwrap()),
                 Selector::TrustDomain("example.org".parse().unwrap()),
+                Selector::TrustDomain("partner.example".parse().unwrap()),
             ];
             for selector in token.selectors().chain(strangers) {
                 for up_to in [AT.minus(moment), AT, AT.plus(moment)] {

@@ -9,11 +9,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use dayfly::broker::Settings;
 use dayfly::broker::facts::FactOrder;
 use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::ledger::Cursor;
+use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Cause, LeaseState};
+use dayfly::model::status_list::TokenStatus;
+use dayfly::model::token::AccessToken;
+use dayfly::resource_server::deny_list::DenyList;
 use serde_json::{Value, json};
 
 use crate::http::Api;
+use crate::reach::introspect;
+use crate::status_lists::status as status_of;
 use crate::world::{Plan, World};
 
 /// An API whose support-bot may hand work on.
@@ -451,6 +458,83 @@ async fn a_kill_order_reaches_what_was_handed_on() {
     let over = Cause::TaskEnded(dayfly::model::task::Outcome::ParentEnded);
     assert_eq!(api.cause(&issued).await, Some(over));
     assert_eq!(api.ask("report-bot", &child, "read").await.0, 409);
+}
+
+/// The evidence of who handed the work on came from one trust domain, that of who got it from another.
+#[tokio::test]
+async fn a_kill_order_about_a_trust_domain_reaches_what_was_handed_on_from_it() {
+    let api = Api::of(World::of(Plan {
+        partner: true,
+        ..Plan::default()
+    }));
+    api.world.hand_on_across();
+    let (_, child, issued) = api.handed_on().await;
+    let body = json!({"purpose": "publish", "scope": reports(&["read"])});
+    let (_, own) = api.post("report-bot", "/v1/tasks", body).await;
+    let (_, own) = api.ask("report-bot", &own, "read").await;
+    let token_of = |issued: &Value| issued["credential"]["token"].as_str().unwrap().to_owned();
+    let marks = &claims(&issued)["https://dayfly.dev/claims"];
+    assert_eq!(
+        (&marks["trust_domain"], &marks["parent_trust_domains"]),
+        (&json!("partner.example"), &json!(["example.org"]))
+    );
+    assert_eq!(
+        claims(&own)["https://dayfly.dev/claims"].get("parent_trust_domains"),
+        None
+    );
+    let [handed_on, alone] =
+        [&issued, &own].map(|issued| -> AccessToken { serde_json::from_value(claims(issued)).unwrap() });
+    for issued in [&issued, &own] {
+        assert_eq!(introspect(&api, &token_of(issued)).await["active"], true);
+    }
+
+    let order = json!({"trust_domain": "example.org", "reason": "incident 12"});
+    let preview = json!({"trust_domain": "example.org", "reason": "incident 12", "preview": true});
+    let (_, before) = api.post("ops-console", "/v1/revocations", preview).await;
+    assert_eq!(before["leases"], json!(1), "{before}");
+    // Before anybody came to the lease: what the ledger says, and what resource servers learn from the feed.
+    let cutoff = Cutoff {
+        selector: Selector::TrustDomain("example.org".parse().unwrap()),
+        up_to: api.world.now(),
+        at: api.world.now(),
+        cause: Cause::Cutoff,
+    };
+    api.world.ledger.cut(&cutoff).await.unwrap();
+    assert_eq!(api.cause(&issued).await, None);
+    assert_eq!(
+        introspect(&api, &token_of(&issued)).await,
+        json!({"active": false})
+    );
+    assert_eq!(introspect(&api, &token_of(&own)).await["active"], true);
+    let mut denied = DenyList::new(Duration::from_secs(3600), 10);
+    let feed = api
+        .world
+        .ledger
+        .changes(&Cursor::default(), Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(feed.cutoffs, [cutoff]);
+    for cutoff in &feed.cutoffs {
+        denied.apply(cutoff, api.world.now()).unwrap();
+    }
+    assert_eq!(
+        (denied.denies(&handed_on), denied.denies(&alone)),
+        (Some(Cause::Cutoff), None)
+    );
+
+    let (status, done) = api.post("ops-console", "/v1/revocations", order).await;
+    assert_eq!((status.as_u16(), &done["leases"]), (200, &json!(1)), "{done}");
+    assert_eq!(api.cause(&issued).await, Some(Cause::Cutoff));
+    assert_eq!(api.cause(&own).await, None);
+    api.world.clock.advance(Duration::from_secs(1));
+    let list = |token: &AccessToken| token.status.clone().unwrap().status_list;
+    assert_eq!(status_of(&api, &list(&handed_on)).await, TokenStatus::Invalid);
+    assert_eq!(status_of(&api, &list(&alone)).await, TokenStatus::Valid);
+    assert_eq!(
+        api.ask("report-bot", &child, "read").await.0,
+        201,
+        "as after every kill order"
+    );
 }
 
 #[tokio::test]

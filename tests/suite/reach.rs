@@ -77,7 +77,7 @@ async fn send(api: &Api, agent: &str, path: &str, token: &str) -> Response {
     api.send(form(api, agent, path, body).await).await
 }
 
-async fn introspect(api: &Api, token: &str) -> Value {
+pub(crate) async fn introspect(api: &Api, token: &str) -> Value {
     let response = send(api, "crm-server", "/oauth2/introspect", token).await;
     assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");

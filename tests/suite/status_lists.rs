@@ -73,7 +73,7 @@ async fn text(response: Response) -> String {
 }
 
 /// What the list says of this token now, as a tool finds out that has nothing but the keys.
-async fn status(api: &Api, reference: &Reference) -> TokenStatus {
+pub(crate) async fn status(api: &Api, reference: &Reference) -> TokenStatus {
     let list = text(get(api, &reference.uri, &[]).await).await;
     let (keys, now) = (api.world.keys.key_set(), api.world.now());
     let list = VerifiedList::verify(&list, &reference.uri, &keys, now).unwrap();

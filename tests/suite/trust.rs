@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dayfly::broker::Broker;
+use dayfly::broker::delegate::DelegateOrder;
 use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::IssueOrder;
 use dayfly::dev::trust_domain::DevTrustDomain;
@@ -39,10 +40,17 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::on(|ledger| ledger)
+        Self::of(Plan::default())
     }
 
     fn on(gated: impl FnOnce(Arc<dyn Ledger>) -> Arc<dyn Ledger> + 'static) -> Self {
+        Self::of(Plan {
+            ledger: Box::new(gated),
+            ..Plan::default()
+        })
+    }
+
+    fn of(plan: Plan) -> Self {
         let files = tempfile::tempdir().unwrap();
         let bundles = ["one", "two"].map(|name| files.path().join(name));
         // The key of the world's own trust domain is known once the world is there.
@@ -51,8 +59,7 @@ impl Pair {
         }
         let world = World::of(Plan {
             bundle: Some(Origin::File(bundles[0].clone())),
-            ledger: Box::new(gated),
-            ..Plan::default()
+            ..plan
         });
         let (replica, verifiers) = world.replica(Origin::File(bundles[1].clone()));
         let brokers = [world.broker.clone(), replica];
@@ -121,6 +128,17 @@ impl Pair {
         for broker in 0..2 {
             self.trust(broker, &[self.key()]).await;
         }
+        // Whoever starts next finds it out by this.
+        while self
+            .world
+            .ledger
+            .mark("keys jwt_svid example.org")
+            .await
+            .unwrap()
+            .is_none_or(|mark| mark.is_empty())
+        {
+            self.settle().await;
+        }
         for _ in 0..20 {
             self.settle().await;
         }
@@ -146,6 +164,16 @@ impl Pair {
             .await
             .unwrap();
         broker.issue(caller, wanted(task), request).await.unwrap().lease
+    }
+
+    /// The key leaves, and what it vouched for is looked for, while something slow is under way.
+    async fn lose_the_key_during(&self, slow: &Slow) {
+        slow.inside.acquire().await.unwrap().forget();
+        self.trust(0, &[another_key()]).await;
+        for _ in 0..20 {
+            self.settle().await;
+        }
+        slow.released.add_permits(1);
     }
 
     async fn cause(&self, lease: &Lease) -> Option<Cause> {
@@ -277,17 +305,108 @@ async fn what_was_given_out_while_its_key_left_ends_too() {
     let caller = pair.world.caller("support-bot").await;
     let request = pair.world.request();
     let issuing = pair.world.broker.issue(caller, wanted(task), request);
-    let meanwhile = async {
-        slow.inside.acquire().await.unwrap().forget();
-        pair.trust(0, &[another_key()]).await;
-        for _ in 0..20 {
-            pair.settle().await;
-        }
-        slow.released.add_permits(1);
-    };
-    let (issued, ()) = tokio::join!(issuing, meanwhile);
+    let (issued, ()) = tokio::join!(issuing, pair.lose_the_key_during(&slow));
     assert_eq!(
         pair.ended(&issued.unwrap().lease).await,
         Cause::AttestationRevoked
     );
+}
+
+/// A task that support-bot handed on to report-bot, for whose workload another trust domain vouches.
+async fn handed_on(pair: &Pair) -> TaskId {
+    let world = &pair.world;
+    world.hand_on_across();
+    let root = world.open("support-bot", &["reports:read"]).await;
+    let part = DelegateOrder {
+        parent: root.charter.id,
+        to: Some("report-bot".parse().unwrap()),
+        purpose: "sum up".parse().unwrap(),
+        scope: root.charter.scope,
+        ttl: None,
+        heartbeat: None,
+        key: None,
+    };
+    let caller = world.caller("support-bot").await;
+    let part = world
+        .broker
+        .delegate(&caller, part, world.request())
+        .await
+        .unwrap();
+    part.charter.id
+}
+
+async fn report(pair: &Pair, task: TaskId) -> Result<Lease, BrokerError> {
+    let world = &pair.world;
+    let order = IssueOrder {
+        access: access("reports:read"),
+        ..wanted(task)
+    };
+    let issued = world
+        .broker
+        .issue(world.caller("report-bot").await, order, world.request());
+    Ok(issued.await?.lease)
+}
+
+/// That nothing is issued in a task any more, because of a key by which it was handed on.
+async fn gives_nothing(pair: &Pair, task: TaskId) {
+    let refused = report(pair, task).await;
+    let Err(BrokerError::Denied { reason, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    let why = "the key that vouched for `support-bot`, which handed this on, is not trusted any more";
+    assert!(reason.starts_with(why), "{reason}");
+}
+
+fn across(gated: impl FnOnce(Arc<dyn Ledger>) -> Arc<dyn Ledger> + 'static) -> Pair {
+    Pair::of(Plan {
+        ledger: Box::new(gated),
+        partner: true,
+        ..Plan::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_on_by_a_key_that_leaves_ends_too() {
+    let pair = across(|ledger| ledger);
+    pair.ready().await;
+    let part = handed_on(&pair).await;
+    let lease = report(&pair, part).await.unwrap();
+    let own = pair.world.open("report-bot", &["reports:read"]).await.charter.id;
+    let alone = report(&pair, own).await.unwrap();
+    let next = another_key();
+    pair.trust(0, &[pair.key(), next.clone()]).await;
+    pair.stands(&lease).await;
+    pair.trust(0, &[next]).await;
+    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
+    let told = pair.world.records(Verb::Recheck);
+    assert_eq!((told.len(), told[0].lease), (1, Some(lease.id)));
+    gives_nothing(&pair, part).await;
+    pair.stands(&alone).await;
+    pair.world.clock.advance(Duration::from_secs(301));
+    gives_nothing(&pair, part).await;
+    report(&pair, own).await.unwrap();
+}
+
+/// What is out stands, as it does where the key vouched for the workload itself.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_leaves_in_its_turn_ends_nothing_that_was_handed_on_and_gives_out_nothing_more() {
+    let pair = across(|ledger| ledger);
+    pair.ready().await;
+    let part = handed_on(&pair).await;
+    pair.world.clock.advance(Duration::from_secs(301));
+    let lease = report(&pair, part).await.unwrap();
+    pair.trust(0, &[another_key()]).await;
+    pair.stands(&lease).await;
+    gives_nothing(&pair, part).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_given_out_while_the_key_left_that_it_was_handed_on_by_ends_too() {
+    let slow = Slow::at("reserve");
+    let gate = slow.clone();
+    let pair = across(move |ledger| Arc::new(Gated { ledger, gate }));
+    pair.ready().await;
+    let part = handed_on(&pair).await;
+    let (lease, ()) = tokio::join!(report(&pair, part), pair.lose_the_key_during(&slow));
+    assert_eq!(pair.ended(&lease.unwrap()).await, Cause::AttestationRevoked);
 }

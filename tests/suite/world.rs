@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) trust_domain: DevTrustDomain,
+    /// The one that vouches for report-bot, where it is another.
+    partner: Option<DevTrustDomain>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) verifiers: Arc<Verifiers>,
     pub(crate) broker: Arc<Broker>,
@@ -99,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) crm: Option<(Arc<dyn Provider>, String)>,
     /// Where the keys of the trust domain are read from.
     pub(crate) bundle: Option<Origin>,
+    /// Another trust domain vouches for report-bot.
+    pub(crate) partner: bool,
 }
 
 impl Default for Plan {
@@ -112,6 +116,7 @@ impl Default for Plan {
             other: None,
             crm: None,
             bundle: None,
+            partner: false,
         }
     }
 }
@@ -132,7 +137,10 @@ impl World {
         let keys = Arc::new(KeyRing::of(Arc::new(signer)));
         let provider = plan.provider.unwrap_or_else(|| jwt(&keys));
         let bundle = plan.bundle.unwrap_or(Origin::Inline(trust_domain.bundle()));
-        let verifiers = Arc::new(verifiers(&trust_domain, bundle));
+        let partner = plan
+            .partner
+            .then(|| DevTrustDomain::generate("partner.example".parse().unwrap(), &entropy).unwrap());
+        let verifiers = Arc::new(verifiers(&trust_domain, bundle, partner.as_ref()));
         let broker = broker(
             &clock,
             verifiers.clone(),
@@ -147,6 +155,7 @@ impl World {
             journal,
             ledger,
             trust_domain,
+            partner,
             keys,
             verifiers,
             broker,
@@ -156,13 +165,17 @@ impl World {
     /// The same installation after its process died: nothing in memory is left but what is outside.
     pub(crate) fn restarted(&self, provider: Arc<dyn Provider>) -> Arc<Broker> {
         let bundle = Origin::Inline(self.trust_domain.bundle());
-        self.another(provider, Arc::new(verifiers(&self.trust_domain, bundle)))
+        self.another(provider, Arc::new(self.verifiers(bundle)))
     }
 
     /// Another broker of this installation, that reads the keys of the trust domain from there.
     pub(crate) fn replica(&self, bundle: Origin) -> (Arc<Broker>, Arc<Verifiers>) {
-        let verifiers = Arc::new(verifiers(&self.trust_domain, bundle));
+        let verifiers = Arc::new(self.verifiers(bundle));
         (self.another(jwt(&self.keys), verifiers.clone()), verifiers)
+    }
+
+    fn verifiers(&self, bundle: Origin) -> Verifiers {
+        verifiers(&self.trust_domain, bundle, self.partner.as_ref())
     }
 
     fn another(&self, provider: Arc<dyn Provider>, verifiers: Arc<Verifiers>) -> Arc<Broker> {
@@ -191,10 +204,7 @@ impl World {
         Arc::new(Broker::new(Parts {
             clock: self.clock.clone(),
             entropy: Arc::new(OsEntropy::new()),
-            verifiers: Arc::new(verifiers(
-                &self.trust_domain,
-                Origin::Inline(self.trust_domain.bundle()),
-            )),
+            verifiers: Arc::new(self.verifiers(Origin::Inline(self.trust_domain.bundle()))),
             rules: rules.clone(),
             ledger,
             providers,
@@ -247,6 +257,17 @@ impl World {
         self.put_in_force(&configuration);
     }
 
+    /// New rules, in which work may be handed on to report-bot, whose workload the partner vouches for, and the CRM's
+    /// server serves its tool too.
+    pub(crate) fn hand_on_across(&self) {
+        self.reload_agents(|agent, text| match agent {
+            "support-bot" => text.replace("roles = [\"support\"]", "roles = [\"support\", \"delegator\"]"),
+            "report-bot" => text.replace("spiffe://example.org/", "spiffe://partner.example/"),
+            "crm-server" => text.replace("serves = [\"crm\"]", "serves = [\"crm\", \"reports\"]"),
+            _ => text,
+        });
+    }
+
     /// New rules, in which the policies read otherwise.
     pub(crate) fn rewrite_policies(&self, change: impl Fn(String) -> String) {
         let mut configuration = configuration();
@@ -290,16 +311,20 @@ impl World {
 
     pub(crate) async fn evidence(&self, agent: &str) -> Evidence {
         let (_, path) = WORKLOADS.iter().find(|(name, _)| *name == agent).unwrap();
-        self.evidence_of(path).await
+        match &self.partner {
+            Some(partner) if agent == "report-bot" => self.signed_by(partner, path).await,
+            _ => self.evidence_of(path).await,
+        }
     }
 
     /// Evidence of a workload that no agent needs to match.
     pub(crate) async fn evidence_of(&self, path: &str) -> Evidence {
-        let svid = self
-            .trust_domain
-            .svid(path, ISSUER, self.now(), Ttl::from_secs(300).unwrap())
-            .await
-            .unwrap();
+        self.signed_by(&self.trust_domain, path).await
+    }
+
+    async fn signed_by(&self, domain: &DevTrustDomain, path: &str) -> Evidence {
+        let life = Ttl::from_secs(300).unwrap();
+        let svid = domain.svid(path, ISSUER, self.now(), life).await.unwrap();
         Evidence::bearer(&svid).unwrap()
     }
 
@@ -439,19 +464,21 @@ fn jwt(keys: &Arc<KeyRing>) -> Arc<dyn Provider> {
     Arc::new(JwtProvider::new(ISSUER, keys.clone(), Ttl::from_secs(3600).unwrap()).unwrap())
 }
 
-fn verifiers(trust_domain: &DevTrustDomain, bundle: Origin) -> Verifiers {
-    let trusted = Trusted {
-        trust_domain: trust_domain.name().clone(),
+fn verifiers(trust_domain: &DevTrustDomain, bundle: Origin, partner: Option<&DevTrustDomain>) -> Verifiers {
+    let trusted = |domain: &DevTrustDomain, bundle| Trusted {
+        trust_domain: domain.name().clone(),
         bundle,
         freshness: Freshness::default(),
     };
+    let partner = partner.map(|domain| trusted(domain, Origin::Inline(domain.bundle())));
+    let trusted = std::iter::once(trusted(trust_domain, bundle)).chain(partner);
     let terms = Terms {
         audiences: Audiences::new([ISSUER]).unwrap(),
         skew: Skew::default(),
         longest_life: JwtSvid::LONGEST_LIFE,
     };
     Verifiers::new(
-        vec![Arc::new(JwtSvid::new([trusted], terms).unwrap())],
+        vec![Arc::new(JwtSvid::new(trusted, terms).unwrap())],
         CacheConfig::default(),
     )
 }

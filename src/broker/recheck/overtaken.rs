@@ -15,6 +15,7 @@ use crate::model::decision::Revision;
 use crate::model::ids::LeaseId;
 use crate::model::lease::Vouched;
 use crate::model::recheck::{Recheck, Work};
+use crate::model::task::Charter;
 use crate::registry::Caller;
 
 use super::super::Broker;
@@ -31,18 +32,26 @@ pub(in super::super) struct Others(HashMap<Revision, (Vec<Recheck>, Instant)>);
 
 impl Broker {
     /// Where other rules came in force since a request began, orders that its lease is decided anew; where the key
-    /// behind the caller was taken back, that it ends. Costs a look in memory where nothing happened. After an
-    /// error the lease must not live.
+    /// behind the caller, or behind who handed the work on, was taken back, that it ends. Costs a look in memory where
+    /// nothing happened. After an error the lease must not live.
     pub(in super::super) async fn keep_up(
         &self,
         lease: LeaseId,
         caller: &Caller,
+        charter: &Charter,
         began: &Arc<Ruleset>,
     ) -> Result<(), BrokerError> {
         let attestation = caller.workload().attestation();
-        if !self.parts.verifiers.still_trust(attestation)
-            && let Some(key) = Vouched::by(attestation).key
-        {
+        let verifiers = &self.parts.verifiers;
+        let own = match verifiers.still_trust(attestation) {
+            true => None,
+            false => Vouched::by(attestation).key,
+        };
+        let above = charter.delegators.iter().filter_map(|above| {
+            let key = above.key?;
+            (!verifiers.still_trust_key(above.kind, key)).then_some(key)
+        });
+        for key in own.into_iter().chain(above) {
             let why = "its key was taken back while it was given out";
             self.order_recheck(Selector::Lease(lease), Work::Distrust { key }, why)
                 .await?;

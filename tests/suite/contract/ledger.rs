@@ -351,6 +351,7 @@ macro_rules! ledger_contract {
                 what_ended_with_its_parent_counts_no_more, a_suspended_task_holds_up_what_is_below,
                 nothing_is_given_out_below_a_task_past_its_due_instant,
                 a_lease_is_found_under_each_task_and_agent_above, a_cutoff_reaches_what_was_handed_on,
+                a_cutoff_of_a_trust_domain_reaches_what_was_handed_on_from_it,
                 a_tree_is_forgotten_with_all_its_leases;
             leases: a_lease_is_kept_as_it_was_reserved, nothing_is_reserved_without_an_open_task,
                 nothing_is_reserved_past_the_due_instant, a_lease_id_is_taken_once,

@@ -8,7 +8,8 @@ use dayfly::ledger::rules::MOST_SUB_TASKS;
 use dayfly::ledger::{Budget, Claim, Filter, Ledger, Opened, Page, Refusal};
 use dayfly::model::attestation::EvidenceKind;
 use dayfly::model::cutoff::Selector;
-use dayfly::model::lease::{Cause, Lease, LeaseState};
+use dayfly::model::lease::{Cause, Lease, LeaseState, VouchingKey};
+use dayfly::model::spiffe::TrustDomain;
 use dayfly::model::task::{Delegator, Outcome, Task, TaskChange, TaskState};
 use dayfly::model::time::Timestamp;
 use dayfly::model::ttl::Ttl;
@@ -32,6 +33,8 @@ pub(super) fn below(parent: &Task, agent: &str, opened_at: Timestamp) -> Task {
         agent: parent.charter.agent.clone(),
         kind: EvidenceKind::JwtSvid,
         trust_domain: parent.charter.trust_domain.clone(),
+        key: Some(VouchingKey([7; 8])),
+        until: parent.charter.deadline,
     };
     task.charter.delegators = std::iter::once(above)
         .chain(parent.charter.delegators.iter().cloned())
@@ -348,6 +351,39 @@ pub(super) async fn a_cutoff_reaches_what_was_handed_on(ledger: Subject) {
     let activated = ledger.activate(reserved.id, &handle, at(100)).await;
     assert!(matches!(refusal(activated), Refusal::Cut(_)));
     ledger.hold(active_at(&root, at(9))).await;
+}
+
+pub(super) async fn a_cutoff_of_a_trust_domain_reaches_what_was_handed_on_from_it(ledger: Subject) {
+    let domain = |name: &str| -> TrustDomain { name.parse().unwrap() };
+    let mut root = task_at(START);
+    root.charter.trust_domain = Some(domain("partner.example"));
+    let root = ledger.opened(root).await;
+    let middle = ledger.opened(below(&root, "report-bot", at(1))).await;
+    let leaf = ledger.opened(below(&middle, "fetch-bot", at(2))).await;
+    let beside = ledger.open_task().await;
+    let [held, reserved] = [active_at(&leaf, at(3)), lease_at(&leaf, at(3))];
+    for lease in [&held, &reserved] {
+        assert_eq!(lease.trust_domain, Some(domain("example.org")));
+        ledger.hold(lease.clone()).await;
+    }
+    let spared = ledger.hold(active_at(&beside, at(3))).await;
+    let partner = Selector::TrustDomain(domain("partner.example"));
+    let order = cutoff(partner.clone(), at(4), at(4));
+    ledger.cut(&order).await.unwrap();
+    let refused = refusal(ledger.try_hold(&active_at(&leaf, at(4))).await);
+    assert_eq!(refused, Refusal::Cut(partner.clone()));
+    for refused in [
+        ledger.live(held.id, at(4)).await,
+        ledger.renew(held.id, until(400), at(4)).await,
+    ] {
+        assert_eq!(refusal(refused), Refusal::Cut(partner.clone()));
+    }
+    let handle = dayfly::model::lease::Handle("x".to_owned());
+    let activated = ledger.activate(reserved.id, &handle, at(100)).await;
+    assert_eq!(refusal(activated), Refusal::Cut(partner));
+    assert!(ledger.stored(held.id).await.is_cut_by(&order));
+    assert!(!ledger.live(spared.id, at(4)).await.unwrap().is_cut_by(&order));
+    ledger.hold(active_at(&leaf, at(5))).await; // made after it
 }
 
 pub(super) async fn a_tree_is_forgotten_with_all_its_leases(ledger: Subject) {
