@@ -1,0 +1,279 @@
+//! The one worker of a broker: it beats for all tasks, renews their credentials, and says farewell for those that were
+//! dropped. It has a thread and a runtime of its own, so that none of this waits for the program's work, nor dies with a
+//! runtime of the program.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak, mpsc as std_mpsc};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::runtime;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::ambient;
+use crate::api::Api;
+use crate::cache::Slot;
+use crate::error::{Error, Problem};
+use crate::task::State;
+use crate::wire::{self, Outcome};
+
+/// How many requests it has under way at most.
+const MOST_AT_ONCE: usize = 32;
+/// How long the last owner of a broker waits for what is being ended.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How often the end of a task is told, each time with the usual retries.
+const MOST_FAREWELLS: u32 = 3;
+/// The pause after a heartbeat that was not answered.
+const AFTER_SILENCE: Duration = Duration::from_secs(1);
+
+enum Order {
+    Beat(Beat),
+    Renew(Weak<State>, Arc<Slot>),
+    Farewell(String, Outcome, Pending),
+    Drain(oneshot::Sender<()>),
+}
+
+/// The heartbeats of a task, from one beginning to their end.
+struct Beat {
+    task: Weak<State>,
+    generation: u64,
+    /// A third of what the task may be silent for.
+    every: Duration,
+}
+
+/// The owner's side.
+pub(crate) struct Worker {
+    orders: Option<mpsc::UnboundedSender<Order>>,
+    /// How many farewells are not said yet.
+    pending: Arc<AtomicUsize>,
+    thread: Option<ThreadId>,
+    /// Hears of the end of the thread, when the other side is gone.
+    over: Mutex<std_mpsc::Receiver<()>>,
+    /// Why there is none.
+    broken: Option<String>,
+}
+
+/// A farewell that is not said yet.
+struct Pending(Arc<AtomicUsize>);
+
+impl Pending {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Worker {
+    /// Starts the thread. It ends when its owner does.
+    pub(crate) fn start(api: &Api) -> Self {
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (ends, over) = std_mpsc::channel::<()>();
+        let pending = Arc::new(AtomicUsize::new(0));
+        let count = pending.clone();
+        let started = api.twin().map_err(|error| io::Error::other(error.to_string()));
+        let started = started.and_then(|api| {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let work = move || {
+                runtime.block_on(serve(api, ordered, &count));
+                drop(ends);
+            };
+            thread::Builder::new()
+                .name("dayfly-client".to_owned())
+                .spawn(work)
+        });
+        let (thread, broken) = match started {
+            Ok(thread) => (Some(thread.thread().id()), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Self {
+            orders: Some(orders),
+            pending,
+            thread,
+            over: Mutex::new(over),
+            broken,
+        }
+    }
+
+    /// Whether there is somebody to do the work.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        match &self.broken {
+            None => Ok(()),
+            Some(why) => Err(Error::Refused(Problem::here(
+                "no-worker",
+                "nobody can keep tasks alive on this machine",
+                why.as_str(),
+            ))),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // Without a worker there are no tasks either.
+            let _ = orders.send(order);
+        }
+    }
+
+    /// Beats for this task from now on.
+    pub(crate) fn beat(&self, task: &Arc<State>, generation: u64) {
+        let every = task.heartbeat().unwrap_or_default() / 3;
+        self.order(Order::Beat(Beat {
+            task: Arc::downgrade(task),
+            generation,
+            every: every.max(Duration::from_millis(100)),
+        }));
+    }
+
+    /// Gets the next credential for this place.
+    pub(crate) fn renew(&self, task: &Arc<State>, slot: &Arc<Slot>) {
+        self.order(Order::Renew(Arc::downgrade(task), slot.clone()));
+    }
+
+    /// Tells the broker that a task is over.
+    pub(crate) fn farewell(&self, path: String, outcome: Outcome) {
+        self.order(Order::Farewell(path, outcome, Pending::new(&self.pending)));
+    }
+
+    /// Waits until every farewell that was ordered before is said, or could not be.
+    pub(crate) async fn drained(&self) {
+        let (done, waiting) = oneshot::channel();
+        self.order(Order::Drain(done));
+        let _ = waiting.await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.orders = None;
+        let own = self.thread == Some(thread::current().id());
+        if self.pending.load(Ordering::Acquire) > 0 && !own {
+            let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = over.recv_timeout(LAST_WAIT);
+        }
+    }
+}
+
+/// What became of a job.
+type Done = Option<(Instant, Beat)>;
+
+async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &AtomicUsize) {
+    let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let mut jobs: JoinSet<Done> = JoinSet::new();
+    // By when they are due, and a number, so that two may be due at once.
+    let mut beats: BTreeMap<(Instant, u64), Beat> = BTreeMap::new();
+    let mut number = 0;
+    let mut drains: Vec<oneshot::Sender<()>> = Vec::new();
+    loop {
+        if pending.load(Ordering::Acquire) == 0 {
+            for drain in drains.drain(..) {
+                let _ = drain.send(());
+            }
+        }
+        let due = beats.keys().next().copied();
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Beat(beat)) => {
+                    number += 1;
+                    beats.insert((Instant::now() + beat.every, number), beat);
+                }
+                Some(Order::Renew(task, slot)) => {
+                    let (api, places) = (api.clone(), places.clone());
+                    jobs.spawn(async move {
+                        let _place = places.acquire().await;
+                        if let Some(task) = task.upgrade() {
+                            slot.renew(&task, &api).await;
+                        }
+                        None
+                    });
+                }
+                Some(Order::Farewell(path, outcome, pending)) => {
+                    let (api, places) = (api.clone(), places.clone());
+                    jobs.spawn(async move {
+                        let _place = places.acquire().await;
+                        farewell(&api, &path, outcome).await;
+                        drop(pending);
+                        None
+                    });
+                }
+                Some(Order::Drain(done)) => drains.push(done),
+                None => break,
+            },
+            Some(done) = jobs.join_next(), if !jobs.is_empty() => {
+                if let Ok(Some((at, beat))) = done {
+                    number += 1;
+                    beats.insert((at, number), beat);
+                }
+            }
+            () = until(due) => {
+                if let Some((_, beat)) = beats.pop_first() {
+                    let (api, places) = (api.clone(), places.clone());
+                    jobs.spawn(async move {
+                        let _place = places.acquire().await;
+                        let next = once(&api, &beat).await?;
+                        Some((next, beat))
+                    });
+                }
+            }
+        }
+    }
+    // The last owner is gone, and so is every task; what is left to say is said.
+    while pending.load(Ordering::Acquire) > 0 && jobs.join_next().await.is_some() {}
+}
+
+async fn until(due: Option<(Instant, u64)>) {
+    match due {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Beats once, and says when to beat again.
+async fn once(api: &Api, beat: &Beat) -> Option<Instant> {
+    let task = beat.task.upgrade()?;
+    if !task.beats(beat.generation) {
+        return None;
+    }
+    let began = Instant::now();
+    let path = format!("{}/heartbeat", task.path());
+    let call = api.request(Method::POST, &path).once().send::<wire::Task>();
+    // An answer that comes after the next beat is of no use.
+    let answer = tokio::time::timeout(beat.every.max(AFTER_SILENCE), call).await;
+    match answer {
+        Ok(Ok(told)) => task.heard(&told),
+        Ok(Err(error)) if !error.retryable() => {
+            task.judge(api, error).await;
+        }
+        Ok(Err(_)) | Err(_) => {
+            let pause = AFTER_SILENCE.min(beat.every);
+            return task.beats(beat.generation).then(|| Instant::now() + pause);
+        }
+    }
+    // Not all at once, and never later than a third.
+    let next = beat.every - ambient::jitter(beat.every / 10);
+    task.beats(beat.generation).then_some(began + next)
+}
+
+/// Says that a task is over, as long as the broker might not have heard it.
+async fn farewell(api: &Api, path: &str, outcome: Outcome) {
+    let path = format!("{path}/complete");
+    let body = json!({ "outcome": outcome.as_str() });
+    for round in 1..=MOST_FAREWELLS {
+        let said = api.request(Method::POST, &path).json(&body).send::<Value>().await;
+        if !said.is_err_and(|error| error.retryable()) || round == MOST_FAREWELLS {
+            return;
+        }
+        tokio::time::sleep(AFTER_SILENCE).await;
+    }
+}

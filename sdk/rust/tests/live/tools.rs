@@ -1,0 +1,142 @@
+//! Calling tools: the token of now, for the tool alone.
+
+use dayfly_client::Error;
+
+use crate::way::{Fate, Way};
+use crate::world::{READ, World, error};
+
+#[tokio::test]
+async fn the_token_goes_to_the_tool_and_nowhere_else() {
+    let world = World::start().await;
+    let (tool, stranger) = (Way::to(&world.tool).await, Way::to(&world.tool).await);
+    let broker = world.agent("support-bot");
+    let task = broker.task("p", [READ]).open().await.unwrap();
+    let crm = task.http(READ).unwrap().origins([&tool.address]).unwrap();
+
+    let refused = error(crm.get(format!("{}/customers/42", stranger.address)).send().await);
+    let Error::OriginRefused { origin, .. } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(*origin, stranger.address);
+    assert!(stranger.seen("").is_empty());
+    assert_eq!(
+        world.live_leases("support-bot").await,
+        0,
+        "nothing was issued for it"
+    );
+
+    let answer = crm
+        .get(format!("{}/customers/42", tool.address))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+
+    // A redirect elsewhere is followed without the token.
+    let to: &'static str = format!("location: {}/customers/42\r\n", stranger.address).leak();
+    tool.next("GET /moved", Fate::Answered(302, to, String::new()));
+    let answer = crm.get(format!("{}/moved", tool.address)).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    let seen = stranger.seen("GET /customers/42");
+    assert_eq!(
+        seen.len(),
+        1,
+        "and a 401 of somebody else's is no reason for a new token"
+    );
+    assert_eq!(seen[0].header("authorization"), None);
+    assert!(tool.seen("GET /moved")[0].header("authorization").is_some());
+    task.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_once() {
+    let world = World::start().await;
+    let tool = Way::to(&world.tool).await;
+    let broker = world.agent("support-bot");
+    let task = broker
+        .task("p", ["crm:read,comment@customers/42"])
+        .open()
+        .await
+        .unwrap();
+    let crm = task
+        .http("crm:comment@customers/42")
+        .unwrap()
+        .origins([&tool.address])
+        .unwrap();
+    let url = format!("{}/customers/42/comments", tool.address);
+
+    tool.next("POST", Fate::Answered(401, "", String::new()));
+    let answer = crm
+        .post(&url)
+        .json(&serde_json::json!({"text": "hello"}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 201);
+    let seen = tool.seen("POST");
+    assert_eq!(seen.len(), 2);
+    assert_ne!(seen[0].header("authorization"), seen[1].header("authorization"));
+    assert_eq!(seen[0].body, seen[1].body);
+    assert_eq!(seen[1].body, r#"{"text":"hello"}"#);
+
+    tool.rule(Fate::Answered(401, "", String::new()));
+    let answer = crm.post(&url).send().await.unwrap();
+    assert_eq!(answer.status(), 401, "the second answer is the answer");
+    assert_eq!(tool.seen("POST").len(), 4);
+    tool.rule(Fate::Passed);
+    task.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn headers_queries_and_methods_arrive() {
+    let world = World::start().await;
+    let tool = Way::to(&world.tool).await;
+    tool.rule(Fate::Answered(200, "", String::new()));
+    let broker = world.agent("support-bot");
+    let task = broker.task("p", [READ]).open().await.unwrap();
+    let crm = task.http(READ).unwrap().origins([&tool.address]).unwrap();
+    let url = format!("{}/a", tool.address);
+    crm.get(&url)
+        .query(&[("b", "c d")])
+        .header("x-trace", "7")
+        .send()
+        .await
+        .unwrap();
+    crm.put(&url).body("text").send().await.unwrap();
+    crm.patch(&url).form(&[("a", "b")]).send().await.unwrap();
+    crm.delete(&url)
+        .header("authorization", "Bearer mine")
+        .send()
+        .await
+        .unwrap();
+    let seen = tool.seen("");
+    let lines: Vec<_> = seen.iter().map(|seen| seen.line.as_str()).collect();
+    assert_eq!(
+        lines,
+        [
+            "GET /a?b=c+d HTTP/1.1",
+            "PUT /a HTTP/1.1",
+            "PATCH /a HTTP/1.1",
+            "DELETE /a HTTP/1.1"
+        ]
+    );
+    assert_eq!(seen[0].header("x-trace"), Some("7"));
+    assert_eq!((seen[1].body.as_str(), seen[2].body.as_str()), ("text", "a=b"));
+    assert!(
+        seen.iter()
+            .all(|one| one.header("authorization") == seen[0].header("authorization"))
+    );
+    task.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tool_without_origins_has_to_be_named() {
+    let world = World::start().await;
+    let task = world.agent("support-bot").task("p", [READ]).open().await.unwrap();
+    let crm = task.http(READ).unwrap();
+    // Where the broker says what the origins are, this one is none of them.
+    let refused = error(crm.get("https://elsewhere.example/").send().await);
+    assert!(matches!(refused, Error::OriginRefused { .. }), "{refused:?}");
+    assert!(task.http(READ).unwrap().origins(["nonsense"]).is_err());
+    task.complete().await.unwrap();
+}
