@@ -60,8 +60,8 @@ before(async () => {
   broker = world.as("support-bot");
   [tool, stranger] = await Promise.all([new Tool().start(), new Tool().start()]);
   // The catalogue says where tools are; of `payments` it says nothing.
-  await world.rule("tools/crm.toml", (text) => text.replace("\nprovider", `\norigins = ["${world.crm}", "${tool.origin}"]\nprovider`));
-  await world.rule("tools/payments.toml", (text) => text.replace("\nprovider", "\norigins = []\nprovider"));
+  await world.origins("crm", world.crm, tool.origin);
+  await world.origins("payments");
 });
 
 beforeEach(async () => {

@@ -1,6 +1,7 @@
 /** The package as its users get it: installed from its folder, and the programs that its pages show. */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -44,7 +45,8 @@ async function install(name: string, ...options: string[]): Promise<string> {
 async function importIt(place: string): Promise<string> {
   const script = `
     import { Broker } from "@dayfly/client";
-    console.log(typeof Broker);`;
+    import { Verifier } from "@dayfly/client/resource";
+    console.log(typeof Broker, typeof Verifier);`;
   await writeFile(join(place, "import.mjs"), script);
   return (await run(process.execPath, ["import.mjs"], { cwd: place })).stdout.trim();
 }
@@ -52,8 +54,8 @@ async function importIt(place: string): Promise<string> {
 describe("the package", () => {
   it("is built when it is installed from a folder, with the compiler and without", async () => {
     const place = await install("linked", await clone("clone-a", true));
-    assert.equal(await importIt(place), "function");
-    assert.equal(await importIt(await install("packed", "--install-links", await clone("clone-b", false))), "function");
+    assert.equal(await importIt(place), "function function");
+    assert.equal(await importIt(await install("packed", "--install-links", await clone("clone-b", false))), "function function");
   });
 
   it("runs the agent of the README as it is printed", async () => {
@@ -65,17 +67,24 @@ describe("the package", () => {
     await mkdir(join(place, "node_modules", "@dayfly"), { recursive: true });
     await cp(join(PACKAGE, "dist"), join(place, "node_modules/@dayfly/client/dist"), { recursive: true });
     await cp(join(PACKAGE, "package.json"), join(place, "node_modules/@dayfly/client/package.json"));
-    // The ports of `dayfly dev` may be taken here, so it runs on others, and these are put in.
-    assert.ok(program.includes("http://127.0.0.1:8441"));
-    await writeFile(join(place, "agent.mjs"), program.replace("http://127.0.0.1:8441", world.crm));
+    await writeFile(join(place, "agent.mjs"), program);
     const env = { ...process.env, DAYFLY_BROKER: world.broker, DAYFLY_AGENT: "support-bot", DAYFLY_DEV_FOLDER: world.folder };
     const { stdout, stderr } = await run(process.execPath, ["agent.mjs"], { cwd: place, env });
     assert.equal(stdout, output);
     assert.equal(stderr, "");
   });
 
-  it("runs its example", async () => {
-    await world.rule("tools/crm.toml", (text) => text.replace("\nprovider", `\norigins = ["${world.crm}"]\nprovider`));
+  it("runs its example of a tool", async () => {
+    const env = { ...process.env, ISSUER: world.broker, PORT: "0", DAYFLY_EVIDENCE_FILE: world.evidence("crm-server") };
+    const child = spawn(process.execPath, [join(PACKAGE, "build/examples/tool.js")], { env, stdio: ["ignore", "pipe", "inherit"] });
+    const [said] = (await once(child.stdout, "data")) as [Buffer];
+    assert.equal(said.toString().trim(), "ready");
+    child.kill("SIGTERM");
+    const [code] = (await once(child, "exit")) as [number];
+    assert.equal(code, 0);
+  });
+
+  it("runs its example of an agent", async () => {
     const env = { ...process.env, DAYFLY_BROKER: world.broker, DAYFLY_EVIDENCE_FILE: world.evidence("support-bot"), CRM: world.crm };
     const { stdout } = await run(process.execPath, [join(PACKAGE, "build/examples/agent.js")], { env });
     assert.match(stdout, /read {.*Harbour Books/);

@@ -147,7 +147,7 @@ describe("an error", () => {
     await collect(new Broker({ address: world.broker, evidence: () => bad }).openTask(open));
     await collect(new Broker({ address: world.broker, evidence: () => Promise.reject(new Error(bad)) }).openTask(open));
     await collect(new Broker({ address: world.broker, evidence: () => `${evidence}x` }).openTask(open));
-    await world.rule("tools/crm.toml", (text) => text.replace("\nprovider", '\norigins = ["http://127.0.0.1:9"]\nprovider'));
+    await world.origins("crm", "http://127.0.0.1:9");
     const other = await broker.openTask(open);
     const sent = (await other.credential(ACCESS)).token.reveal();
     // Nobody listens there: the error is the platform's own, with its cause.

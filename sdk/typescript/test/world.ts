@@ -118,6 +118,12 @@ export class World {
     return json as { state: string; outcome?: string };
   }
 
+  /** Says in the catalogue where a tool is. */
+  async origins(tool: string, ...origins: string[]): Promise<void> {
+    const line = `origins = ${JSON.stringify(origins)}\n`;
+    await this.rule(`tools/${tool}.toml`, (text) => text.replace(/^origins = .*\n/m, "").replace(/^provider/m, `${line}provider`));
+  }
+
   /** Changes a file of the rules, and puts them in force. */
   async rule(path: string, change: (text: string) => string): Promise<void> {
     const file = join(this.folder, path);
@@ -165,6 +171,8 @@ export class Gate {
   /** What happens to the next requests, and to all others. */
   next: Fault[] = [];
   always: Fault = "pass";
+  /** What happens to some requests, before all of that. */
+  answer: (seen: Seen) => Fault | undefined = () => undefined;
   readonly #server: Server;
   readonly #to: URL;
   #waiting: { test: (seen: Seen) => boolean; found: (seen: Seen) => void }[] = [];
@@ -213,7 +221,7 @@ export class Gate {
     const { method = "", url = "", headers } = incoming;
     const seen = { method, path: url, headers, at: performance.now() };
     this.seen.push(seen);
-    const fault = this.next.shift() ?? this.always;
+    const fault = this.answer(seen) ?? this.next.shift() ?? this.always;
     if (fault === "cut") {
       incoming.socket.destroy();
     } else if (typeof fault === "object") {
