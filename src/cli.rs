@@ -112,7 +112,7 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Result<Client, CallError> {
-        Client::new(&self.broker, self.evidence.clone().map(Evidence::File))
+        Client::new(&self.broker, self.evidence.clone().map(Evidence::file))
     }
 }
 
@@ -154,7 +154,7 @@ async fn conclude(cli: Cli) -> Exit {
     ended.unwrap_or_else(|error| {
         let exit = error
             .downcast_ref::<CallError>()
-            .map_or(Exit::Failed, CallError::exit);
+            .map_or(Exit::Failed, client::exit);
         // With standard error gone there is nobody left to tell.
         let _ = terminal.note(format!("{} {error:#}", terminal.paint(Tone::Bad, "error:")));
         exit

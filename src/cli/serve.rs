@@ -81,6 +81,7 @@ impl Dev {
         let (broker_at, tool_at) = (listener.local_addr()?, tool.local_addr()?);
         let clock = SystemClock::new();
         let estate = Estate::lay_out(&self.folder, broker_at, &OsEntropy::new())?;
+        estate.place_crm(tool_at)?;
         estate.write_evidence(clock.now()).await?;
         let running = app::start_on(listener, &estate.configuration()).await?;
         let crm = Crm::start(tool, broker_at, estate.evidence_file("crm-server")).await?;

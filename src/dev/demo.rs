@@ -98,7 +98,7 @@ impl Story<'_> {
         )?;
 
         let base = format!("http://{broker_at}");
-        let as_agent = |agent: &str| Client::new(&base, Some(Evidence::File(estate.evidence_file(agent))));
+        let as_agent = |agent: &str| Client::new(&base, Some(Evidence::file(estate.evidence_file(agent))));
         let support = as_agent("support-bot")?;
         let report = as_agent("report-bot")?;
         let outcome = self.life(&support, &report, &base, crm_at).await;
@@ -114,10 +114,7 @@ impl Story<'_> {
         base: &str,
         crm_at: SocketAddr,
     ) -> anyhow::Result<String> {
-        let nobody = Client::new(
-            base,
-            Some(Evidence::Text(Secret::new("eyJhbGciOiJub25lIn0.e30."))),
-        )?;
+        let nobody = Client::new(base, Some(Evidence::text("eyJhbGciOiJub25lIn0.e30.")))?;
         let refused = problem(nobody.get("/v1/tools").await, 401)?;
         self.step(
             "attest",
@@ -363,8 +360,10 @@ fn said(value: &Value, place: &str) -> String {
 /// The problem that must have come, with its status.
 fn problem(answer: Result<Value, CallError>, status: u16) -> anyhow::Result<Value> {
     match answer {
-        Err(CallError::Problem(problem)) if problem.status.as_u16() == status => Ok(problem.body),
-        Err(error) => bail!("expected {status}, got: {error}"),
+        Err(error) => match error.problem() {
+            Some(problem) if problem.status == Some(status) => Ok(problem.body.clone()),
+            _ => bail!("expected {status}, got: {error}"),
+        },
         Ok(body) => bail!("expected {status}, got {body}"),
     }
 }

@@ -92,6 +92,17 @@ impl Estate {
         })
     }
 
+    /// Says in the catalogue where the CRM is: on this machine, and not where its audience says. For a broker that
+    /// has not started.
+    pub fn place_crm(&self, at: SocketAddr) -> anyhow::Result<()> {
+        let path = self.folder.join("tools/crm.toml");
+        let text = fs::read_to_string(&path)?;
+        let audience = text.lines().find(|line| line.starts_with("audience = "));
+        let audience = audience.context("the CRM has no audience")?;
+        let placed = format!("{audience}\norigins = [\"http://{at}\"]");
+        Ok(write(&path, &text.replace(audience, &placed))?)
+    }
+
     /// The configuration file.
     pub fn configuration(&self) -> PathBuf {
         self.folder.join("dayfly.toml")
@@ -168,6 +179,7 @@ fn parent(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::files;
 
     #[test]
     fn writes_its_own_folder_anew_and_leaves_somebody_elses_alone() {
@@ -181,5 +193,18 @@ mod tests {
         assert!(lay_out().is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "[server]\n");
         assert!(!temp.path().join("policies").exists());
+    }
+
+    #[test]
+    fn the_crm_is_where_it_listens() {
+        let temp = tempfile::tempdir().unwrap();
+        let listen = "127.0.0.1:8440".parse().unwrap();
+        let estate = Estate::lay_out(temp.path(), listen, &OsEntropy::new()).unwrap();
+        estate.place_crm("127.0.0.1:8441".parse().unwrap()).unwrap();
+        let loaded = files::load(&temp.path().join("agents"), &temp.path().join("tools")).unwrap();
+        let crm = loaded.registry.tool(&"crm".parse().unwrap()).unwrap();
+        assert_eq!(crm.audience, "https://crm.example.org");
+        let origins: Vec<String> = crm.origins.iter().map(ToString::to_string).collect();
+        assert_eq!(origins, ["http://127.0.0.1:8441"]);
     }
 }

@@ -61,13 +61,14 @@ const ADAPTERS: [&[&str]; 17] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 20] = [
+const TECHNOLOGIES: [(&str, &[&str]); 21] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
     ("axum", &["http", "dev", "app"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
+    ("dayfly_client", &["cli::client"]),
     ("deadpool_postgres", &["provider::postgres"]),
     ("hyper_util", &["http::serve"]),
     ("josekit", &["keys::josekit"]),
@@ -81,7 +82,6 @@ const TECHNOLOGIES: [(&str, &[&str]); 20] = [
             "provider::vault",
             "provider::webhook",
             "resource_server",
-            "cli::client",
             "dev",
         ],
     ),

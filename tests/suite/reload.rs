@@ -26,7 +26,7 @@ async fn a_new_revision_decides_and_a_broken_one_changes_nothing() {
     let estate = Estate::lay_out(folder.path(), address, &OsEntropy::new()).unwrap();
     estate.write_evidence(SystemClock::new().now()).await.unwrap();
     let running = app::start_on(listener, &estate.configuration()).await.unwrap();
-    let evidence = Evidence::File(estate.evidence_file("support-bot"));
+    let evidence = Evidence::file(estate.evidence_file("support-bot"));
     let client = Client::new(&format!("http://{address}"), Some(evidence)).unwrap();
     let order = json!({"purpose": "p", "scope": [{"tool": "crm", "actions": ["read"]}]});
     let task = client.post("/v1/tasks", order).await.unwrap();

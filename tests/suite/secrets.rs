@@ -131,7 +131,7 @@ async fn logs_records_and_errors_hold_no_secret() {
         secrets.extend(of_token(token));
     }
     let base = format!("http://{address}");
-    let client = |evidence: &str| Client::new(&base, Some(Evidence::Text(Secret::new(evidence)))).unwrap();
+    let client = |evidence: &str| Client::new(&base, Some(Evidence::text(evidence))).unwrap();
     let bot = client(&evidence);
 
     // What goes well.

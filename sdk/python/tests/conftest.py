@@ -124,7 +124,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         file.write_text(text.replace(before, after))
     # The catalogue says where the CRM is in earnest; here it is on this machine.
     tool = world.folder / "tools" / "crm.toml"
-    listed, origins = re.subn(r"(?m)^audience = .*$", rf'\g<0>\norigins = ["{world.crm}"]', tool.read_text())
+    text = re.sub(r"(?m)^origins = .*\n", "", tool.read_text())
+    listed, origins = re.subn(r"(?m)^audience = .*$", rf'\g<0>\norigins = ["{world.crm}"]', text)
     assert origins == 1
     tool.write_text(listed)
     world.order("/v1/rules/reload", {})

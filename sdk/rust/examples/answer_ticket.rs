@@ -10,7 +10,7 @@ async fn main() -> Result<(), Error> {
     let tool = std::env::args().nth(1).unwrap_or("http://127.0.0.1:8441".into());
     let task = broker.task("answer ticket 4711", ["crm:read,comment@customers/42"]);
     let customer = task.run(async |task| {
-        let crm = task.http("crm:read@customers/42")?.origins([&tool])?;
+        let crm = task.http("crm:read@customers/42")?;
         let answer = crm.get(format!("{tool}/customers/42")).send().await?;
         Ok::<_, Error>(answer.text().await?)
     });

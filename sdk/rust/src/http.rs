@@ -21,7 +21,7 @@ use crate::task::Task;
 pub struct ToolClient {
     task: Task,
     access: Access,
-    /// Those that the caller named; the broker's otherwise.
+    /// Those that the caller named.
     origins: Option<Vec<String>>,
     http: reqwest::Client,
 }
@@ -36,12 +36,14 @@ impl ToolClient {
         })
     }
 
-    /// Sends the credential to these origins and no others, such as `https://crm.example.org`, whatever the broker says
-    /// of the tool. [`Error::InvalidRequest`] for what is no URL.
+    /// Sends the credential to these origins and no others, such as `https://crm.example.org`. Of those that the broker
+    /// names for the tool this leaves some; where it names none, it has to be said here. [`Error::InvalidRequest`] for
+    /// what is no origin.
     pub fn origins<O: AsRef<str>>(mut self, origins: impl IntoIterator<Item = O>) -> Result<Self, Error> {
         let read = |text: O| {
             let url = Url::parse(text.as_ref());
-            let url = url.map_err(|_| Error::invalid(format!("`{}` is no origin", text.as_ref())))?;
+            let url = url.ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+            let url = url.ok_or_else(|| Error::invalid(format!("`{}` is no origin", text.as_ref())))?;
             Ok::<_, Error>(origin(&url))
         };
         self.origins = Some(origins.into_iter().map(read).collect::<Result<_, _>>()?);
@@ -110,7 +112,7 @@ impl ToolClient {
     /// The credential of now, if it may go there.
     async fn credential(&self, origin: &str) -> Result<Credential, Error> {
         let credential = self.task.credential(&self.access).await?;
-        if self.origins.is_none() {
+        if self.origins.is_none() || !credential.origins().is_empty() {
             permitted(credential.origins(), origin)?;
         }
         Ok(credential)

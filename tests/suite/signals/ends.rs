@@ -185,7 +185,7 @@ async fn a_started_dayfly_listens_and_ends_what_it_gave_out() {
     }
     std::fs::write(estate.configuration(), configuration).unwrap();
     let running = app::start_on(listener, &estate.configuration()).await.unwrap();
-    let evidence = Evidence::File(estate.evidence_file("support-bot"));
+    let evidence = Evidence::file(estate.evidence_file("support-bot"));
     let client = Client::new(&format!("http://{address}"), Some(evidence)).unwrap();
     let credential = async |user: &str| {
         let order = json!({

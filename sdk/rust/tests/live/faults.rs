@@ -190,6 +190,7 @@ async fn no_error_tells_a_secret() {
     let world = World::start().await;
     let way = Way::to(&world.broker).await;
     let broker = world.builder("support-bot", &way.address).build().unwrap();
+    world.place_crm(&["http://127.0.0.1:1"]).await;
     let task = broker.task("p", [READ]).heartbeat(None).open().await.unwrap();
     let token = task
         .credential(READ)

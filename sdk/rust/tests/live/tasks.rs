@@ -20,7 +20,7 @@ async fn work_that_is_done_completes_the_task_and_its_token_is_dead() {
             assert_eq!(task.agent(), "support-bot");
             assert_eq!(task.purpose(), "answer ticket 4711");
             assert!(task.deadline() > std::time::UNIX_EPOCH);
-            let crm = task.http(READ)?.origins([&world.tool])?;
+            let crm = task.http(READ)?;
             let answer = crm.get(world.customer(42)).send().await?;
             assert_eq!(answer.status(), 200);
             assert!(answer.text().await?.contains("Harbour Books"));

@@ -9,6 +9,7 @@ use crate::world::{READ, World, error};
 async fn the_token_goes_to_the_tool_and_nowhere_else() {
     let world = World::start().await;
     let (tool, stranger) = (Way::to(&world.tool).await, Way::to(&world.tool).await);
+    world.place_crm(&[&tool.address]).await;
     let broker = world.agent("support-bot");
     let task = broker.task("p", [READ]).open().await.unwrap();
     let crm = task.http(READ).unwrap().origins([&tool.address]).unwrap();
@@ -52,17 +53,14 @@ async fn the_token_goes_to_the_tool_and_nowhere_else() {
 async fn a_refused_token_is_replaced_once() {
     let world = World::start().await;
     let tool = Way::to(&world.tool).await;
+    world.place_crm(&[&tool.address]).await;
     let broker = world.agent("support-bot");
     let task = broker
         .task("p", ["crm:read,comment@customers/42"])
         .open()
         .await
         .unwrap();
-    let crm = task
-        .http("crm:comment@customers/42")
-        .unwrap()
-        .origins([&tool.address])
-        .unwrap();
+    let crm = task.http("crm:comment@customers/42").unwrap();
     let url = format!("{}/customers/42/comments", tool.address);
 
     tool.next("POST", Fate::Answered(401, "", String::new()));
@@ -92,9 +90,10 @@ async fn headers_queries_and_methods_arrive() {
     let world = World::start().await;
     let tool = Way::to(&world.tool).await;
     tool.rule(Fate::Answered(200, "", String::new()));
+    world.place_crm(&[&tool.address]).await;
     let broker = world.agent("support-bot");
     let task = broker.task("p", [READ]).open().await.unwrap();
-    let crm = task.http(READ).unwrap().origins([&tool.address]).unwrap();
+    let crm = task.http(READ).unwrap();
     let url = format!("{}/a", tool.address);
     crm.get(&url)
         .query(&[("b", "c d")])
@@ -130,13 +129,42 @@ async fn headers_queries_and_methods_arrive() {
 }
 
 #[tokio::test]
-async fn a_tool_without_origins_has_to_be_named() {
+async fn the_broker_says_where_the_tool_is_and_the_caller_can_only_narrow_that() {
     let world = World::start().await;
-    let task = world.agent("support-bot").task("p", [READ]).open().await.unwrap();
+    let (tool, stranger) = (Way::to(&world.tool).await, Way::to(&world.tool).await);
+    world.place_crm(&[&world.tool, &tool.address]).await;
+    let broker = world.agent("support-bot");
+    let task = broker.task("p", [READ]).open().await.unwrap();
+    assert_eq!(
+        task.credential(READ).await.unwrap().origins(),
+        [&world.tool, &tool.address].map(Clone::clone)
+    );
+    let goes = async |client: &dayfly_client::ToolClient, to: &str| match client
+        .get(format!("{to}/customers/42"))
+        .send()
+        .await
+    {
+        Ok(answer) => answer.status() == 200,
+        Err(Error::OriginRefused { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
     let crm = task.http(READ).unwrap();
-    // Where the broker says what the origins are, this one is none of them.
-    let refused = error(crm.get("https://elsewhere.example/").send().await);
-    assert!(matches!(refused, Error::OriginRefused { .. }), "{refused:?}");
-    assert!(task.http(READ).unwrap().origins(["nonsense"]).is_err());
+    assert!(goes(&crm, &world.tool).await && goes(&crm, &tool.address).await);
+    assert!(!goes(&crm, &stranger.address).await);
+    let narrow = crm.clone().origins([&tool.address, &stranger.address]).unwrap();
+    assert!(goes(&narrow, &tool.address).await);
+    assert!(!goes(&narrow, &world.tool).await && !goes(&narrow, &stranger.address).await);
+    assert!(stranger.seen("").is_empty());
+    task.complete().await.unwrap();
+
+    // Nobody says where it is.
+    world.place_crm(&[]).await;
+    let task = broker.task("p", [READ]).open().await.unwrap();
+    let crm = task.http(READ).unwrap();
+    assert!(!goes(&crm, &world.tool).await);
+    assert!(goes(&crm.origins([&world.tool]).unwrap(), &world.tool).await);
+    for bad in ["nonsense", "crm.example.org", "ftp://crm.example.org"] {
+        assert!(task.http(READ).unwrap().origins([bad]).is_err(), "{bad}");
+    }
     task.complete().await.unwrap();
 }

@@ -94,6 +94,16 @@ impl World {
         self.builder(agent, &self.broker).build().unwrap()
     }
 
+    /// Says in the catalogue where the CRM is.
+    pub(crate) async fn place_crm(&self, origins: &[&str]) {
+        let listed = format!("origins = {origins:?}");
+        self.change("tools/crm.toml", |text| {
+            let line = text.lines().find(|line| line.starts_with("origins = ")).unwrap();
+            text.replace(line, &listed)
+        })
+        .await;
+    }
+
     /// The URL of a customer at the CRM.
     pub(crate) fn customer(&self, number: u32) -> String {
         format!("{}/customers/{number}", self.tool)
