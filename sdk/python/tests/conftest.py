@@ -101,6 +101,13 @@ class World:
         leases: list[dict[str, Any]] = self.ask("/v1/leases", **query)["leases"]
         return leases
 
+    def origins(self, *origins: str) -> None:
+        """Say where the CRM is."""
+        tool = self.folder / "tools" / "crm.toml"
+        before = re.sub(r"(?m)^origins = .*\n", "", tool.read_text())
+        tool.write_text(re.sub(r"(?m)^audience = .*$", rf"\g<0>\norigins = {list(origins)!r}", before))
+        self.order("/v1/rules/reload", {})
+
     def task(self, task: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ask(f"/v1/tasks/{task}")
         return found
@@ -123,12 +130,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert before in text
         file.write_text(text.replace(before, after))
     # The catalogue says where the CRM is in earnest; here it is on this machine.
-    tool = world.folder / "tools" / "crm.toml"
-    text = re.sub(r"(?m)^origins = .*\n", "", tool.read_text())
-    listed, origins = re.subn(r"(?m)^audience = .*$", rf'\g<0>\norigins = ["{world.crm}"]', text)
-    assert origins == 1
-    tool.write_text(listed)
-    world.order("/v1/rules/reload", {})
+    world.origins(world.crm)
     yield world
     world.stop()
 

@@ -113,11 +113,13 @@ def _check(request: httpx.Request, allowed: frozenset[str] | None, access: Acces
 
 def _again(request: httpx.Request, response: httpx.Response) -> bool:
     """Whether it was this request that was refused, and not one that it was redirected to, and can be sent again."""
-    return (
-        response.status_code == 401
-        and origin_of(response.request.url) == origin_of(request.url)
-        and isinstance(request.stream, httpx.ByteStream)
-    )
+    if response.status_code != 401 or origin_of(response.request.url) != origin_of(request.url):
+        return False
+    try:
+        _ = request.content
+    except RuntimeError:  # it was streamed, and is gone
+        return False
+    return True
 
 
 def origin_of(url: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._access import Access, Duration, ScopeLike, scope_of, wire_duration
+from ._access import Access, Duration, ScopeLike, scope_of
 from ._core import Core, checked, opening
 from ._errors import DayflyError, InvalidRequest
 from ._requires import requires
@@ -142,7 +142,7 @@ class Broker:
         ttl: Duration | None = None,
     ) -> list[Verdict]:
         """Ask what would be permitted, in the order of the scope. Nothing is issued; the question is on record."""
-        return wait(worker().submit(self._decide(purpose, scope, on_behalf_of, ttl)))
+        return wait(worker().submit(ask_decisions(self._transport, purpose, scope, on_behalf_of, ttl)))
 
     async def adecide(
         self,
@@ -153,28 +153,9 @@ class Broker:
         ttl: Duration | None = None,
     ) -> list[Verdict]:
         """Ask what would be permitted; see :meth:`decide`."""
-        return await wait_async(worker().submit(self._decide(purpose, scope, on_behalf_of, ttl)))
-
-    async def _decide(
-        self, purpose: str, scope: ScopeLike, on_behalf_of: str | None, ttl: Duration | None
-    ) -> list[Verdict]:
-        body: dict[str, Any] = opening(purpose, scope_of(scope), None, None)
-        if ttl is not None:
-            body["ttl"] = wire_duration(ttl)
-        if on_behalf_of is not None:
-            body["on_behalf_of"] = on_behalf_of
-        answer = await self._transport.call(Request("POST", "/v1/decisions", json=body))
-        return [
-            Verdict(
-                Access.of(each["access"]),
-                bool(each["permitted"]),
-                each.get("reason"),
-                each.get("approval"),
-                each.get("granted"),
-                each["decision"],
-            )
-            for each in answer["verdicts"]
-        ]
+        return await wait_async(
+            worker().submit(ask_decisions(self._transport, purpose, scope, on_behalf_of, ttl))
+        )
 
     def revoke_token(self, token: Secret | str) -> None:
         """End a token of this agent before its expiry (RFC 7009). One that has ended already is no error."""
@@ -213,6 +194,27 @@ class Broker:
 
     def __repr__(self) -> str:
         return f"Broker({self.address!r}, evidence={self._transport.evidence!r})"
+
+
+async def ask_decisions(
+    transport: Transport, purpose: str, scope: ScopeLike, on_behalf_of: str | None, ttl: Duration | None
+) -> list[Verdict]:
+    """Ask what would be permitted."""
+    body: dict[str, Any] = opening(purpose, scope_of(scope), ttl, None)
+    if on_behalf_of is not None:
+        body["on_behalf_of"] = on_behalf_of
+    answer = await transport.call(Request("POST", "/v1/decisions", json=body))
+    return [
+        Verdict(
+            Access.of(each["access"]),
+            bool(each["permitted"]),
+            each.get("reason"),
+            each.get("approval"),
+            each.get("granted"),
+            each["decision"],
+        )
+        for each in answer["verdicts"]
+    ]
 
 
 def _trusting(path: str | os.PathLike[str]) -> ssl.SSLContext:

@@ -31,7 +31,7 @@ from ._transport import Request, Transport, new_key
 from ._worker import worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from ._credential import Credential
@@ -45,8 +45,16 @@ WAIT_FOR_PROOFS = 5
 
 now = time.monotonic
 
-current: contextvars.ContextVar[Core | None] = contextvars.ContextVar("dayfly_task", default=None)
-"""The task of the block that runs."""
+current: contextvars.ContextVar[Core | Callable[[], Core | None] | None] = contextvars.ContextVar(
+    "dayfly_task", default=None
+)
+"""The task around the code that runs, or who knows which one it is, where that is not a matter of blocks alone."""
+
+
+def ambient() -> Core | None:
+    """Give the task around the caller."""
+    held = current.get()
+    return held() if callable(held) else held
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._access import Access
-from ._core import Core, current
+from ._core import Core, ambient
 from ._errors import InvalidRequest
 from ._task import AsyncTask, Task
 
@@ -79,7 +79,7 @@ def requires(
 
 
 def _ambient(transport: Transport) -> Core:
-    core = current.get()
+    core = ambient()
     if core is None or core.transport is not transport:
         raise InvalidRequest(
             "there is no task of this broker around the call: open one with `broker.task(…)`"
@@ -88,13 +88,18 @@ def _ambient(transport: Transport) -> Core:
 
 
 def _narrowed(wanted: Access, resource: Resource, bound: inspect.BoundArguments) -> Access:
+    every = inspect.BoundArguments(bound.signature, OrderedDict(bound.arguments))
+    every.apply_defaults()
+    return narrowed_by(wanted, resource, every.arguments)
+
+
+def narrowed_by(wanted: Access, resource: Resource, arguments: Mapping[str, Any]) -> Access:
+    """Narrow an access to resources; a function of them is given those of the arguments that it names."""
     if resource is None:
         return wanted
     if callable(resource):
-        every = inspect.BoundArguments(bound.signature, OrderedDict(bound.arguments))
-        every.apply_defaults()
         takes = inspect.signature(resource).parameters.values()
-        by_name = dict(every.arguments)
+        by_name = dict(arguments)
         if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes):
             by_name = {each.name: by_name[each.name] for each in takes if each.name in by_name}
         resource = resource(**by_name)

@@ -343,7 +343,7 @@ class TaskContext:
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, Core]]) -> None:
         self._begin = begin
         self._core: Core | None = None
-        self._token: Token[Core | None] | None = None
+        self._token: Token[Any] | None = None
 
     def open(self) -> Task:
         """Open it without a block. Complete it yourself."""
