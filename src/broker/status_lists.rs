@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger::status_lists::{Entry, ListName, Naming, earliest};
+use crate::model::cutoff::Cutoff;
 use crate::model::recheck::Work;
 use crate::model::status_list::{Hour, Listing, StatusList};
 use crate::model::time::Timestamp;
@@ -18,8 +19,8 @@ use super::walk::Walk;
 
 /// How many live leases are looked at for cutoffs that have not come to them yet. Past that, lists have to wait.
 const MOST_WALKED: usize = 50_000;
-/// In how many pages, of which each may have nothing that fits.
-const MOST_PAGES: usize = 1_000;
+/// For how many orders.
+const MOST_ORDERS: usize = 1_000;
 
 /// The lists as of one instant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,15 +82,29 @@ impl Broker {
             as_of,
         };
         // The orders come first, and what was struck is read later: what is drained between the two is on both.
-        let (mut walked, mut pages) = (0, 0);
-        for order in ledger.rechecks().await? {
+        let mut orders = ledger.rechecks().await?;
+        orders.retain(|order| matches!(order.work, Work::Cut { .. }));
+        if orders.len() > MOST_ORDERS {
+            return Err(BrokerError::Draining);
+        }
+        // An order that was given again is one order until its first walk is over, and denies further already.
+        let cutoffs = match orders.is_empty() {
+            true => Vec::new(),
+            false => ledger.cutoffs().await?,
+        };
+        let mut walked = 0;
+        for order in orders {
             let Work::Cut { cutoff } = order.work else {
                 continue;
             };
+            let same = cutoffs.iter().filter(|other| other.selector == cutoff.selector);
+            let up_to = same.map(|other| other.up_to).fold(cutoff.up_to, Timestamp::max);
+            let cutoff = Cutoff { up_to, ..cutoff };
+            let before = walked;
             let mut walk = Walk::new(ledger, &cutoff.selector);
             while let Some(leases) = walk.next().await? {
-                (walked, pages) = (walked + leases.len(), pages + 1);
-                if walked > MOST_WALKED || pages > MOST_PAGES {
+                walked = before + walk.looked_at;
+                if walked > MOST_WALKED {
                     return Err(BrokerError::Draining);
                 }
                 for lease in leases.iter().filter(|lease| lease.is_cut_by(&cutoff)) {

@@ -12,6 +12,8 @@ pub(super) struct Walk<'a> {
     selector: &'a Selector,
     /// The next page, unless that was all.
     page: Option<Page>,
+    /// How many leases were looked at so far, whether they fit or not.
+    pub(super) looked_at: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -23,6 +25,7 @@ impl<'a> Walk<'a> {
                 after: None,
                 limit: NonZeroUsize::new(Page::MOST).unwrap_or(NonZeroUsize::MIN),
             }),
+            looked_at: 0,
         }
     }
 
@@ -36,6 +39,7 @@ impl<'a> Walk<'a> {
             let after = leases.last().map(|lease| lease.id);
             self.page = Some(Page { after, ..page });
         }
+        self.looked_at += leases.len();
         leases.retain(|lease| lease.fits(self.selector));
         Ok(Some(leases))
     }

@@ -261,7 +261,7 @@ impl From<BrokerError> for Problem {
             | BrokerError::NoTool
             | BrokerError::NoStatusList => Self::new(Kind::NOT_FOUND, error.to_string()),
             BrokerError::StatusListOver => Self::new(Kind::GONE, error.to_string()),
-            BrokerError::Draining => Self::new(Kind::BUSY, error.to_string()).after(1),
+            BrokerError::Draining => Self::new(Kind::BUSY, error.to_string()).after(5),
             BrokerError::Denied {
                 decision,
                 reason,

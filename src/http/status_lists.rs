@@ -27,13 +27,16 @@ use crate::model::status_list::{ListClaims, MEDIA_TYPE, TYP};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
 
-use super::Shared;
 use super::answer::Answer;
+use super::finish::Finishing;
 use super::problem::{Kind, Problem};
+use super::{HttpState, Shared};
 
 /// How long an edition is given out. No list is read more often.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same, for caches on the way.
+/// How long nobody looks again whether kill orders have come to their leases, where there was too much to look at.
+const DRAINING: Duration = Duration::from_secs(5);
+/// The same as [`FRESH`], for caches on the way.
 const CACHED: &str = "public, max-age=1";
 /// How many lists of one edition are held at most. One takes up to 25 KB.
 const MOST_COPIES: usize = 1024;
@@ -108,35 +111,54 @@ impl Press {
 
 /// What came of reading an edition: itself, or why there is none.
 struct Reading {
-    /// When it was begun, by either clock: neither of the two going astray keeps an old one.
-    began: (Instant, Timestamp),
+    /// For whoever asks before this, by either clock: neither of the two going astray keeps an old one.
+    until: (Instant, Timestamp),
     press: Result<Arc<Press>, Problem>,
 }
 
-/// The latest edition. One is read at a time, however many ask, and however long that takes.
+/// The latest edition. One is read at a time, however many ask, and to its end, however long that takes.
 #[derive(Default)]
-pub(super) struct StatusLists(tokio::sync::Mutex<Option<Reading>>);
+pub(super) struct StatusLists(Arc<tokio::sync::Mutex<Option<Reading>>>);
 
 impl StatusLists {
-    async fn latest(&self, broker: &Broker) -> Result<Arc<Press>, Problem> {
+    async fn latest(&self, state: &HttpState) -> Result<Arc<Press>, Problem> {
+        let broker = Arc::clone(&state.broker);
         let asked = (Instant::now(), broker.now());
-        let mut latest = self.0.lock().await;
-        // What was begun after somebody asked is as new as they could have it, though it took longer than that.
-        let serves =
-            |reading: &&Reading| asked.0 < reading.began.0 + FRESH && asked.1 < reading.began.1.plus(FRESH);
+        let mut latest = Arc::clone(&self.0).lock_owned().await;
+        let serves = |reading: &&Reading| asked.0 < reading.until.0 && asked.1 < reading.until.1;
         if let Some(reading) = latest.as_ref().filter(serves) {
             return reading.press.clone();
         }
-        let began = (Instant::now(), broker.now());
-        let press = match broker.status_lists().await {
-            Ok(edition) => Ok(Arc::new(Press {
-                edition,
-                copies: Mutex::default(),
-            })),
-            Err(error) => Err(error.into()),
+        let reading = async move {
+            let reading = Reading::of(&broker).await;
+            let press = reading.press.clone();
+            *latest = Some(reading);
+            press
         };
-        let reading = latest.insert(Reading { began, press });
-        reading.press.clone()
+        Finishing::new(reading, None, &state.tracker).await
+    }
+}
+
+impl Reading {
+    async fn of(broker: &Broker) -> Self {
+        // What was begun after somebody asked is as new as they could have it, though it took longer than that.
+        let (began, as_of) = (Instant::now(), broker.now());
+        let (until, press) = match broker.status_lists().await {
+            Ok(edition) => {
+                let copies = Mutex::default();
+                let press = Arc::new(Press { edition, copies });
+                ((began + FRESH, as_of.plus(FRESH)), Ok(press))
+            }
+            Err(error) => {
+                let kept = match error {
+                    BrokerError::Draining => DRAINING,
+                    _ => FRESH,
+                };
+                let until = (Instant::now() + kept, broker.now().plus(kept));
+                (until, Err(error.into()))
+            }
+        };
+        Self { until, press }
     }
 }
 
@@ -163,7 +185,7 @@ fn enabled(broker: &Broker) -> Result<Ttl, Problem> {
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Result<impl IntoResponse, Problem> {
     let broker = &shared.state.broker;
     enabled(broker)?;
-    let press = shared.status_lists.latest(broker).await?;
+    let press = shared.status_lists.latest(&shared.state).await?;
     let issuer = broker.issuer().url();
     let status_lists = press.edition.names().map(|name| name.uri(issuer)).collect();
     let cached = [(header::CACHE_CONTROL, CACHED)];
@@ -206,7 +228,7 @@ pub(super) async fn read(
         ));
     }
     let name = name.parse().map_err(|_| BrokerError::NoStatusList)?;
-    let press = shared.status_lists.latest(broker).await?;
+    let press = shared.status_lists.latest(&shared.state).await?;
     let copy = press.copy(broker, name, ttl).await?;
     let known = headers.get_all(header::IF_NONE_MATCH).iter();
     let same = known
