@@ -34,6 +34,10 @@ if ends >= tonumber(ARGV[5]) then
   key, o = first_from(decisions)
 end
 if not key then
+  -- Where none could take its turn, looking for one is not paid for again at each end.
+  if ends >= tonumber(ARGV[5]) then
+    ends = 0
+  end
   key, o = first_from('-inf')
 end
 if not key then
@@ -41,7 +45,7 @@ if not key then
 end
 if not decides(kind_of(key)) and redis.call('ZCOUNT', KEYS[5], decisions, '+inf') > 0 then
   redis.call('HSET', KEYS[1], 'e', ends + 1)
-elseif ends > 0 then
+else
   redis.call('HDEL', KEYS[1], 'e')
 end
 o.hold, o.untl = redis.call('HINCRBY', KEYS[1], 'q', 1), tonumber(ARGV[2])

@@ -194,22 +194,22 @@ impl Circumstances<'_, '_> {
         revision: &Revision,
     ) -> Result<Option<RecheckClaim>, LedgerError> {
         self.lapse(now)?;
-        let ends = self.tables.number(ENDS)?.unwrap_or_default();
+        let mut ends = self.tables.number(ENDS)?.unwrap_or_default();
         let mut next = match ends >= MOST_ENDS {
             true => self.first_from(DECISIONS, now, revision)?,
             false => None,
         };
         if next.is_none() {
+            // Where none could take its turn, looking for one is not paid for again at each end.
+            ends = if ends >= MOST_ENDS { 0 } else { ends };
             next = self.first_from(0, now, revision)?;
         }
         let Some((key, Pending { recheck, place, .. })) = next else {
             return Ok(None);
         };
         let kept_waiting = place < DECISIONS && self.queue.range(DECISIONS..)?.next().is_some();
-        if kept_waiting || ends > 0 {
-            self.tables
-                .set_number(ENDS, if kept_waiting { ends + 1 } else { 0 })?;
-        }
+        self.tables
+            .set_number(ENDS, if kept_waiting { ends + 1 } else { 0 })?;
         let hold = self.next_number()?;
         self.put_recheck(&key, &recheck, place, hold, until.as_millis())?;
         Ok(Some(RecheckClaim { recheck, hold }))
