@@ -8,6 +8,7 @@ use crate::ledger::{IdempotencyKey, LedgerError, Opened, Refusal};
 use crate::model::access::{Access, Scope};
 use crate::model::agent::Agent;
 use crate::model::ids::{RequestId, TaskId};
+use crate::model::lease::WITHDRAWAL_REACHES;
 use crate::model::name::{AgentName, Purpose};
 use crate::model::task::{Charter, Delegator, Task, TaskState};
 use crate::model::time::Timestamp;
@@ -88,8 +89,8 @@ impl Broker {
             agent: mine.clone(),
             kind: attestation.kind,
             trust_domain: attestation.trust_domain.clone(),
-            key: self.parts.verifiers.vouching_key(attestation),
-            until: attestation.expires_at,
+            key: attestation.key,
+            until: attestation.expires_at.max(now.plus(WITHDRAWAL_REACHES)),
         };
         let task = Task {
             charter: Charter {

@@ -83,6 +83,7 @@ impl Broker {
         let began = self.parts.rules.current();
         let now = self.now();
         let charter = self.own_charter(caller, order.task).await?;
+        self.knows_keys(caller, &charter)?;
         let above = self.above(&charter).await?;
         let decision = self.decision_id(now)?;
         let record = Record {
@@ -154,7 +155,7 @@ impl Broker {
             self.activate(&**provider, &lease, &minted, &record).await?;
             minted
         };
-        if let Err(error) = self.keep_up(id, caller, &charter, &began).await {
+        if let Err(error) = self.keep_up((id, decision), caller, &charter, &began).await {
             let exists = Held {
                 handle: Some(minted.handle),
                 ..lease.held()

@@ -4,11 +4,15 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::identity::IdentityError;
+use crate::identity::vouching::Trust;
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::model::access::Access;
+use crate::model::attestation::EvidenceKind;
 use crate::model::decision::Grounds;
 use crate::model::fact::{Facts, Subject};
 use crate::model::ids::{DecisionId, RequestId};
+use crate::model::lease::VouchingKey;
 use crate::model::name::{AgentName, Operation, UserId};
 use crate::model::task::{Charter, Delegator};
 use crate::model::time::Timestamp;
@@ -58,8 +62,7 @@ impl Broker {
             // What callers may do here takes no credential, so there is none to ask for.
             return Err(denial(&rules, NOTHING_PERMITS));
         }
-        self.still_proven(&rules, caller)?;
-        self.still_handed_on(&rules, charter)?;
+        self.still_vouched(&rules, caller, charter)?;
         let chain = chain::links(&rules.registry, charter, above, at)
             .map_err(|broken| denial(&rules, &broken.to_string()))?;
         let task = Some((TaskContext::of(charter), chain));
@@ -138,20 +141,51 @@ impl Broker {
     /// Whether the key behind the caller is still trusted: it may have been taken back since the evidence was
     /// presented, as a body can come late.
     fn still_proven(&self, rules: &Ruleset, caller: &Caller) -> Result<(), Denial> {
-        let attestation = caller.workload().attestation();
-        match self.parts.verifiers.still_trust(attestation) {
-            true => Ok(()),
-            false => Err(denial(rules, KEY_IS_GONE)),
+        match self.own_trust(caller) {
+            Trust::Held => Ok(()),
+            Trust::Gone | Trust::Unknown => Err(denial(rules, KEY_IS_GONE)),
         }
+    }
+
+    fn own_trust(&self, caller: &Caller) -> Trust {
+        let attestation = caller.workload().attestation();
+        self.trust(attestation.kind, attestation.key)
+    }
+
+    fn trust(&self, kind: EvidenceKind, key: Option<VouchingKey>) -> Trust {
+        key.map_or(Trust::Held, |key| self.parts.verifiers.trust(kind, key))
+    }
+
+    /// Refuses for now while it is not known whether the keys behind a request are still trusted: that says nothing
+    /// about whoever asks.
+    pub(super) fn knows_keys(&self, caller: &Caller, charter: &Charter) -> Result<(), BrokerError> {
+        let above = charter.delegators.iter();
+        let mut above = above.map(|above| self.trust(above.kind, above.key));
+        match self.own_trust(caller) == Trust::Unknown || above.any(|trust| trust == Trust::Unknown) {
+            false => Ok(()),
+            true => Err(IdentityError::Unavailable(
+                "those behind this task were not fetched recently enough; try again in 30 s".into(),
+            )
+            .into()),
+        }
+    }
+
+    /// Whether the keys behind a request are still trusted: that of the caller's evidence, and those by which the
+    /// work was handed on.
+    pub(super) fn still_vouched(
+        &self,
+        rules: &Ruleset,
+        caller: &Caller,
+        charter: &Charter,
+    ) -> Result<(), Denial> {
+        self.still_proven(rules, caller)?;
+        self.still_handed_on(rules, charter)
     }
 
     /// Whether the keys by which the work was handed on are still trusted, whether or not what they signed would
     /// still hold: the word of whoever has such a key counts for nothing any more.
     fn still_handed_on(&self, rules: &Ruleset, charter: &Charter) -> Result<(), Denial> {
-        let trusted = |above: &&Delegator| match above.key {
-            Some(key) => self.parts.verifiers.still_trust_key(above.kind, key),
-            None => true,
-        };
+        let trusted = |above: &&Delegator| self.trust(above.kind, above.key) == Trust::Held;
         match charter.delegators.iter().find(|above| !trusted(above)) {
             None => Ok(()),
             Some(above) => {

@@ -22,7 +22,7 @@ use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::ledger::{LedgerError, Page, Refusal};
 use crate::model::cutoff::Selector;
 use crate::model::ids::RequestId;
-use crate::model::lease::{Cause, Curtailed, Lease, VouchingKey};
+use crate::model::lease::{Cause, Curtailed, Lease};
 use crate::model::recheck::{Progress, Recheck, Work};
 use crate::model::task::TaskChange;
 use crate::model::time::Timestamp;
@@ -195,7 +195,7 @@ impl Broker {
         let done = match &recheck.work {
             // The order is on record; the end of each lease will be too.
             Work::Cut { cutoff } if lease.is_cut_by(cutoff) => self.end(&lease, cutoff.cause).await,
-            Work::Distrust { key } if rests_on(&lease, *key, &recheck.whom, now) => {
+            Work::Distrust { key } if lease.rests_on(*key, &recheck.whom, now) => {
                 let ended = self.end(&lease, Cause::AttestationRevoked).await;
                 if ended.is_ok() {
                     self.told(&lease, Cause::AttestationRevoked, None, &recheck.why, now)
@@ -355,15 +355,4 @@ impl Broker {
         self.ordered.notify_one();
         Ok(())
     }
-}
-
-/// Whether a key vouched for the workload of a lease, or for whoever handed the work on, with evidence that would
-/// still hold.
-fn rests_on(lease: &Lease, key: VouchingKey, whom: &Selector, now: Timestamp) -> bool {
-    let vouched = lease.vouched;
-    vouched.is_some_and(|vouched| vouched.key == Some(key) && vouched.until > now)
-        || lease
-            .delegators
-            .iter()
-            .any(|above| above.rests_on(key, whom, now))
 }

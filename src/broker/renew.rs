@@ -11,8 +11,12 @@ use crate::registry::Caller;
 
 use super::error::BrokerError;
 use super::issue::{Issued, MOST_CATCH_UPS};
+use super::permission::denial;
 use super::records::{Fill, of_caller};
 use super::{Broker, measure};
+
+/// Why another trust domain's evidence renews nothing.
+const OTHER_DOMAIN: &str = "it was issued on evidence of another trust domain: ask for a new credential";
 
 impl Broker {
     /// Decides anew, with today's policies, and gives a credential with the same lease and a later expiry.
@@ -51,6 +55,7 @@ impl Broker {
             .filter(|lease| lease.agent == caller.agent().name);
         let lease = lease.ok_or(BrokerError::NoLease)?;
         let charter = self.own_charter(caller, lease.task).await?;
+        self.knows_keys(caller, &charter)?;
         let above = self.above(&charter).await?;
         let access = Access::new(lease.tool.clone(), lease.actions.clone(), lease.resources.clone())
             .map_err(|error| BrokerError::BadAccess(error.into()))?;
@@ -64,8 +69,13 @@ impl Broker {
                 .task(&charter)
                 .access(&access)
         };
-        let decided = self
-            .permit(caller, &charter, &above, &access, ttl, now)
+        // Kill orders and withdrawn keys find a lease by the trust domain that it was issued in.
+        let same_domain = match caller.workload().attestation().trust_domain == lease.trust_domain {
+            true => Ok(()),
+            false => Err(denial(&began, OTHER_DOMAIN)),
+        };
+        let decided = same_domain
+            .and_then(|()| self.permit(caller, &charter, &above, &access, ttl, now))
             .and_then(|permit| {
                 let promise = provider.promise(&permit.request().tool);
                 let granted = self.bound(&permit, &charter, ttl, promise, now)?;
@@ -114,7 +124,7 @@ impl Broker {
                 return Err(error);
             }
         };
-        if let Err(error) = self.keep_up(id, caller, &charter, &began).await {
+        if let Err(error) = self.keep_up((id, decision), caller, &charter, &began).await {
             self.compensate(&**provider, &reservation.lease().held()).await;
             self.record_failure(&record, &error).await;
             return Err(error);

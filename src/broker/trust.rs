@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::vouching::{Material, material};
 use crate::model::attestation::EvidenceKind;
 use crate::model::cutoff::Selector;
 use crate::model::lease::VouchingKey;
@@ -24,9 +23,8 @@ use super::error::{BrokerError, chain};
 /// How often the bundles are looked at. Whether they changed is a comparison in memory.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The keys of an authority: what each vouches under, and what it is made of, so that other key material
-/// under an old name is noticed.
-type Keys = BTreeSet<(VouchingKey, Material)>;
+/// The keys of an authority.
+type Keys = BTreeSet<VouchingKey>;
 /// By kind and name of the authority.
 type Trusted = BTreeMap<(EvidenceKind, String), Keys>;
 
@@ -53,11 +51,10 @@ impl Broker {
             // Nothing is held that may be relied on: that says nothing about any key.
             let Some(trusted) = source.trusted() else { continue };
             let authority = (kind, source.authority().to_owned());
-            let keys = keys(&authority, &trusted);
             let before = seen.get(&authority);
-            if before != Some(&keys) {
-                self.compare_trust(&authority, before, &keys).await?;
-                seen.insert(authority, keys);
+            if before != Some(&trusted) {
+                self.compare_trust(&authority, before, &trusted).await?;
+                seen.insert(authority, trusted);
             }
         }
         Ok(())
@@ -73,7 +70,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         let mut gone = Keys::new();
         gone.extend(before.into_iter().flatten().filter(|key| !keys.contains(key)));
-        let name = format!("keys {} {}", authority.0, authority.1);
+        let name = format!("vouching {} {}", authority.0, authority.1);
         for _ in 0..TRIES {
             let mark = self.parts.ledger.mark(&name).await?;
             gone.extend(read(mark.as_deref()).filter(|key| !keys.contains(key)));
@@ -96,7 +93,7 @@ impl Broker {
         (kind, authority): &(EvidenceKind, String),
         gone: &Keys,
     ) -> Result<(), BrokerError> {
-        for (key, _) in gone {
+        for key in gone {
             tracing::warn!(%kind, authority, "a key is not trusted any more: what it vouched for ends");
             let why = format!("a key of {authority} is not trusted any more");
             let whom = match (*kind, authority.parse()) {
@@ -110,23 +107,11 @@ impl Broker {
     }
 }
 
-fn keys((kind, authority): &(EvidenceKind, String), trusted: &[(String, String)]) -> Keys {
-    let key = |name: &String| VouchingKey::of(*kind, authority, name);
-    trusted
-        .iter()
-        .map(|(name, thumbprint)| (key(name), material(thumbprint)))
-        .collect()
-}
-
 fn written(keys: &Keys) -> Vec<u8> {
-    keys.iter()
-        .flat_map(|(key, material)| [key.0, *material])
-        .flatten()
-        .collect()
+    keys.iter().flat_map(|key| key.0).collect()
 }
 
-fn read(mark: Option<&[u8]>) -> impl Iterator<Item = (VouchingKey, Material)> + '_ {
-    let (halves, _) = mark.unwrap_or_default().as_chunks::<8>();
-    let (pairs, _) = halves.as_chunks::<2>();
-    pairs.iter().map(|[key, material]| (VouchingKey(*key), *material))
+fn read(mark: Option<&[u8]>) -> impl Iterator<Item = VouchingKey> + '_ {
+    let (keys, _) = mark.unwrap_or_default().as_chunks::<8>();
+    keys.iter().copied().map(VouchingKey)
 }

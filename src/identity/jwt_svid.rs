@@ -115,7 +115,7 @@ impl Verifier for JwtSvid {
             .text("sub")?
             .parse()
             .map_err(|_| refused("its `sub` is not a SPIFFE ID"))?;
-        self.bundle_of(id.trust_domain())?.check(&token).await?;
+        let key = self.bundle_of(id.trust_domain())?.check(&token).await?;
         let expires_at = self.terms.check(&claims, now)?;
         Ok(Workload::proven(Attestation {
             kind: EvidenceKind::JwtSvid,
@@ -125,7 +125,7 @@ impl Verifier for JwtSvid {
             claims: claims.flatten()?,
             verified_at: now,
             expires_at,
-            key_id: token.header().kid.clone(),
+            key,
             digest: evidence.digest(),
         }))
     }
@@ -170,7 +170,8 @@ mod tests {
         assert_eq!(attestation.subject, ID);
         assert_eq!(attestation.claims["team"], "support");
         assert_eq!(attestation.expires_at, NOW.plus(Duration::from_secs(300)));
-        assert_eq!(attestation.key_id.as_deref(), Some(domain.kid()));
+        let source = verifier.key_sources().first().unwrap();
+        assert_eq!(attestation.key, source.trusted().unwrap().pop_first());
         assert_eq!(attestation.digest.len(), 64);
     }
 

@@ -5,6 +5,7 @@
 //! held, but never more often than the floor allows. A fetch that fails changes nothing until the held
 //! keys are too old to rely on; then nothing is accepted.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use super::bundles::Document;
 use super::discovery::{discover, document_of};
 use super::fetch::{Address, Endpoint, FetchError, Fetcher, read};
+use super::vouching::Trust;
 use super::{IdentityError, SetupError};
 use crate::entropy::{Entropy, draw};
 use crate::keys::jose::{JoseError, Unverified};
 use crate::keys::jwk::{KeyUse, VerifyingKey};
-use crate::model::attestation::EvidenceKind;
 use crate::model::lease::VouchingKey;
 use crate::model::name::InvalidName;
 
@@ -84,6 +85,8 @@ impl Default for Freshness {
 #[derive(Debug)]
 struct Held {
     document: Document,
+    /// Its keys, as what they vouched for remembers them. One without a name signs nothing that is accepted.
+    trusted: BTreeSet<VouchingKey>,
     since: Instant,
 }
 
@@ -155,33 +158,24 @@ impl KeySource {
         self.withdrawals.load(Ordering::Acquire)
     }
 
-    /// The keys that are trusted now, each by its name and its RFC 7638 thumbprint. `None` where nothing is
-    /// held that may be relied on: that says nothing about any key.
-    pub fn trusted(&self) -> Option<Vec<(String, String)>> {
-        let held = self.current()?;
-        let named = |key: &VerifyingKey| Some((key.id()?.to_string(), key.thumbprint()));
-        Some(held.document.keys.keys().iter().filter_map(named).collect())
+    /// The keys that are trusted now. `None` where nothing is held that may be relied on: that says nothing about
+    /// any key.
+    pub fn trusted(&self) -> Option<BTreeSet<VouchingKey>> {
+        Some(self.current()?.trusted.clone())
     }
 
-    /// Whether a key of this name is trusted now.
-    pub fn trusts(&self, id: &str) -> bool {
-        let is_it = |key: &VerifyingKey| key.id().is_some_and(|known| *known.0 == *id);
-        self.current()
-            .is_some_and(|held| held.document.keys.keys().iter().any(is_it))
+    /// What is known here of a key.
+    pub fn trust(&self, key: VouchingKey) -> Trust {
+        match self.current() {
+            None => Trust::Unknown,
+            Some(held) if held.trusted.contains(&key) => Trust::Held,
+            Some(_) => Trust::Gone,
+        }
     }
 
-    /// Whether one of its keys, that may be relied on, is the one of this name.
-    pub(super) fn vouches_by(&self, kind: EvidenceKind, key: VouchingKey) -> bool {
-        let is_it = |held: &VerifyingKey| {
-            held.id()
-                .is_some_and(|id| VouchingKey::of(kind, &self.authority, &id.0) == key)
-        };
-        self.current()
-            .is_some_and(|held| held.document.keys.keys().iter().any(is_it))
-    }
-
-    /// Checks the signature with the key that the header names. Fetches once when that key is not held.
-    pub(crate) async fn check(&self, token: &Unverified<'_>) -> Result<(), IdentityError> {
+    /// Checks the signature with the key that the header names, and says which it is. Fetches once when that key is
+    /// not held.
+    pub(crate) async fn check(&self, token: &Unverified<'_>) -> Result<Option<VouchingKey>, IdentityError> {
         if let Some(verdict) = self.check_held(token) {
             return verdict;
         }
@@ -211,10 +205,13 @@ impl KeySource {
     }
 
     /// Like [`check`](Self::check) with the keys that are held. `None` when the named key is not among them.
-    pub(super) fn check_held(&self, token: &Unverified<'_>) -> Option<Result<(), IdentityError>> {
+    pub(super) fn check_held(
+        &self,
+        token: &Unverified<'_>,
+    ) -> Option<Result<Option<VouchingKey>, IdentityError>> {
         let held = self.current()?;
-        match token.verify_with(&held.document.keys) {
-            Ok(()) => Some(Ok(())),
+        match token.signer_among(&held.document.keys) {
+            Ok(key) => Some(Ok(vouching(&self.authority, key))),
             Err(JoseError::NoKey) => None,
             Err(_) => Some(Err(IdentityError::Refused(format!(
                 "its signature is not by the key of `{}` that it names",
@@ -306,8 +303,13 @@ impl KeySource {
             let passed_over = document.keys.ignored();
             tracing::warn!(authority = %self.authority, passed_over, "no usable keys: nothing of it is accepted");
         }
-        let since = Instant::now();
-        self.held.store(Some(Arc::new(Held { document, since })));
+        let keys = document.keys.keys().iter();
+        let held = Held {
+            trusted: keys.filter_map(|key| vouching(&self.authority, key)).collect(),
+            document,
+            since: Instant::now(),
+        };
+        self.held.store(Some(Arc::new(held)));
         if withdrawn {
             self.withdraw();
         }
@@ -340,6 +342,10 @@ impl KeySource {
     }
 }
 
+fn vouching(authority: &str, key: &VerifyingKey) -> Option<VouchingKey> {
+    Some(VouchingKey::of(authority, &key.id()?.0, &key.thumbprint()))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -363,7 +369,7 @@ mod tests {
 
     async fn check(source: &KeySource, signer: &Authority) -> Result<(), IdentityError> {
         let evidence = signer.sign(&json!({})).await;
-        source.check(&parse(&evidence).unwrap()).await
+        source.check(&parse(&evidence).unwrap()).await.map(drop)
     }
 
     #[tokio::test]

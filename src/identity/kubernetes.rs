@@ -22,6 +22,7 @@ use crate::keys::Algorithm;
 use crate::keys::jose::Unverified;
 use crate::keys::jwk::KeyUse;
 use crate::model::attestation::{Attestation, EvidenceKind};
+use crate::model::lease::VouchingKey;
 use crate::model::time::Timestamp;
 
 /// What kube-apiserver signs with: RSA by default, ECDSA by its key or by an external signer.
@@ -54,6 +55,9 @@ pub struct Kubernetes {
     sources: Vec<Arc<KeySource>>,
     terms: Terms,
 }
+
+/// Who signed a token, and with which key.
+type Signer<'a> = (&'a Registered, Option<VouchingKey>);
 
 #[derive(Debug)]
 struct Registered {
@@ -97,7 +101,7 @@ impl Kubernetes {
     }
 
     /// The one cluster of this issuer whose key signed the token.
-    async fn signer_of(&self, issuer: &str, token: &Unverified<'_>) -> Result<&Registered, IdentityError> {
+    async fn signer_of(&self, issuer: &str, token: &Unverified<'_>) -> Result<Signer<'_>, IdentityError> {
         let candidates: Vec<_> = self.clusters.iter().filter(|c| c.issuer == issuer).collect();
         if let Some(verdict) = Self::signer_among(&candidates, token) {
             return verdict;
@@ -117,19 +121,19 @@ impl Kubernetes {
     fn signer_among<'a>(
         candidates: &[&'a Registered],
         token: &Unverified<'_>,
-    ) -> Option<Result<&'a Registered, IdentityError>> {
+    ) -> Option<Result<Signer<'a>, IdentityError>> {
         let mut refusal = None;
         let mut signers = Vec::new();
         for candidate in candidates {
             match candidate.keys.check_held(token) {
-                Some(Ok(())) => signers.push(*candidate),
+                Some(Ok(key)) => signers.push((*candidate, key)),
                 Some(Err(e)) => refusal = Some(Err(e)),
                 None => {}
             }
         }
         match signers.as_slice() {
             [] => refusal,
-            [signer] => Some(Ok(signer)),
+            [signer] => Some(Ok(*signer)),
             _ => Some(Err(refused(
                 "more than one registered cluster has its key, so nobody can say which one it is from",
             ))),
@@ -160,7 +164,7 @@ impl Verifier for Kubernetes {
             return Err(refused("its `typ` is not JWT"));
         }
         let claims = Claims::of(&token)?;
-        let cluster = self.signer_of(claims.text("iss")?, &token).await?;
+        let (cluster, key) = self.signer_of(claims.text("iss")?, &token).await?;
         let account = Account::of(&claims)?;
         let expires_at = self.terms.check(&claims, now)?;
         let workload = Workload::proven(Attestation {
@@ -171,7 +175,7 @@ impl Verifier for Kubernetes {
             claims: account.claims(),
             verified_at: now,
             expires_at,
-            key_id: token.header().kid.clone(),
+            key,
             digest: evidence.digest(),
         });
         match &cluster.reviewer {

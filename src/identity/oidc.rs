@@ -117,7 +117,7 @@ impl Verifier for Oidc {
             return Err(refused("its `iss` is another issuer"));
         }
         let [keys] = &self.keys;
-        keys.check(&token).await?;
+        let key = keys.check(&token).await?;
         let expires_at = self.terms.check(&claims, now)?;
         let subject = claims.text("sub")?.to_owned();
         if subject.len() > 2048 {
@@ -141,7 +141,7 @@ impl Verifier for Oidc {
             claims,
             verified_at: now,
             expires_at,
-            key_id: header.kid.clone(),
+            key,
             digest: evidence.digest(),
         }))
     }

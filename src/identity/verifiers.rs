@@ -11,9 +11,10 @@ use moka::sync::Cache;
 
 use super::claims::{Claims, parse};
 use super::key_source::KeySource;
+use super::vouching::Trust;
 use super::{Evidence, IdentityError, Verifier, Workload};
-use crate::model::attestation::{Attestation, EvidenceKind};
-use crate::model::lease::{Vouched, VouchingKey};
+use crate::model::attestation::EvidenceKind;
+use crate::model::lease::VouchingKey;
 use crate::model::time::Timestamp;
 
 /// How much is remembered.
@@ -76,32 +77,18 @@ impl Verifiers {
         })
     }
 
-    /// Whether the key that vouched is still trusted. Where nobody has its keys, nobody takes them back.
-    pub fn still_trust(&self, attestation: &Attestation) -> bool {
-        let Some(key) = &attestation.key_id else {
-            return true;
-        };
-        let mut sources = self.sources_by_kind().filter(|(kind, source)| {
-            *kind == attestation.kind && source.authority() == attestation.authority
-        });
-        let Some((_, first)) = sources.next() else {
-            return true;
-        };
-        first.trusts(key) || sources.any(|(_, source)| source.trusts(key))
-    }
-
-    /// The key that vouched, where it is known here whether it is still trusted.
-    pub fn vouching_key(&self, attestation: &Attestation) -> Option<VouchingKey> {
-        let known = self
-            .sources_by_kind()
-            .any(|(kind, source)| kind == attestation.kind && source.authority() == attestation.authority);
-        Vouched::by(attestation).key.filter(|_| known)
-    }
-
-    /// Whether such a key, of evidence of this kind, is still trusted.
-    pub fn still_trust_key(&self, kind: EvidenceKind, key: VouchingKey) -> bool {
-        self.sources_by_kind()
-            .any(|(of, source)| of == kind && source.vouches_by(kind, key))
+    /// What is known here of a key that signed evidence of this kind. Where nobody has keys of that kind, nobody
+    /// takes them back.
+    pub fn trust(&self, kind: EvidenceKind, key: VouchingKey) -> Trust {
+        let sources = self.sources_by_kind().filter(|(of, _)| *of == kind);
+        sources
+            .map(|(_, source)| source.trust(key))
+            .min_by_key(|trust| match trust {
+                Trust::Held => 0,
+                Trust::Unknown => 1,
+                Trust::Gone => 2,
+            })
+            .unwrap_or(Trust::Held)
     }
 
     /// Appraises evidence, or remembers having done so.

@@ -3,24 +3,15 @@
 
 use ring::digest;
 
-use crate::model::attestation::{Attestation, EvidenceKind};
+use crate::model::attestation::Attestation;
 use crate::model::lease::{Vouched, VouchingKey};
 
-/// What a key is made of: the first 8 bytes of the SHA-256 of its RFC 7638 thumbprint as text.
-pub(crate) type Material = [u8; 8];
-
-/// What the key with this thumbprint is made of.
-pub(crate) fn material(thumbprint: &str) -> Material {
-    let digest = digest::digest(&digest::SHA256, thumbprint.as_bytes());
-    digest.as_ref().first_chunk().copied().unwrap_or_default()
-}
-
 impl VouchingKey {
-    /// The key of an authority that signs evidence of a kind: the first 8 bytes of the SHA-256 of the
-    /// kind, the authority and the key id, each closed by a zero byte.
-    pub fn of(kind: EvidenceKind, authority: &str, key_id: &str) -> Self {
+    /// The key of an authority: the first 8 bytes of the SHA-256 of the authority, the key id and the RFC 7638
+    /// thumbprint, each closed by a zero byte. Other material under an old key id is another key.
+    pub fn of(authority: &str, key_id: &str, thumbprint: &str) -> Self {
         let mut digest = digest::Context::new(&digest::SHA256);
-        for part in [kind.as_str(), authority, key_id] {
+        for part in [authority, key_id, thumbprint] {
             digest.update(part.as_bytes());
             digest.update(&[0]);
         }
@@ -29,13 +20,23 @@ impl VouchingKey {
     }
 }
 
+/// Whether evidence that a key signed is worth anything now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// The key is among those of an authority.
+    Held,
+    /// It is among nobody's.
+    Gone,
+    /// Nobody can say: keys that it may be among are not held at present.
+    Unknown,
+}
+
 impl Vouched {
     /// What is kept of an attestation.
     pub fn by(attestation: &Attestation) -> Self {
-        let key_id = attestation.key_id.as_deref();
         Self {
             kind: attestation.kind,
-            key: key_id.map(|id| VouchingKey::of(attestation.kind, &attestation.authority, id)),
+            key: attestation.key,
             until: attestation.expires_at,
         }
     }
@@ -47,19 +48,18 @@ mod tests {
 
     #[test]
     fn a_key_is_another_one_by_each_of_its_parts() {
-        let key = |kind, authority, id| VouchingKey::of(kind, authority, id);
-        let (svid, oidc) = (EvidenceKind::JwtSvid, EvidenceKind::Oidc);
-        // printf 'jwt_svid\0example.org\0k1\0' | sha256sum
-        let known = key(svid, "example.org", "k1");
+        let key = VouchingKey::of;
+        // printf 'example.org\0k1\0t1\0' | sha256sum
+        let known = key("example.org", "k1", "t1");
         assert_eq!(
             known,
-            VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])
+            VouchingKey([0x66, 0x84, 0x7b, 0xaa, 0xbb, 0xef, 0xf7, 0xd5])
         );
         for other in [
-            key(oidc, "example.org", "k1"),
-            key(svid, "example.com", "k1"),
-            key(svid, "example.org", "k2"),
-            key(svid, "example.or", "gk1"),
+            key("example.com", "k1", "t1"),
+            key("example.org", "k2", "t1"),
+            key("example.org", "k1", "t2"),
+            key("example.or", "gk1", "t1"),
         ] {
             assert_ne!(known, other);
         }

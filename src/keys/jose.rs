@@ -103,9 +103,14 @@ impl<'a> Unverified<'a> {
     /// Whether a key of this set signed the token: the one that the header names, or, where it names
     /// none, any that has the algorithm.
     pub fn verify_with(&self, keys: &KeySet) -> Result<(), JoseError> {
+        self.signer_among(keys).map(drop)
+    }
+
+    /// The key of this set that signed the token, as [`verify_with`](Self::verify_with) finds it.
+    pub fn signer_among<'k>(&self, keys: &'k KeySet) -> Result<&'k VerifyingKey, JoseError> {
         let mut outcome = Err(JoseError::NoKey);
         for key in keys.find(self.header.kid.as_deref(), self.header.algorithm) {
-            outcome = self.verify(key);
+            outcome = self.verify(key).map(|()| key);
             if outcome.is_ok() {
                 break;
             }

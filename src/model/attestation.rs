@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::VouchingKey;
 use super::spiffe::TrustDomain;
 use super::time::Timestamp;
 
@@ -62,8 +63,8 @@ pub struct Attestation {
     pub verified_at: Timestamp,
     /// When the evidence ends by itself.
     pub expires_at: Timestamp,
-    /// The key that signed it, when it was named.
-    pub key_id: Option<String>,
+    /// The key that signed it; none where that is not known.
+    pub key: Option<VouchingKey>,
     /// SHA-256 of the evidence, in hex: enough to find it again, useless to present.
     pub digest: String,
 }

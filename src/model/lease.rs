@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -265,8 +266,12 @@ pub struct ReceiptSignature {
     pub bytes: Box<[u8; 64]>,
 }
 
-/// Names the key that signed the evidence for a workload: enough to compare with, and of one size.
-/// Made by [`VouchingKey::of`].
+/// For how long after a key vouched for something its withdrawal is about that at least: whoever has stolen it says
+/// himself when the evidence ends that he signs. A key that leaves in its turn has signed nothing for longer.
+pub const WITHDRAWAL_REACHES: Duration = Duration::from_secs(3600);
+
+/// Names the key that signed the evidence for a workload, by whose it is, what it is called and what it is made of:
+/// enough to compare with, and of one size. Made by [`VouchingKey::of`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VouchingKey(pub [u8; 8]);
@@ -469,6 +474,16 @@ impl Lease {
             Selector::TrustDomain(name) => self.trust_domains().any(|domain| domain == name),
             Selector::All => true,
         }
+    }
+
+    /// Whether a key vouched for its workload, or for whoever handed the work on, so lately that its withdrawal
+    /// is about it: with evidence that would still hold, or within [`WITHDRAWAL_REACHES`]. `whom` says whose key it
+    /// is, as far as that is known.
+    pub fn rests_on(&self, key: VouchingKey, whom: &Selector, now: Timestamp) -> bool {
+        let own = self.vouched.filter(|vouched| vouched.key == Some(key));
+        let decided_at = self.decision.made_at();
+        own.is_some_and(|vouched| now < vouched.until.max(decided_at.plus(WITHDRAWAL_REACHES)))
+            || self.delegators.iter().any(|above| above.rests_on(key, whom, now))
     }
 
     /// Whether a cutoff ends it.

@@ -97,16 +97,16 @@ pub struct Delegator {
     pub kind: EvidenceKind,
     /// The trust domain that vouched for it then, where there was one.
     pub trust_domain: Option<TrustDomain>,
-    /// The key that signed that evidence; none where it named none, where nobody here knows the keys of who
-    /// vouched, or where it was handed on before this was kept.
+    /// The key that signed that evidence; none where it was handed on before this was kept.
     pub key: Option<VouchingKey>,
-    /// Until when that evidence held.
+    /// Until when the withdrawal of that key is about this: while that evidence holds, and for
+    /// [`WITHDRAWAL_REACHES`](super::lease::WITHDRAWAL_REACHES).
     pub until: Timestamp,
 }
 
 impl Delegator {
-    /// Whether work was handed on by evidence that this key signed, and that would still hold. Where the key of
-    /// that evidence is not known, it may have been any of its trust domain. `whom` says whose key it is, as far
+    /// Whether work was handed on by evidence that this key signed, so lately that its withdrawal is about it. Where
+    /// the key of that evidence is not known, it may have been any of its trust domain. `whom` says whose key it is, as far
     /// as that is known.
     pub fn rests_on(&self, key: VouchingKey, whom: &Selector, now: Timestamp) -> bool {
         let signed = match (self.key, whom) {

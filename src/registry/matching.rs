@@ -295,7 +295,7 @@ mod tests {
             claims: BTreeMap::from([("repository".into(), "example/bot".into())]),
             verified_at: Timestamp::EPOCH,
             expires_at: Timestamp::MAX,
-            key_id: None,
+            key: None,
             digest: String::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! A key leaves the bundle of its authority: what it vouched for ends, at whichever broker it was given out
 //! and however late that one learns of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,15 @@ use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::IssueOrder;
 use dayfly::dev::trust_domain::DevTrustDomain;
 use dayfly::entropy::OsEntropy;
+use dayfly::identity::IdentityError;
+use dayfly::identity::fetch::Endpoint;
 use dayfly::identity::key_source::Origin;
 use dayfly::identity::verifiers::Verifiers;
-use dayfly::journal::record::Verb;
+use dayfly::journal::record::{Result as Outcome, Verb};
+use dayfly::keys::jwk::{KeySet, KeyUse};
 use dayfly::ledger::Ledger;
 use dayfly::model::ids::TaskId;
-use dayfly::model::lease::{Cause, Lease, LeaseState};
+use dayfly::model::lease::{Cause, Lease, LeaseState, VouchingKey};
 use dayfly::model::ttl::Ttl;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -87,9 +91,7 @@ impl Pair {
         std::fs::write(&self.bundles[broker], bundle(keys)).unwrap();
         let source = self.verifiers[broker].key_sources().next().unwrap();
         for _ in 0..LOOKS {
-            if keys.iter().all(|key| source.trusts(key["kid"].as_str().unwrap()))
-                && source.trusted().unwrap().len() == keys.len()
-            {
+            if source.trusted().unwrap() == named(source.authority(), keys) {
                 return;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -132,7 +134,7 @@ impl Pair {
         while self
             .world
             .ledger
-            .mark("keys jwt_svid example.org")
+            .mark("vouching jwt_svid example.org")
             .await
             .unwrap()
             .is_none_or(|mark| mark.is_empty())
@@ -206,6 +208,14 @@ fn key_of(domain: &DevTrustDomain) -> Value {
     bundle["keys"][0].clone()
 }
 
+/// What vouches for something by these keys remembers of them.
+fn named(authority: &str, keys: &[Value]) -> BTreeSet<VouchingKey> {
+    let set = KeySet::parse(bundle(keys).as_bytes(), KeyUse::JwtSvid).unwrap();
+    let keys = set.keys().iter();
+    keys.map(|key| VouchingKey::of(authority, &key.id().unwrap().0, &key.thumbprint()))
+        .collect()
+}
+
 fn another_key() -> Value {
     let domain = DevTrustDomain::generate("example.org".parse().unwrap(), &OsEntropy::new());
     key_of(&domain.unwrap())
@@ -255,15 +265,16 @@ async fn other_material_under_the_name_of_a_key_is_another_key() {
     assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
 }
 
+/// Whoever has stolen the key says himself how long his evidence holds.
 #[tokio::test(start_paused = true)]
-async fn a_key_that_leaves_in_its_turn_ends_nothing() {
+async fn evidence_that_expired_since_is_no_way_out() {
     let pair = Pair::new();
     pair.ready().await;
     let lease = pair.issue(0).await;
     pair.world.clock.advance(Duration::from_secs(301));
     assert!(pair.world.now() < lease.expires_at, "it outlives its evidence");
     pair.trust(0, &[another_key()]).await;
-    pair.stands(&lease).await;
+    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,7 +307,7 @@ async fn who_was_vouched_for_by_a_key_that_left_meanwhile_gets_nothing() {
 
 /// It was trusted when policy was asked, and what it had vouched for was looked for before the lease was there.
 #[tokio::test(start_paused = true)]
-async fn what_was_given_out_while_its_key_left_ends_too() {
+async fn nothing_is_given_out_whose_key_left_meanwhile() {
     let slow = Slow::at("reserve");
     let gate = slow.clone();
     let pair = Pair::on(move |ledger| Arc::new(Gated { ledger, gate }));
@@ -305,11 +316,69 @@ async fn what_was_given_out_while_its_key_left_ends_too() {
     let caller = pair.world.caller("support-bot").await;
     let request = pair.world.request();
     let issuing = pair.world.broker.issue(caller, wanted(task), request);
-    let (issued, ()) = tokio::join!(issuing, pair.lose_the_key_during(&slow));
-    assert_eq!(
-        pair.ended(&issued.unwrap().lease).await,
-        Cause::AttestationRevoked
-    );
+    let (refused, ()) = tokio::join!(issuing, pair.lose_the_key_during(&slow));
+    withheld(&pair, Verb::Issue, refused.map(|issued| issued.lease)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_lives_on_whose_key_left_meanwhile() {
+    let slow = Slow::at("renew");
+    let gate = slow.clone();
+    let pair = Pair::on(move |ledger| Arc::new(Gated { ledger, gate }));
+    pair.ready().await;
+    let lease = pair.issue(0).await;
+    let caller = pair.world.caller("support-bot").await;
+    let request = pair.world.request();
+    let renewing = pair.world.broker.renew(caller, lease.id, None, request);
+    let (refused, ()) = tokio::join!(renewing, pair.lose_the_key_during(&slow));
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
+}
+
+/// That a credential was not shown, and that its lease is over.
+async fn withheld(pair: &Pair, verb: Verb, refused: Result<Lease, BrokerError>) {
+    let Err(BrokerError::Denied { reason, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("not trusted any more"), "{reason}");
+    let recorded = pair.world.records(verb);
+    let [permitted, failed] = recorded.as_slice() else {
+        panic!("{recorded:?}")
+    };
+    assert_eq!((permitted.lease, failed.result), (failed.lease, Outcome::Failed));
+    let lease = pair
+        .world
+        .ledger
+        .lease(failed.lease.unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(pair.ended(&lease).await, Cause::Compensated);
+}
+
+/// An agent may be known by evidence of several trust domains; a lease is found by the one that it was issued in.
+#[tokio::test(start_paused = true)]
+async fn evidence_of_another_trust_domain_renews_nothing() {
+    let pair = across(|ledger| ledger);
+    pair.ready().await;
+    pair.world.reload_agents(|agent, text| match agent {
+        "report-bot" => {
+            let (front, rule) = text.split_once("[[match]]").unwrap();
+            let elsewhere = rule.replace("spiffe://example.org/", "spiffe://partner.example/");
+            format!("{front}[[match]]{rule}\n[[match]]{elsewhere}")
+        }
+        _ => text,
+    });
+    let own = pair.world.open("report-bot", &["reports:read"]).await.charter.id;
+    let lease = report(&pair, own).await.unwrap();
+    let request = pair.world.request();
+    let home = pair.world.evidence_of("/agents/report-bot").await;
+    let caller = pair.world.broker.attest(&home, request).await.unwrap();
+    let refused = pair.world.broker.renew(caller, lease.id, None, request).await;
+    let Err(BrokerError::Denied { reason, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(reason.contains("another trust domain"), "{reason}");
 }
 
 /// A task that support-bot handed on to report-bot, for whose workload another trust domain vouches.
@@ -387,26 +456,37 @@ async fn what_was_handed_on_by_a_key_that_leaves_ends_too() {
     report(&pair, own).await.unwrap();
 }
 
-/// What is out stands, as it does where the key vouched for the workload itself.
 #[tokio::test(start_paused = true)]
-async fn a_key_that_leaves_in_its_turn_ends_nothing_that_was_handed_on_and_gives_out_nothing_more() {
-    let pair = across(|ledger| ledger);
-    pair.ready().await;
-    let part = handed_on(&pair).await;
-    pair.world.clock.advance(Duration::from_secs(301));
-    let lease = report(&pair, part).await.unwrap();
-    pair.trust(0, &[another_key()]).await;
-    pair.stands(&lease).await;
-    gives_nothing(&pair, part).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_given_out_while_the_key_left_that_it_was_handed_on_by_ends_too() {
+async fn nothing_is_given_out_while_the_key_leaves_that_it_was_handed_on_by() {
     let slow = Slow::at("reserve");
     let gate = slow.clone();
     let pair = across(move |ledger| Arc::new(Gated { ledger, gate }));
     pair.ready().await;
     let part = handed_on(&pair).await;
-    let (lease, ()) = tokio::join!(report(&pair, part), pair.lose_the_key_during(&slow));
-    assert_eq!(pair.ended(&lease.unwrap()).await, Cause::AttestationRevoked);
+    let (refused, ()) = tokio::join!(report(&pair, part), pair.lose_the_key_during(&slow));
+    withheld(&pair, Verb::Issue, refused).await;
+}
+
+/// Keys that are not held at present say nothing about whoever asks.
+#[tokio::test(start_paused = true)]
+async fn a_sub_task_waits_while_the_keys_behind_it_are_not_known() {
+    let pair = across(|ledger| ledger);
+    pair.ready().await;
+    let part = handed_on(&pair).await;
+    let nowhere = Endpoint::open("https://127.0.0.1:9/".parse().unwrap());
+    let (next, _) = pair.world.replica(Origin::Endpoint(nowhere));
+    next.rules().replace(pair.world.across());
+    let request = next.request_id().unwrap();
+    let evidence = pair.world.evidence("report-bot").await;
+    let caller = next.attest(&evidence, request).await.unwrap();
+    let order = IssueOrder {
+        access: access("reports:read"),
+        ..wanted(part)
+    };
+    let refused = next.issue(caller, order, request).await;
+    let unknown = matches!(
+        refused,
+        Err(BrokerError::Unidentified(IdentityError::Unavailable(_)))
+    );
+    assert!(unknown, "{refused:?}");
 }

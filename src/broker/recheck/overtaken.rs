@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use crate::model::cutoff::Selector;
 use crate::model::decision::Revision;
-use crate::model::ids::LeaseId;
-use crate::model::lease::Vouched;
+use crate::model::ids::{DecisionId, LeaseId};
 use crate::model::recheck::{Recheck, Work};
 use crate::model::task::Charter;
 use crate::registry::Caller;
@@ -31,31 +30,22 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 pub(in super::super) struct Others(HashMap<Revision, (Vec<Recheck>, Instant)>);
 
 impl Broker {
-    /// Where other rules came in force since a request began, orders that its lease is decided anew; where the key
-    /// behind the caller, or behind who handed the work on, was taken back, that it ends. Costs a look in memory where
-    /// nothing happened. After an error the lease must not live.
+    /// Where other rules came in force since a request began, orders that its lease is decided anew; refuses where a
+    /// key behind it was taken back. Costs a look in memory where nothing happened. After an error the lease must
+    /// not live.
     pub(in super::super) async fn keep_up(
         &self,
-        lease: LeaseId,
+        (lease, decision): (LeaseId, DecisionId),
         caller: &Caller,
         charter: &Charter,
         began: &Arc<Ruleset>,
     ) -> Result<(), BrokerError> {
-        let attestation = caller.workload().attestation();
-        let verifiers = &self.parts.verifiers;
-        let own = match verifiers.still_trust(attestation) {
-            true => None,
-            false => Vouched::by(attestation).key,
-        };
-        let above = charter.delegators.iter().filter_map(|above| {
-            let key = above.key?;
-            (!verifiers.still_trust_key(above.kind, key)).then_some(key)
-        });
-        for key in own.into_iter().chain(above) {
-            let why = "its key was taken back while it was given out";
-            self.order_recheck(Selector::Lease(lease), Work::Distrust { key }, why)
-                .await?;
-        }
+        self.still_vouched(began, caller, charter)
+            .map_err(|denial| BrokerError::Denied {
+                decision,
+                reason: denial.reason,
+                approval: None,
+            })?;
         let mut by = Arc::clone(began);
         // A revision that is overtaken while it is being ordered may be nobody's by then.
         while !self.parts.rules.is_in_force(&by) {

@@ -74,11 +74,13 @@ impl StoredDelegator<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{AT, GROUNDS, LEASE_1, TASK_1, hex, lease, task, unhex};
+    use std::time::Duration;
+
+    use super::super::tests::{AT, GROUNDS, LEASE_1, TASK_1, VOUCHED, hex, lease, task, unhex};
     use super::super::{decode_lease, decode_task, encode_lease, encode_task};
     use super::*;
     use crate::model::cutoff::Selector;
-    use crate::model::lease::Lease;
+    use crate::model::lease::{Lease, Vouched};
     use crate::model::status_list::{Hour, Listing, Place};
     use crate::model::task::Task;
 
@@ -169,13 +171,33 @@ mod tests {
     fn a_link_rests_on_its_key_for_as_long_as_its_evidence_holds() {
         let domain = |name: &str| Selector::TrustDomain(name.parse().unwrap());
         let (here, elsewhere) = (domain("example.org"), domain("example.com"));
-        let (just_before, key) = (AT.minus(std::time::Duration::from_millis(1)), VouchingKey([9; 8]));
+        let (just_before, key) = (AT.minus(Duration::from_millis(1)), VouchingKey([9; 8]));
         let link = &chain()[0];
         assert!(link.rests_on(key, &here, just_before) && !link.rests_on(key, &here, AT));
         assert!(!link.rests_on(VouchingKey([8; 8]), &here, just_before));
         let unknown = &chain_of_before()[0];
         assert!(unknown.rests_on(key, &here, AT));
         assert!(!unknown.rests_on(key, &elsewhere, AT) && !unknown.rests_on(key, &Selector::All, AT));
+    }
+
+    #[test]
+    fn the_withdrawal_of_a_key_is_about_what_it_vouched_for_lately() {
+        let key = VOUCHED.key.unwrap();
+        let rests = |lease: &Lease, after: u64| {
+            lease.rests_on(key, &Selector::All, AT.plus(Duration::from_secs(after)))
+        };
+        let vouched = |until: u64| Lease {
+            vouched: Some(Vouched {
+                until: AT.plus(Duration::from_secs(until)),
+                ..VOUCHED
+            }),
+            ..lease()
+        };
+        // Evidence that was over at once, and some that holds for long.
+        assert!(rests(&vouched(1), 3_599) && !rests(&vouched(1), 3_600));
+        assert!(rests(&vouched(7_200), 7_199) && !rests(&vouched(7_200), 7_200));
+        let other = VouchingKey([0; 8]);
+        assert!(!vouched(7_200).rests_on(other, &Selector::All, AT));
     }
 
     #[test]

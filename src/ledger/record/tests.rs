@@ -14,7 +14,7 @@ fn task_id() -> TaskId {
     TaskId::new(AT, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
 }
 
-const VOUCHED: Vouched = Vouched {
+pub(super) const VOUCHED: Vouched = Vouched {
     kind: EvidenceKind::JwtSvid,
     key: Some(VouchingKey([0xe5, 0xfe, 0x50, 0x59, 0xdb, 0x69, 0x7d, 0xf8])),
     until: Timestamp::from_millis(AT.as_millis() + 3_600_000),
