@@ -12,6 +12,7 @@ pub mod fact;
 pub mod inventory;
 pub mod journal;
 pub mod lease;
+pub mod mcp;
 pub mod policy;
 pub mod receipt;
 pub mod reconcile;
@@ -67,6 +68,9 @@ enum Command {
     /// Ask about a token, or end it.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Reach MCP servers over HTTP, with a fresh token at each request.
+    #[command(subcommand)]
+    Mcp(mcp::McpCommand),
     /// Look at agents, and end all that one holds.
     #[command(subcommand)]
     Agent(inventory::AgentCommand),
@@ -139,6 +143,7 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Task(command) => Box::pin(command.run(&terminal)),
         Command::Lease(command) => Box::pin(command.run(&terminal)),
         Command::Token(command) => Box::pin(command.run(&terminal)),
+        Command::Mcp(command) => Box::pin(command.run(&terminal)),
         Command::Agent(command) => Box::pin(command.run(&terminal)),
         Command::Tool(command) => Box::pin(command.run(&terminal)),
         Command::Reload(command) => Box::pin(command.run(&terminal)),

@@ -47,6 +47,8 @@ mod login;
 #[cfg(test)]
 mod losses;
 #[cfg(test)]
+mod mcp;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 #[cfg(feature = "postgres")]
