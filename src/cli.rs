@@ -7,8 +7,10 @@ mod answer;
 pub mod check;
 pub mod client;
 mod credential;
+pub mod exec;
 pub mod exit;
 pub mod fact;
+pub mod helper;
 pub mod inventory;
 pub mod journal;
 pub mod lease;
@@ -59,6 +61,11 @@ enum Command {
     /// Check, test and explain policies.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Run a program for the length of a task, with fresh credentials that end with it.
+    Exec(Box<exec::Exec>),
+    /// Answer programs that ask for credentials by protocols of their own: AWS, git, docker, kubectl.
+    #[command(subcommand)]
+    Credential(helper::CredentialCommand),
     /// Open tasks, get credentials for them, and end them.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -140,6 +147,8 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Demo => Box::pin(crate::dev::demo::run(&terminal)),
         Command::Check(command) => Box::pin(ready(command.run(&terminal))),
         Command::Policy(command) => Box::pin(command.run(&terminal)),
+        Command::Exec(command) => Box::pin(async move { command.run(&terminal).await }),
+        Command::Credential(command) => Box::pin(command.run(&terminal)),
         Command::Task(command) => Box::pin(command.run(&terminal)),
         Command::Lease(command) => Box::pin(command.run(&terminal)),
         Command::Token(command) => Box::pin(command.run(&terminal)),

@@ -21,6 +21,10 @@ pub enum Exit {
     Unreachable,
     /// A verification found a fault: the journal, a receipt, a policy test, the configuration.
     Unverified,
+    /// The task of a program was ended by somebody else while it ran.
+    Ended,
+    /// A program was run, or could not be, and this is its code.
+    Program(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -34,6 +38,8 @@ impl From<Exit> for ExitCode {
             Exit::NotFound => 5,
             Exit::Unreachable => 6,
             Exit::Unverified => 7,
+            Exit::Ended => 8,
+            Exit::Program(code) => code,
         })
     }
 }

@@ -61,11 +61,11 @@ const ADAPTERS: [&[&str]; 17] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 21] = [
+const TECHNOLOGIES: [(&str, &[&str]); 22] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
-    ("axum", &["http", "dev", "app"]),
+    ("axum", &["http", "dev", "app", "cli::exec::aws"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
     ("dayfly_client", &["cli::client", "cli::mcp"]),
@@ -87,6 +87,7 @@ const TECHNOLOGIES: [(&str, &[&str]); 21] = [
         ],
     ),
     ("rustify", &["provider::vault"]),
+    ("rustix", &["cli::exec"]),
     ("tokio_postgres", &["provider::postgres"]),
     ("tokio_postgres_rustls", &["provider::postgres"]),
     ("toml", &["config", "registry", "model::document"]),

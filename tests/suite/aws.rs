@@ -1,13 +1,13 @@
 //! Sessions of AWS roles: what they allow, when they end, and how they are ended early.
 
 pub(crate) mod account;
-mod boto3;
+pub(crate) mod boto3;
 mod enforced;
 mod guide;
 pub(crate) mod iam;
 pub(crate) mod moto;
 pub(crate) mod oidc;
-mod ways_in;
+pub(crate) mod ways_in;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

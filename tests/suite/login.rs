@@ -17,7 +17,7 @@ use crate::process::Installation;
 const CUT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Lets `support-bot` read and write what this estate has.
-fn add_database(files: &Installation, estate: &Estate) {
+pub(crate) fn add_database(files: &Installation, estate: &Estate) {
     let port = estate.settings().port;
     let ours = format!("dayfly_{}", estate.mark);
     files.change("dayfly.toml", |text| {

@@ -28,6 +28,8 @@ mod docs;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod exec;
+#[cfg(test)]
 mod fairness;
 #[cfg(test)]
 mod ground;

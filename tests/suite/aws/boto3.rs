@@ -11,7 +11,7 @@ use super::moto::{Estate, variable};
 use super::ways_in::{Way, installation};
 
 /// How each of the calls went.
-fn use_with_boto3(estate: &Estate, credential: &Value, calls: &Value) -> Vec<String> {
+pub(crate) fn use_with_boto3(estate: &Estate, credential: &Value, calls: &Value) -> Vec<String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/aws/client.py");
     let mut python = Command::new(variable("DAYFLY_TEST_AWS_PYTHON").unwrap())
         .arg(script)

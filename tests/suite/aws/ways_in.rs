@@ -22,19 +22,19 @@ use crate::process::{Installation, Process, Site};
 use crate::world::MORNING;
 
 /// What an installation has of an account.
-pub(super) struct Way<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) role: &'a str,
-    pub(super) external_id: &'a str,
-    pub(super) deny_slot: bool,
+pub(crate) struct Way<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) role: &'a str,
+    pub(crate) external_id: &'a str,
+    pub(crate) deny_slot: bool,
     /// What `read` of `crm` may get.
-    pub(super) resource: &'a str,
+    pub(crate) resource: &'a str,
     /// The settings of the way in.
-    pub(super) credentials: &'a str,
+    pub(crate) credentials: &'a str,
 }
 
 /// Files in which `crm` is something in AWS.
-pub(super) fn installation(way: &Way<'_>) -> Installation {
+pub(crate) fn installation(way: &Way<'_>) -> Installation {
     let files = Installation::new();
     files.change("dayfly.toml", |text| {
         format!(
