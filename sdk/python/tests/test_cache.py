@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from dayfly import Credential, Denied, TaskEnded, _core
+from dayfly import Access, Credential, Denied, TaskEnded, _core
+from dayfly._worker import wait, worker
 
 if TYPE_CHECKING:
     from conftest import World
@@ -151,3 +152,17 @@ def test_a_caller_that_is_gone_takes_nobody_with_it(world: World, gate: Any) -> 
             assert len(got) == 1
 
     anyio.run(main)
+
+
+def test_a_renewal_that_comes_late_does_not_bring_back_what_its_tool_refused(
+    world: World, gate: Any, clock: Clock
+) -> None:
+    with world.broker(address=gate.url).task("look", READ) as task:
+        first = task.credential(READ)
+        entry = task._core._entries[Access.parse(READ)]
+        access = Access.parse(READ)
+        renewing = worker().submit(task._core._refresh(access, entry))
+        second = wait(worker().submit(task._core.credential(access, None, cache=True, instead_of=first)))
+        wait(renewing)
+        assert second.lease_id != first.lease_id
+        assert task.credential(READ) is second

@@ -342,3 +342,15 @@ def test_a_broker_can_be_closed_and_used_again(world: World) -> None:
     broker.close()
     assert isinstance(broker.task("look", READ).open(), Task)
     assert BrokerUnavailable("x").retryable
+
+
+def test_a_late_answer_to_a_heartbeat_does_not_wake_a_suspended_task(world: World) -> None:
+    with world.broker().task("wait", READ) as task:
+        late = world.task(task.id)
+        assert late["state"] == "open"
+        task.suspend()
+        task._core._take(late)
+        assert task.state == "suspended"
+    assert world.task(task.id)["state"] == "suspended", "its block did not complete it"
+    with world.broker().resume(task.handle):
+        pass

@@ -141,10 +141,10 @@ class Core:
         state = answer["state"]
         if state == "ended":
             self.is_over(answer.get("outcome"))
-        elif self.state != "ended":
+        elif state == "suspended" and self.state == "open":
+            # Never the other way round: the answer to an older question may come after that of a newer one.
             self.state = state
-            if state == "suspended":
-                self._entries.clear()
+            self._entries.clear()
 
     async def _ask(self, request: Request) -> Any:
         """Ask about this task. An answer that it is not open is looked into, and becomes the error that says why."""
@@ -252,7 +252,10 @@ class Core:
             # It is good for a while. Try once more before it is not.
             entry.refresh_at = now() + max(1.0, (entry.good_until - now()) / 2)
             return
-        self._keep(access, credential, asked_at)
+        if (
+            self._entries.get(access) is entry
+        ):  # and was not refused by its tool meanwhile, which ended its lease
+            self._keep(access, credential, asked_at)
 
     async def _revoke(self, credential: Credential) -> None:
         try:

@@ -119,12 +119,14 @@ class _Cached:
 
     def __init__(self) -> None:
         self._kept: tuple[Secret, float] | None = None
-        self._asking: asyncio.Lock | None = None
+        self._asking: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     async def get(self, *, fresh: bool = False) -> Secret:
-        self._asking = self._asking or asyncio.Lock()
+        loop = asyncio.get_running_loop()
+        if self._asking is None or self._asking[0] is not loop:  # a forked process has a loop of its own
+            self._asking = (loop, asyncio.Lock())
         before = self._kept
-        async with self._asking:
+        async with self._asking[1]:
             # Whoever waited meanwhile takes what the one before got.
             if (
                 self._kept is not None
