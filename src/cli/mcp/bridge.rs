@@ -184,7 +184,7 @@ impl Bridge {
             // Nobody waits for the answer any more.
             () = cancelled.cancelled() => Ok(()),
             () = self.stop.cancelled() => Ok(()),
-            () = self.tool.ended() => Err(self.tool.over().unwrap_or_else(lost)),
+            () = self.tool.ended() => Err(self.tool.over().unwrap_or_else(|| Fault::task_ended(None))),
             () = self.gone.cancelled() => Err(session_gone()),
             answered = self.exchange(id, message, stated) => answered,
         };
@@ -410,10 +410,6 @@ impl Bridge {
     fn note(&self, text: &str) {
         let _ = self.terminal.note(format!("dayfly: {text}"));
     }
-}
-
-fn lost() -> Fault {
-    Fault::new(Kind::TaskEnded, "the task is over")
 }
 
 fn session_gone() -> Fault {

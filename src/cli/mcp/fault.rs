@@ -1,6 +1,6 @@
 //! Why a request gets no answer of the server's: what the bridge says in its place, as an error of JSON-RPC 2.0.
 
-use dayfly_client::Error;
+use dayfly_client::{Error, Outcome};
 use serde_json::{Map, Value, json};
 
 use super::message::Id;
@@ -108,11 +108,20 @@ impl Fault {
         self.data.insert(name.to_owned(), value);
     }
 
+    /// That the task is over, and how.
+    pub(super) fn task_ended(outcome: Option<Outcome>) -> Self {
+        let outcome = outcome.map_or("unknown", Outcome::as_str);
+        let reason = format!("the task is over ({outcome}): start the bridge anew");
+        Self::new(Kind::TaskEnded, reason).with("outcome", outcome)
+    }
+
     /// What a call of the broker, or of the server, came to.
     pub(super) fn of(error: &Error) -> Self {
+        if let Error::TaskEnded { ended, .. } = error {
+            return Self::task_ended(ended.outcome);
+        }
         let kind = match error {
             Error::ApprovalPending(_) => Kind::ApprovalRequired,
-            Error::TaskEnded { .. } => Kind::TaskEnded,
             Error::TaskSuspended(_) => Kind::TaskSuspended,
             Error::OriginRefused { .. } => Kind::OriginRefused,
             Error::Budget(_) => Kind::Busy,

@@ -49,7 +49,7 @@ pub(super) struct Tool {
     resumed: Notify,
     seen: Mutex<VecDeque<Secret>>,
     ended: CancellationToken,
-    outcome: OnceLock<&'static str>,
+    outcome: OnceLock<Option<Outcome>>,
 }
 
 impl Tool {
@@ -88,7 +88,7 @@ impl Tool {
             let task = self.task();
             tokio::select! {
                 ended = task.ended() => {
-                    let _ = self.outcome.set(ended.outcome.map_or("unknown", Outcome::as_str));
+                    let _ = self.outcome.set(ended.outcome);
                     return self.ended.cancel();
                 }
                 () = self.resumed.notified() => {}
@@ -103,11 +103,8 @@ impl Tool {
 
     /// What there is to say of its end, if it is over.
     pub(super) fn over(&self) -> Option<Fault> {
-        self.ended.is_cancelled().then(|| {
-            let outcome = self.outcome.get().copied().unwrap_or("unknown");
-            let reason = format!("the task is over ({outcome}): start the bridge anew");
-            Fault::new(Kind::TaskEnded, reason).with("outcome", outcome)
-        })
+        let outcome = self.outcome.get().copied().flatten();
+        self.ended.is_cancelled().then(|| Fault::task_ended(outcome))
     }
 
     /// A token that is good now, and may be sent to the server.
