@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! 5  assembly   cli, app, config, dev            the only place that names adapters
-//! 4  edges      http, telemetry, resource_server
+//! 4  edges      http, telemetry
 //! 3  broker     broker                           the use-cases; knows traits, no technology
 //! 2  seams      keys → identity → signal → registry → policy → ledger → provider → journal
 //! 1  ambient    clock, entropy
@@ -50,6 +50,5 @@ pub mod model;
 pub mod policy;
 pub mod provider;
 pub mod registry;
-pub mod resource_server;
 pub mod signal;
 pub mod telemetry;

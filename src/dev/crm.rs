@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -11,14 +10,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use dayfly_client::Evidence;
+use dayfly_client::resource::{Refusal, Settings, Verifier};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use crate::clock::SystemClock;
-use crate::entropy::OsEntropy;
-use crate::resource_server::{Refusal, ResourceServer, Settings};
 
 /// The `aud` of its tokens, as the catalogue says.
 pub const AUDIENCE: &str = "https://crm.example.org";
@@ -38,17 +35,16 @@ impl Crm {
     pub async fn start(listener: TcpListener, broker: SocketAddr, evidence: PathBuf) -> anyhow::Result<Self> {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let settings = Settings {
-            evidence: Some(evidence),
+            evidence: Some(Evidence::file(evidence)),
             max_staleness: Duration::from_secs(30),
             ..Settings::new(format!("http://{broker}"), AUDIENCE)
         };
-        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy::new()));
-        let server = ResourceServer::follow(settings, clock, entropy, &tracker, stop.clone())?;
-        tokio::time::timeout(Duration::from_secs(10), server.ready()).await?;
+        let verifier = Verifier::follow(settings)?;
+        tokio::time::timeout(Duration::from_secs(10), verifier.ready()).await?;
         let router = Router::new()
             .route("/customers/{id}", get(show))
             .route("/customers/{id}/comments", post(comment))
-            .with_state(server);
+            .with_state(verifier);
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         tracker.spawn(async move {
             if let Err(error) = serving.await {
@@ -67,12 +63,8 @@ impl Crm {
     }
 }
 
-async fn show(
-    State(server): State<Arc<ResourceServer>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    if let Err(refusal) = authorise(&server, &headers, "read", &id).await {
+async fn show(State(verifier): State<Verifier>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = authorise(&verifier, &headers, "read", &id).await {
         return refusal;
     }
     match CUSTOMERS.iter().find(|(number, _)| *number == id) {
@@ -81,12 +73,8 @@ async fn show(
     }
 }
 
-async fn comment(
-    State(server): State<Arc<ResourceServer>>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    match authorise(&server, &headers, "comment", &id).await {
+async fn comment(State(verifier): State<Verifier>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    match authorise(&verifier, &headers, "comment", &id).await {
         Ok(()) => (
             StatusCode::CREATED,
             Json(json!({ "customer": id, "comment": "noted" })),
@@ -97,25 +85,15 @@ async fn comment(
 }
 
 /// Whether the token permits this action on this customer.
-async fn authorise(
-    server: &ResourceServer,
-    headers: &HeaderMap,
-    action: &str,
-    id: &str,
-) -> Result<(), Response> {
+async fn authorise(verifier: &Verifier, headers: &HeaderMap, action: &str, id: &str) -> Result<(), Response> {
     let token = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "))
-        .ok_or_else(|| challenge(StatusCode::UNAUTHORIZED, None, "send a Dayfly token"))?;
-    let (Ok(action), Ok(resource)) = (action.parse(), format!("customers/{id}").parse()) else {
-        return Err(StatusCode::NOT_FOUND.into_response());
-    };
-    let judged = server
-        .verify(token)
-        .await
-        .and_then(|accepted| accepted.demand(&action, Some(&resource)));
-    judged.map_err(|refusal: Refusal| {
+        .ok_or(Refusal::NoToken);
+    let resource = format!("customers/{id}");
+    let judged = async { verifier.verify(token?).await?.demand(action, Some(&resource)) };
+    judged.await.map_err(|refusal| {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
         challenge(status, refusal.error(), &refusal.to_string())
     })

@@ -1,4 +1,5 @@
-//! The claims of an access token (RFC 9068), the same for who writes and who reads them.
+//! The claims of an access token (RFC 9068), as they are written. How tools read them, and by which rules, is the
+//! client crate's (`dayfly_client::resource`).
 //!
 //! What a token permits stands in `authorization_details` (RFC 9396); `scope` is a projection for
 //! tools that know nothing else. No purpose, no prompt and no name of a person is ever in a token.
@@ -8,9 +9,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::access::ResourcePath;
-use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
-use super::name::{AgentName, Environment, Operation, ToolName, UserId};
+use super::name::{AgentName, Environment, Operation, ToolName};
 use super::spiffe::TrustDomain;
 use super::status_list::Status;
 
@@ -82,13 +82,6 @@ pub struct Actor {
     pub act: Option<Box<Actor>>,
 }
 
-impl Actor {
-    /// It, and each actor of before, nearest first.
-    pub fn chain(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |actor| actor.act.as_deref())
-    }
-}
-
 /// What a token permits at one tool. A field that a reader does not know could narrow it, so there is none.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,59 +130,4 @@ pub struct Marks {
     pub parent_trust_domains: Vec<TrustDomain>,
     /// The decision that permitted it.
     pub decision: DecisionId,
-}
-
-impl AccessToken {
-    /// On whose behalf the agent acts, where it is somebody else's.
-    pub fn user(&self) -> Option<UserId> {
-        match self.sub_profile {
-            Profile::User => self.sub.parse().ok(),
-            Profile::AiAgent => None,
-        }
-    }
-
-    /// Every selector that matches this token. A cutoff ends it when its selector is one of these
-    /// and the lease was made at or before the cutoff's instant.
-    pub fn selectors(&self) -> impl Iterator<Item = Selector> {
-        let marks = &self.marks;
-        let actors = self.act.iter().flat_map(Actor::chain).map(|actor| &actor.sub);
-        let above = actors.filter(|agent| **agent != marks.agent);
-        [
-            Some(Selector::Lease(marks.lease)),
-            Some(Selector::Task(marks.task)),
-            Some(Selector::Agent(marks.agent.clone())),
-            Some(Selector::Tool(marks.tool.clone())),
-            self.user().map(Selector::User),
-            Some(Selector::Environment(marks.environment.clone())),
-            marks.trust_domain.clone().map(Selector::TrustDomain),
-            Some(Selector::All),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(marks.parents.iter().copied().map(Selector::Task))
-        .chain(above.cloned().map(Selector::Agent))
-        .chain(
-            marks
-                .parent_trust_domains
-                .iter()
-                .cloned()
-                .map(Selector::TrustDomain),
-        )
-    }
-
-    /// Whether a cutoff ends it; the same rule as [`super::lease::Lease::is_cut_by`].
-    pub fn is_cut_by(&self, cutoff: &Cutoff) -> bool {
-        self.marks.lease.made_at() <= cutoff.up_to
-            && self.selectors().any(|selector| selector == cutoff.selector)
-    }
-
-    /// Whether it permits this action on this resource, or, without one, on the tool as a whole.
-    pub fn permits(&self, action: &Operation, resource: Option<&ResourcePath>) -> bool {
-        self.authorization_details.iter().any(|detail| {
-            detail.locations.contains(&self.aud)
-                && detail.actions.contains(action)
-                && (detail.resources.is_empty()
-                    || resource.is_some_and(|resource| detail.resources.iter().any(|r| r.covers(resource))))
-        })
-    }
 }

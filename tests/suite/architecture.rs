@@ -68,7 +68,7 @@ const TECHNOLOGIES: [(&str, &[&str]); 22] = [
     ("axum", &["http", "dev", "app", "cli::exec::aws"]),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
-    ("dayfly_client", &["cli::client", "cli::mcp"]),
+    ("dayfly_client", &["cli::client", "cli::mcp", "dev"]),
     ("deadpool_postgres", &["provider::postgres"]),
     ("hyper_util", &["http::serve"]),
     ("josekit", &["keys::josekit"]),
@@ -81,7 +81,6 @@ const TECHNOLOGIES: [(&str, &[&str]); 22] = [
             "identity::fetch",
             "provider::vault",
             "provider::webhook",
-            "resource_server",
             "cli::mcp",
             "dev",
         ],
@@ -102,7 +101,7 @@ fn floor(module: &str) -> u8 {
         "clock" | "entropy" => 1,
         seam if SEAMS.contains(&seam) => 2,
         "broker" => 3,
-        "http" | "telemetry" | "resource_server" => 4,
+        "http" | "telemetry" => 4,
         _ => 5,
     }
 }

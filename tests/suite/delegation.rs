@@ -13,14 +13,15 @@ use dayfly::ledger::Cursor;
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::{Cause, LeaseState};
-use dayfly::model::status_list::TokenStatus;
 use dayfly::model::token::AccessToken;
-use dayfly::resource_server::deny_list::DenyList;
+use dayfly_client::resource::Claims;
+use dayfly_client::resource::deny_list::DenyList;
+use dayfly_client::resource::status_list::TokenStatus;
 use serde_json::{Value, json};
 
 use crate::http::Api;
 use crate::reach::introspect;
-use crate::status_lists::status as status_of;
+use crate::status_lists::{instant, status as status_of};
 use crate::world::{Plan, World};
 
 /// An API whose support-bot may hand work on.
@@ -515,11 +516,13 @@ async fn a_kill_order_about_a_trust_domain_reaches_what_was_handed_on_from_it() 
         .unwrap();
     assert_eq!(feed.cutoffs, [cutoff]);
     for cutoff in &feed.cutoffs {
-        denied.apply(cutoff, api.world.now()).unwrap();
+        let told = serde_json::from_value(serde_json::to_value(cutoff).unwrap()).unwrap();
+        denied.apply(&told, instant(api.world.now())).unwrap();
     }
     assert_eq!(
-        (denied.denies(&handed_on), denied.denies(&alone)),
-        (Some(Cause::Cutoff), None)
+        [&issued, &own]
+            .map(|issued| denied.denies(&serde_json::from_value::<Claims>(claims(issued)).unwrap())),
+        [Some(Cause::Cutoff.as_str().into()), None]
     );
 
     let (status, done) = api.post("ops-console", "/v1/revocations", order).await;

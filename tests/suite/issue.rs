@@ -16,6 +16,7 @@ use dayfly::model::lease::{Cause, Ending, LeaseState};
 use dayfly::model::task::Outcome as TaskOutcome;
 use dayfly::model::token::AccessToken;
 use dayfly::model::ttl::{Bound, Ttl};
+use dayfly_client::resource::Claims;
 
 use crate::world::gated::{Counter, Gated};
 use crate::world::{ISSUER, Plan, World, access, order, token};
@@ -43,12 +44,10 @@ async fn a_permitted_access_becomes_a_token_for_one_tool() {
         (claims.iss.as_str(), claims.aud.as_str()),
         (ISSUER, "https://crm.example.org")
     );
-    assert!(claims.permits(&"read".parse().unwrap(), Some(&"customers/42".parse().unwrap())));
-    assert!(!claims.permits(
-        &"comment".parse().unwrap(),
-        Some(&"customers/42".parse().unwrap())
-    ));
-    assert!(!claims.permits(&"read".parse().unwrap(), Some(&"customers/43".parse().unwrap())));
+    let read: Claims = jws.claims().unwrap();
+    assert!(read.permits("read", Some("customers/42")));
+    assert!(!read.permits("comment", Some("customers/42")));
+    assert!(!read.permits("read", Some("customers/43")));
     assert!(
         !token(&issued).contains("ticket"),
         "the purpose stays in the journal"

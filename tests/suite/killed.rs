@@ -5,15 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use dayfly::clock::SystemClock;
-use dayfly::entropy::OsEntropy;
-use dayfly::resource_server::{Refusal, ResourceServer, Settings};
+use dayfly_client::Evidence;
+use dayfly_client::resource::{Refusal, Settings, Verifier};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::process::{Answer, Api, Installation, Process, Site, until};
 use crate::redis_servers;
@@ -230,21 +228,13 @@ async fn holds(files: &Installation, told: &Told, site: &Site) {
 
 /// A tool refuses what was ended, and accepts what was not.
 async fn denied(files: &Installation, told: &Told, site: &Site) {
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let settings = Settings {
-        evidence: Some(files.evidence_file("crm-server").await),
+        evidence: Some(Evidence::file(files.evidence_file("crm-server").await)),
         feed: format!("http://{}/v1/revocations", site.address),
         jwks: format!("http://{}/.well-known/jwks.json", site.address),
         ..Settings::new(files.issuer(), AUDIENCE)
     };
-    let tool = ResourceServer::follow(
-        settings,
-        Arc::new(SystemClock::new()),
-        Arc::new(OsEntropy::new()),
-        &tracker,
-        stop.clone(),
-    )
-    .unwrap();
+    let tool = Verifier::follow(settings).unwrap();
     tokio::time::timeout(crate::process::PATIENCE, tool.ready())
         .await
         .expect("the feed can be read");
@@ -263,9 +253,6 @@ async fn denied(files: &Installation, told: &Told, site: &Site) {
         refused > 0 && accepted > 0,
         "{refused} refused, {accepted} accepted"
     );
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
 }
 
 /// What has to stand in the journals when all brokers stopped.

@@ -1,17 +1,13 @@
 //! The ledger is lost in the middle of the work of real processes: nothing is given out that nobody
 //! knows of, and what was given out before is over once it is recovered.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use dayfly::clock::SystemClock;
-use dayfly::entropy::OsEntropy;
 use dayfly::ledger::redis::Mode;
-use dayfly::resource_server::{Refusal, ResourceServer, Settings};
+use dayfly_client::Evidence;
+use dayfly_client::resource::{Refusal, Settings, Verifier};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::process::{Api, Installation, PATIENCE, Process, Site, dayfly, until};
 use crate::redis_servers::Server;
@@ -66,15 +62,13 @@ fn recover(sites: &[&Site]) -> Value {
 
 /// A tool refuses these tokens and accepts those.
 async fn tool_says(files: &Installation, site: &Site, refused: &Given, accepted: &Given) {
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let settings = Settings {
-        evidence: Some(files.evidence_file("crm-server").await),
+        evidence: Some(Evidence::file(files.evidence_file("crm-server").await)),
         feed: format!("http://{}/v1/revocations", site.address),
         jwks: format!("http://{}/.well-known/jwks.json", site.address),
         ..Settings::new(files.issuer(), "https://crm.example.org")
     };
-    let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy::new()));
-    let tool = ResourceServer::follow(settings, clock, entropy, &tracker, stop.clone()).unwrap();
+    let tool = Verifier::follow(settings).unwrap();
     tokio::time::timeout(PATIENCE, tool.ready()).await.unwrap();
     for (lease, token) in refused {
         let answer = tool.check(token);
@@ -83,9 +77,6 @@ async fn tool_says(files: &Installation, site: &Site, refused: &Given, accepted:
     for (lease, token) in accepted {
         assert!(tool.check(token).is_ok(), "{lease}");
     }
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
 }
 
 /// Every lease that was given out before is known again, and soon has its proof.

@@ -2,26 +2,27 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
 use axum::response::Response;
 use dayfly::broker::Settings;
 use dayfly::keys::jose::Unverified;
-use dayfly::keys::jwk::{KeySet, KeyUse};
+use dayfly::keys::jwk::KeySet;
 use dayfly::ledger::lineage::Loss;
 use dayfly::model::cutoff::{Cutoff, Selector};
 use dayfly::model::ids::LeaseId;
 use dayfly::model::lease::Cause;
 use dayfly::model::recheck::{Progress, Recheck, Work};
-use dayfly::model::status_list::{ListClaims, MEDIA_TYPE, Reference, TYP, TokenStatus};
+use dayfly::model::status_list::{ListClaims, MEDIA_TYPE, Reference, TYP};
 use dayfly::model::task::{Task, TaskChange};
 use dayfly::model::time::Timestamp;
 use dayfly::model::token::AccessToken;
 use dayfly::model::ttl::Ttl;
 use dayfly::provider::jwt::JwtProvider;
-use dayfly::resource_server::status_list::VerifiedList;
+use dayfly_client::resource::Keys;
+use dayfly_client::resource::status_list::{self, TokenStatus, VerifiedList};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -75,9 +76,25 @@ async fn text(response: Response) -> String {
 /// What the list says of this token now, as a tool finds out that has nothing but the keys.
 pub(crate) async fn status(api: &Api, reference: &Reference) -> TokenStatus {
     let list = text(get(api, &reference.uri, &[]).await).await;
-    let (keys, now) = (api.world.keys.key_set(), api.world.now());
+    let (keys, now) = (published(&api.world.keys.key_set()), instant(api.world.now()));
     let list = VerifiedList::verify(&list, &reference.uri, &keys, now).unwrap();
-    list.status(reference, now).unwrap()
+    list.status(&named(reference), now).unwrap()
+}
+
+/// The keys as tools read them.
+fn published(keys: &KeySet) -> Keys {
+    Keys::parse(keys.to_json().as_bytes()).unwrap()
+}
+
+/// The entry as tools name it.
+fn named(reference: &Reference) -> status_list::Reference {
+    let (idx, uri) = (reference.idx, reference.uri.clone());
+    status_list::Reference { idx, uri }
+}
+
+/// An instant as tools have it.
+pub(crate) fn instant(at: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
 }
 
 fn later(world: &World, time: Duration) -> Timestamp {
@@ -458,18 +475,14 @@ async fn a_replica_knows_what_the_other_ended() {
         assert_eq!(response.status(), 200, "{path}");
         response.text().await.unwrap()
     };
-    let keys: KeySet = KeySet::parse(
-        fetch("/.well-known/jwks.json").await.as_bytes(),
-        KeyUse::Signature,
-    )
-    .unwrap();
+    let keys = Keys::parse(fetch("/.well-known/jwks.json").await.as_bytes()).unwrap();
     let path = reference.uri.strip_prefix(&files.issuer()).unwrap().to_owned();
     let look = async || {
         let list = fetch(&path).await;
         let claims: Value = Unverified::parse(&list, 1 << 20).unwrap().claims().unwrap();
-        let now = Timestamp::from_secs(claims["iat"].as_u64().unwrap());
+        let now = instant(Timestamp::from_secs(claims["iat"].as_u64().unwrap()));
         let list = VerifiedList::verify(&list, &reference.uri, &keys, now).unwrap();
-        list.status(&reference, now).unwrap()
+        list.status(&named(&reference), now).unwrap()
     };
     assert_eq!(look().await, TokenStatus::Valid);
     let (status, done) = agent

@@ -46,6 +46,8 @@
 //! | Feature | Brings |
 //! |---|---|
 //! | `spiffe` (default) | evidence from the SPIFFE Workload API |
+//! | `resource` | the module `resource`: what a tool needs to accept tokens |
+//! | `tower` | with `resource`, a layer that verifies the tokens of all requests |
 
 mod access;
 mod ambient;
@@ -57,6 +59,8 @@ mod error;
 mod evidence;
 mod http;
 mod opening;
+#[cfg(feature = "resource")]
+pub mod resource;
 mod secret;
 mod task;
 mod time;

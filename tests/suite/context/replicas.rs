@@ -2,16 +2,12 @@
 //! learns of it. The latencies are printed, not judged.
 
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use dayfly::clock::SystemClock;
-use dayfly::entropy::OsEntropy;
-use dayfly::resource_server::{ResourceServer, Settings};
+use dayfly_client::Evidence;
+use dayfly_client::resource::{Settings, Verifier};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::process::{Api, Installation, PATIENCE, Process, Site, until};
 use crate::redis_servers;
@@ -23,9 +19,7 @@ pub(super) struct Pair {
     brokers: Vec<Process>,
     pub(super) agents: [Api; 2],
     pub(super) operators: [Api; 2],
-    tool: Arc<ResourceServer>,
-    stop: CancellationToken,
-    tracker: TaskTracker,
+    tool: Verifier,
 }
 
 /// A lease, its task and its token.
@@ -72,15 +66,13 @@ impl Pair {
             files.api("ops-console", &sites[0]).await,
             files.api("ops-console", &sites[1]).await,
         ];
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let settings = Settings {
-            evidence: Some(files.evidence_file("crm-server").await),
+            evidence: Some(Evidence::file(files.evidence_file("crm-server").await)),
             feed: format!("http://{}/v1/revocations", sites[1].address),
             jwks: format!("http://{}/.well-known/jwks.json", sites[1].address),
             ..Settings::new(files.issuer(), "https://crm.example.org")
         };
-        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy::new()));
-        let tool = ResourceServer::follow(settings, clock, entropy, &tracker, stop.clone()).unwrap();
+        let tool = Verifier::follow(settings).unwrap();
         tokio::time::timeout(PATIENCE, tool.ready()).await.unwrap();
         Some(Self {
             files,
@@ -89,8 +81,6 @@ impl Pair {
             agents,
             operators,
             tool,
-            stop,
-            tracker,
         })
     }
 
@@ -182,9 +172,6 @@ impl Pair {
     }
 
     pub(super) async fn stop(self) {
-        self.stop.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
         for (broker, site) in self.brokers.into_iter().zip(&self.sites) {
             broker.stop().await;
             site.verify_journal();
@@ -380,5 +367,4 @@ async fn a_broker_that_dies_in_the_middle_of_a_recheck_leaves_the_rest_to_the_ot
     }
     let (_, left) = pair.operators[1].get("/v1/rechecks").await.unwrap();
     assert_eq!(left, json!({"rechecks": []}));
-    pair.stop.cancel();
 }

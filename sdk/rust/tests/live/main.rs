@@ -12,6 +12,9 @@ mod delegation;
 mod faults;
 #[cfg(test)]
 mod readme;
+#[cfg(feature = "tower")]
+#[cfg(test)]
+mod resource;
 #[cfg(test)]
 mod tasks;
 #[cfg(test)]
