@@ -335,8 +335,12 @@ impl State {
             self.cache.clear();
         }
         self.phase.send_if_modified(|current| {
-            // What has ended stays so.
-            let changes = *current != phase && !matches!(current, Phase::Ended(_));
+            // Never the other way round: the answer to an older question may come after that to a newer one. Who resumes a
+            // task gets another value for it.
+            let changes = matches!(
+                (&*current, &phase),
+                (Phase::Open, Phase::Suspended | Phase::Ended(_)) | (Phase::Suspended, Phase::Ended(_))
+            );
             if changes {
                 *current = phase;
             }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::way::{Fate, Way};
-use crate::world::{READ, World, error};
+use crate::world::{READ, World, error, until};
 
 #[tokio::test]
 async fn work_that_is_done_completes_the_task_and_its_token_is_dead() {
@@ -190,7 +190,7 @@ async fn one_worker_beats_for_all_tasks_and_a_lost_one_is_noticed() {
         let task = broker.task("p", [READ]).heartbeat(Duration::from_secs(2));
         tasks.push(task.open().await.unwrap());
     }
-    crate::world::until("every task beat twice", async || {
+    until("every task beat twice", async || {
         let beats = |task: &dayfly_client::OpenTask| {
             way.seen(&format!("POST /v1/tasks/{}/heartbeat", task.id())).len()
         };
@@ -273,4 +273,32 @@ async fn whoever_is_on_behalf_of_and_what_would_be_permitted() {
         .unwrap();
     assert_eq!(task.on_behalf_of(), Some("customer-service"));
     task.cancel().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_late_answer_to_a_heartbeat_does_not_wake_a_suspended_task() {
+    let world = World::start().await;
+    let way = Way::to(&world.broker).await;
+    let broker = world.builder("support-bot", &way.address).build().unwrap();
+    let task = broker.task("p", [READ]).heartbeat(Duration::from_secs(3));
+    let task = task.open().await.unwrap();
+    let line = format!("POST /v1/tasks/{}/heartbeat", task.id());
+    let delay = Duration::from_millis(600);
+    way.next(&line, Fate::AnswerLate(delay));
+    until("it beat", async || (!way.seen(&line).is_empty()).then_some(())).await;
+    let rest = (*task).clone();
+    // The broker said that it is open, and nobody has heard that yet.
+    tokio::time::sleep(delay / 4).await;
+    let handle = task.suspend().await.unwrap();
+    tokio::time::sleep(delay).await;
+    assert!(matches!(rest.ensure_open(), Err(Error::TaskSuspended(_))));
+    assert_eq!(world.task(handle.task_id()).await["state"], "suspended");
+    world
+        .agent("support-bot")
+        .resume(&handle)
+        .await
+        .unwrap()
+        .cancel()
+        .await
+        .unwrap();
 }

@@ -36,6 +36,8 @@ pub(crate) enum Fate {
     Lost,
     /// It takes so long to get there.
     Late(Duration),
+    /// It is passed on, and the answer takes so long.
+    AnswerLate(Duration),
     /// Somebody on the way answers.
     Answered(u16, &'static str, String),
 }
@@ -133,6 +135,11 @@ async fn serve(mut socket: TcpStream, target: String, book: Arc<Mutex<Book>>) {
         }
         Fate::AnswerLost => {
             pass(&raw, &target).await;
+        }
+        Fate::AnswerLate(delay) => {
+            let answer = pass(&raw, &target).await;
+            tokio::time::sleep(delay).await;
+            let _ = socket.write_all(&answer).await;
         }
         Fate::Late(delay) => {
             tokio::time::sleep(delay).await;
