@@ -44,6 +44,8 @@ use crate::model::ttl::Ttl;
 pub(super) const SOCKET: &str = "DAYFLY_EXEC_SOCKET";
 /// A sign of life is given up after this long at the latest, and sent again.
 const LONGEST_BEAT: Duration = Duration::from_secs(10);
+/// It is looked whether the credentials are still good with every third sign of life.
+const BEATS_A_LOOK: u64 = 3;
 /// How often the end of the task is told to a broker that does not answer.
 const TRIES_TO_COMPLETE: u32 = 3;
 /// How long what still serves may take to stop.
@@ -323,18 +325,25 @@ impl Exec {
         let every = self.heartbeat.as_duration() / 3;
         let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let patience = every.min(LONGEST_BEAT);
         let (mut unheard, mut suspended) = (false, false);
+        let mut beats = 0_u64;
         loop {
             ticks.tick().await;
-            let heard = tokio::time::timeout(every.min(LONGEST_BEAT), task.beat()).await;
+            beats += 1;
+            let heard = tokio::time::timeout(patience, task.beat()).await;
             let trouble = match heard {
                 Ok(Ok(Sign::Ended(why))) => return why,
                 Ok(Ok(sign)) => {
                     if unheard {
                         tell("the broker answers again".to_owned());
                     }
+                    if sign == Sign::Open && beats.is_multiple_of(BEATS_A_LOOK) {
+                        // What cannot be looked at now is looked at the next time.
+                        let _ = tokio::time::timeout(patience, look(task, wallet, tell)).await;
+                    }
                     if sign == Sign::Suspended && !suspended {
-                        wallet.forget();
+                        wallet.forget(&wallet.leases());
                         tell(format!(
                             "task {} is suspended: no credentials until it resumes",
                             task.id()
@@ -396,6 +405,17 @@ impl Exec {
                 task.id(),
                 self.heartbeat.as_secs()
             )),
+        }
+    }
+}
+
+/// Lets go of credentials that somebody ended before their time.
+async fn look(task: &Task, wallet: &Wallet, tell: &impl Fn(String)) {
+    let mut held = wallet.leases();
+    if let Ok(Some(live)) = task.live().await {
+        held.retain(|lease| !live.contains(lease));
+        if wallet.forget(&held) {
+            tell("a credential was ended elsewhere, and another one is asked for".to_owned());
         }
     }
 }

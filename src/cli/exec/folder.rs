@@ -54,8 +54,11 @@ impl Folder {
             return Err(io::Error::other("its path is too long for a socket"));
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        let locked = File::create(path.join(LOCK)).and_then(|file| {
+        // Locked before it has its name: from then on others take it for abandoned when it is not locked.
+        let new = path.join("new");
+        let locked = File::create(&new).and_then(|file| {
             file.try_lock()?;
+            fs::rename(&new, path.join(LOCK))?;
             Ok(file)
         });
         match locked {

@@ -1,7 +1,7 @@
 //! The task that a program runs for, and its credentials, as the broker's API has them. The only file of
 //! `exec` and of the helpers that knows the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ use crate::model::ttl::Ttl;
 
 /// How long the end of a task waits for the proofs.
 const PROOFS: Duration = Duration::from_secs(5);
+
+/// How many live leases are looked at: more than one program has.
+const MOST_LIVE: &str = "500";
 
 /// What a task is opened with.
 #[derive(Debug)]
@@ -173,6 +176,23 @@ impl Task {
             "suspended" => Sign::Suspended,
             _ => Sign::Ended(field(&task, "outcome").replace('_', " ")),
         })
+    }
+
+    /// Its leases that can be used; `None` where there are too many to tell.
+    pub(super) async fn live(&self) -> Result<Option<BTreeSet<String>>, CallError> {
+        let query = [
+            ("task", self.id.to_string()),
+            ("state", "active".to_owned()),
+            ("limit", MOST_LIVE.to_owned()),
+        ];
+        let answer = self.client.list("/v1/leases", &query).await?;
+        let live = || {
+            list(&answer, "leases")
+                .iter()
+                .map(|lease| field(lease, "id"))
+                .collect()
+        };
+        Ok(answer.get("next").is_none_or(Value::is_null).then(live))
     }
 
     /// Ends it: `completed`, `failed` or `cancelled`.

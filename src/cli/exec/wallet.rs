@@ -2,6 +2,7 @@
 //! their life. What is asked for is answered from here, so a program never waits for the broker while what it
 //! holds is good.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -235,15 +236,29 @@ impl Wallet {
         }
     }
 
-    /// What is held is good no more, as when the task was suspended: each is asked for anew.
-    pub(super) fn forget(&self) {
+    /// The leases of what is held.
+    pub(super) fn leases(&self) -> BTreeSet<String> {
+        self.entries
+            .iter()
+            .map(|entry| entry.held().issued.lease.clone())
+            .collect()
+    }
+
+    /// The credentials of these leases are good no more: they are asked for anew. Whether there are any.
+    pub(super) fn forget(&self, leases: &BTreeSet<String>) -> bool {
+        let mut any = false;
         for entry in &self.entries {
             let mut held = entry.held();
+            if !leases.contains(&held.issued.lease) {
+                continue;
+            }
             held.refused = true;
             held.due = self.clock.now();
             drop(held);
             entry.woken.notify_one();
+            any = true;
         }
+        any
     }
 
     async fn fresh(&self, entry: &Entry) -> Result<Issued, String> {
@@ -439,7 +454,13 @@ mod tests {
     #[tokio::test]
     async fn what_was_forgotten_is_asked_for_anew() {
         let (_, wallet) = wallet();
-        wallet.forget();
+        assert!(!wallet.forget(&BTreeSet::from(["lse_another".to_owned()])));
+        assert!(
+            given(&wallet, Some("https://crm.example.org"), None)
+                .await
+                .is_ok()
+        );
+        assert!(wallet.forget(&wallet.leases()));
         assert!(
             given(&wallet, Some("https://crm.example.org"), None)
                 .await

@@ -222,3 +222,60 @@ async fn a_suspended_task_has_no_credentials_until_it_resumes() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(super::said(&output), "1\n");
 }
+
+#[tokio::test]
+async fn a_credential_that_was_ended_elsewhere_is_not_given_out_any_more() {
+    let stage = Stage::new().await;
+    let ask =
+        "printf 'protocol=https\\nhost=crm.example.org\\n\\n' | git-credential-dayfly get | grep password=";
+    let script = format!(
+        "{ask} > before; while ! [ -e go ]; do sleep 0.05; done; {ask} > after; ! cmp -s before after"
+    );
+    let mut command = stage.exec(&["--heartbeat", "1s"], &script);
+    let log = fs::File::create(stage.path("notes")).unwrap();
+    let child = command.stderr(Stdio::from(log)).spawn().unwrap();
+    stage.written("before").await;
+    let api = stage.api().await;
+    let (_, leases) = api.get("/v1/leases").await.unwrap();
+    let path = format!(
+        "/v1/leases/{}/revoke",
+        leases["leases"][0]["id"].as_str().unwrap()
+    );
+    let (status, answer) = api
+        .post(&path, &json!({"reason": "it was seen elsewhere"}))
+        .await
+        .unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let path = stage.path("notes");
+    until("it is not noticed", async || {
+        fs::read_to_string(&path)
+            .unwrap()
+            .contains("was ended elsewhere")
+            .then_some(())
+    })
+    .await;
+    fs::write(stage.path("go"), "").unwrap();
+    let output = wait(child).await;
+    assert!(output.status.success(), "{}", fs::read_to_string(&path).unwrap());
+    assert!(fs::read_to_string(&path).unwrap().contains("leases: 2"));
+}
+
+#[tokio::test]
+async fn who_asks_to_end_while_the_broker_keeps_silent_is_heard() {
+    let stage = Stage::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = stage.exec(
+        &["--broker", &format!("http://{}", silent.local_addr().unwrap())],
+        "touch ran",
+    );
+    let child = command.spawn().unwrap();
+    // It has begun to ask, so it listens for signals.
+    let accepted = tokio::task::spawn_blocking(move || silent.accept().unwrap())
+        .await
+        .unwrap();
+    signal("-TERM", child.id());
+    let output = wait(child).await;
+    drop(accepted);
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+    assert!(!stage.path("ran").exists());
+}

@@ -297,3 +297,31 @@ async fn a_copy_of_a_token_is_set_where_it_was_asked_for() {
     assert_eq!(said(&output), "eyJ\n", "{output:?}");
     assert!(!notes(&output).contains("eyJ"));
 }
+
+#[tokio::test]
+async fn one_tool_may_be_named_twice_and_each_repository_has_its_own_token() {
+    let files = Installation::new();
+    add_tool(&files, "forge", "https://forge.example.org");
+    let stage = Stage::on(files).await;
+    let flags = [
+        "--access",
+        "forge:read@team/docs",
+        "--access",
+        "forge:write@team/shop",
+        "--env",
+        "SHOP=forge-2",
+    ];
+    let ask = "printf 'protocol=https\\nhost=forge.example.org\\npath=team/%s.git\\n\\n' $it | git-credential-dayfly get | \
+               sed -n 's/^password=//p'";
+    let script = format!("it=docs; {ask}; it=shop; {ask}; echo $SHOP; it=other; {ask}");
+    let output = run(stage.exec(&flags, &script)).await;
+    let said = said(&output);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{output:?}");
+    assert_ne!(lines[0], lines[1]);
+    assert_eq!(lines[1], lines[2]);
+    assert!(
+        notes(&output).contains("more than one bearer token"),
+        "{output:?}"
+    );
+}
