@@ -311,6 +311,23 @@ def test_every_algorithm_of_the_broker_is_accepted() -> None:
             ),
             0,
         ),
+        *(
+            (
+                claims(
+                    authorization_details=[
+                        {
+                            "type": "dayfly_access",
+                            "locations": [location],
+                            "actions": ["read"],
+                            "resources": ["customers/42", path],
+                        }
+                    ]
+                ),
+                0,
+            )
+            for location in (AUDIENCE, "https://other.example.org")
+            for path in ("customers/..", "customers/", "/customers", "")
+        ),
         ({**claims(), MARKS: "marks"}, 0),
         (claims(marks={"parents": "tsk_0"}), 0),
     ],
@@ -318,6 +335,34 @@ def test_every_algorithm_of_the_broker_is_accepted() -> None:
 def test_claims_that_are_not_for_us_and_now_are_refused(payload: dict[str, Any], at: float) -> None:
     with pytest.raises(InvalidToken):
         accepted(token(payload), NOW + at)
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "customers/42/../7",
+        "customers/42/..",
+        "customers/42/.",
+        "customers/42/",
+        "customers/42//7",
+        "customers/42/%2e%2e/7",
+        "customers/42/..\\7",
+        "customers/42/7?x",
+        "customers/42/7\n",
+        "customers/42" + "/7" * 15,
+        "customers/42/" + "7" * 256,
+        "",
+        42,
+    ],
+)
+def test_what_is_no_path_is_not_permitted(resource: Any) -> None:
+    detail = {"type": "dayfly_access", "locations": [AUDIENCE], "actions": ["read"]}
+    for resources in ({"resources": ["customers/42"]}, {}):
+        found = accepted(token(claims(authorization_details=[{**detail, **resources}])))
+        assert found.permits("read", "customers/42/notes")
+        assert not found.permits("read", resource)
+        with pytest.raises(NotPermitted):
+            found.demand("read", resource)
 
 
 def raw(header: dict[str, Any] | bytes, payload: bytes) -> str:

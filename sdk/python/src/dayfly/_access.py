@@ -43,7 +43,7 @@ class Access:
             if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
                 raise InvalidRequest(f"{slug!r} is no name of a tool or an action: {_HOW}", pointer="")
         for path in self.resources:
-            if not isinstance(path, str) or not _is_path(path):
+            if not isinstance(path, str) or not is_path(path):
                 raise InvalidRequest(f"{path!r} is no resource: {_HOW}", pointer="/resources")
 
     @classmethod
@@ -146,7 +146,8 @@ def wire_duration(given: Duration) -> int | str:
     return ceil(seconds)
 
 
-def _is_path(path: str) -> bool:
+def is_path(path: str) -> bool:
+    """Whether this is the path of a resource: nothing that could be read as another one, as `a/../b` could."""
     segments = path.split("/")
     return (
         len(path) <= 256

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ._access import covers
+from ._access import covers, is_path
 from ._errors import DayflyError
 
 if TYPE_CHECKING:
@@ -108,7 +108,12 @@ class Claims:
     _permitted: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = field(repr=False)
 
     def permits(self, action: str, resource: str | None = None) -> bool:
-        """Whether it permits this action on this resource, or, without one, on the tool as a whole."""
+        """Whether it permits this action on this resource, or, without one, on the tool as a whole.
+
+        What is no path of a resource, such as ``customers/42/../7``, is never permitted.
+        """
+        if resource is not None and not (isinstance(resource, str) and is_path(resource)):
+            return False
         return any(
             action in actions
             and (
@@ -304,6 +309,8 @@ def _permitted(details: Any, audience: str) -> Iterator[tuple[frozenset[str], tu
             raise ValueError
         actions = frozenset(_text(action) for action in _listed(detail, "actions"))
         resources = tuple(_text(path) for path in _listed(detail, "resources", needed=False))
+        if not all(is_path(path) for path in resources):
+            raise ValueError
         if audience in [_text(location) for location in _listed(detail, "locations")]:
             yield actions, resources
 
