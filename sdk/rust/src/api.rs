@@ -48,6 +48,8 @@ pub struct Call {
     api: Api,
     request: RequestBuilder,
     tries: u32,
+    /// Whether its path begins with a `/`. What does not would go on with the name of the host, or its port.
+    rooted: bool,
 }
 
 /// What came, or why nothing did.
@@ -94,12 +96,14 @@ impl Api {
         &self.0.address
     }
 
-    /// A request to a path below the broker's address, such as `/v1/agents`.
+    /// A request to a path below the broker's address, such as `/v1/agents`. For what leads elsewhere, sending it is
+    /// [`Error::InvalidRequest`], and no evidence goes there.
     pub fn request(&self, method: Method, path: &str) -> Call {
         Call {
             request: self.0.http.request(method, format!("{}{path}", self.0.address)),
             api: self.clone(),
             tries: MOST_TRIES,
+            rooted: path.starts_with('/'),
         }
     }
 
@@ -220,6 +224,11 @@ impl Call {
         let api = &self.api;
         let wrong = |error| Error::invalid(transport::cause(error));
         let request = self.request.build().map_err(wrong)?;
+        if !self.rooted || !is_below(request.url(), &api.0.url) {
+            return Err(Error::invalid(
+                "a path of the API begins with `/` and stays below the broker's address",
+            ));
+        }
         let began = Instant::now();
         let (mut tries, mut refused) = (0, false);
         let mut evidence = api.0.evidence.fetch(false).await?;
@@ -249,6 +258,15 @@ impl Call {
             evidence = api.0.evidence.fetch(false).await?;
         }
     }
+}
+
+/// Whether a URL is of the broker's origin, and below its path where the address has one.
+fn is_below(url: &Url, address: &Url) -> bool {
+    let rest = url.path().strip_prefix(address.path().trim_end_matches('/'));
+    url.origin() == address.origin()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// How long to wait before the next try; none where there is to be none.

@@ -104,12 +104,16 @@ impl Builder {
         let address = address.unwrap_or_else(|| ADDRESS.to_owned());
         let address = address.trim_end_matches('/');
         let wrong = || {
+            // Who writes a password there does not want to read it here.
+            let shown = address.rsplit('@').next().unwrap_or_default();
             Error::invalid(format!(
-                "`{address}` is no address of a broker: write `https://…`"
+                "`{shown}` is no address of a broker: write `https://…`, without a user"
             ))
         };
         let url: Url = address.parse().map_err(|_| wrong())?;
-        if !["http", "https"].contains(&url.scheme()) || url.query().is_some() || url.fragment().is_some() {
+        let bare = url.query().is_none() && url.fragment().is_none();
+        let nobody = url.username().is_empty() && url.password().is_none();
+        if !["http", "https"].contains(&url.scheme()) || !bare || !nobody {
             return Err(wrong());
         }
         let evidence = match self.evidence {
@@ -350,8 +354,15 @@ mod tests {
             "ftp://127.0.0.1",
             "http://127.0.0.1?a=b",
             "http://127.0.0.1#a",
+            "http://user:hunter2@127.0.0.1",
+            "https://user@dayfly.example.org",
+            "https://:hunter2@dayfly.example.org",
         ] {
-            assert!(matches!(at(bad).build(), Err(Error::InvalidRequest(_))), "{bad}");
+            let refused = at(bad).build();
+            let Err(Error::InvalidRequest(problem)) = refused else {
+                panic!("{bad}: {refused:?}");
+            };
+            assert!(!problem.detail.contains("hunter2"), "{problem:?}");
         }
     }
 

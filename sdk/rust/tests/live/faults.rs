@@ -171,6 +171,38 @@ async fn evidence_does_not_follow_a_redirect() {
 }
 
 #[tokio::test]
+async fn evidence_goes_nowhere_but_below_the_address() {
+    let world = World::start().await;
+    let (way, elsewhere) = (Way::to(&world.broker).await, Way::to(&world.broker).await);
+    let stranger = elsewhere.address.trim_start_matches("http://");
+    let below = world
+        .builder("support-bot", &format!("{}/below", way.address))
+        .build()
+        .unwrap();
+    let at = world.builder("support-bot", &way.address).build().unwrap();
+    let hosted = world.builder("support-bot", "http://localhost").build().unwrap();
+    for (broker, path) in [
+        (&at, format!("@{stranger}/v1/agents")),
+        (&at, format!(":x@{stranger}/v1/agents")),
+        (
+            &hosted,
+            stranger.trim_start_matches("127.0.0.1").to_owned() + "/v1/agents",
+        ),
+        (&at, "?v1/agents".to_owned()),
+        (&below, "v1/agents".to_owned()),
+        (&below, "/../v1/agents".to_owned()),
+        (&below, "/v1/%2e%2e/../v1/agents".to_owned()),
+    ] {
+        let refused = error(broker.api().get(&path).await);
+        assert!(matches!(refused, Error::InvalidRequest(_)), "{path}: {refused:?}");
+    }
+    assert!(elsewhere.seen("").is_empty() && way.seen("").is_empty());
+    way.rule(Fate::Answered(200, "", "{}".to_owned()));
+    below.api().get("/v1/agents").await.unwrap();
+    assert_eq!(way.seen("GET /below/v1/agents ").len(), 1);
+}
+
+#[tokio::test]
 async fn a_dropped_task_is_ended_though_the_broker_is_away_for_a_moment() {
     let world = World::start().await;
     let way = Way::to(&world.broker).await;
