@@ -276,28 +276,75 @@ describe("a token that nobody should accept", () => {
     close.close();
   });
 
-  it("is what a kill order covers, and nothing younger", async () => {
-    const verifiers = follow({ address: gate.address });
-    await verifiers.ready();
-    const claims = await verifiers.verify(make());
-    for (const key of ["lease", "task", "agent", "tool", "environment", "trust_domain", "all"]) {
+  /** Of a task that was handed on twice, for a user, by agents of three trust domains. */
+  function handedOn(): string {
+    const actor = (sub: string, act?: object): object => ({ sub, iss: world.broker, sub_profile: "ai_agent", ...(act === undefined ? {} : { act }) });
+    const marks = {
+      ...(good["https://dayfly.dev/claims"] as object),
+      parents: [task("1"), task("2")],
+      parent_trust_domains: ["partner.example", "above.example"],
+    };
+    return make({ sub: "user:7", sub_profile: "user", act: actor("support-bot", actor("planner", actor("director"))), "https://dayfly.dev/claims": marks });
+  }
+
+  function task(letter: string): string {
+    return `tsk_${letter.repeat(26)}`;
+  }
+
+  it("is what a kill order of any kind covers, and nothing younger", async () => {
+    const claims = await verifier.verify(handedOn());
+    assert.deepEqual(claims.parentTrustDomains, ["partner.example", "above.example"]);
+    const selectors = [
+      { kind: "lease", id: claims.leaseId },
+      ...["0", "1", "2"].map((letter) => ({ kind: "task", id: task(letter) })),
+      ...["support-bot", "planner", "director"].map((id) => ({ kind: "agent", id })),
+      { kind: "tool", id: "crm" },
+      { kind: "user", id: "user:7" },
+      { kind: "environment", id: claims.environment },
+      ...["example.org", "partner.example", "above.example"].map((id) => ({ kind: "trust_domain", id })),
+      { kind: "all" },
+    ];
+    for (const selector of selectors) {
+      const name = JSON.stringify(selector);
       const list = new DenyList(3_660_000, 10);
-      const ids: Record<string, string> = { lease: claims.leaseId, task: claims.task, agent: claims.agent, tool: "crm", environment: claims.environment, trust_domain: "example.org" };
       const cutoff = (upTo: number, at = Date.now()): ReturnType<typeof readCutoff> =>
-        readCutoff({ selector: key === "all" ? { kind: key } : { kind: key, id: ids[key] }, up_to: new Date(upTo).toISOString(), at: new Date(at).toISOString(), cause: "cutoff" });
+        readCutoff({ selector, up_to: new Date(upTo).toISOString(), at: new Date(at).toISOString(), cause: "cutoff" });
       list.apply(cutoff(claims.madeAt - 1), Date.now());
-      assert.equal(list.denies(claims), undefined, `${key}: made after it`);
+      assert.equal(list.denies(claims), undefined, `${name}: made after it`);
       list.apply(cutoff(claims.madeAt), Date.now());
-      assert.equal(list.denies(claims), "cutoff", key);
+      assert.equal(list.denies(claims), "cutoff", name);
       list.apply(cutoff(claims.madeAt - 1), Date.now());
-      assert.equal(list.denies(claims), "cutoff", `${key}: an older one undoes nothing`);
+      assert.equal(list.denies(claims), "cutoff", `${name}: an older one undoes nothing`);
       assert.equal(list.size, 1);
       list.forget(Date.now() + 3_600_000);
       assert.equal(list.size, 1);
       list.forget(Date.now() + 3_700_000);
       assert.equal(list.size, 0);
     }
-    verifiers.close();
+    for (const id of ["elsewhere.example", "user:7", "planner"]) {
+      const list = new DenyList(3_660_000, 10);
+      const now = new Date().toISOString();
+      list.apply(readCutoff({ selector: { kind: "trust_domain", id }, up_to: now, at: now, cause: "cutoff" }), Date.now());
+      assert.equal(list.denies(claims), undefined, `${id} is no trust domain of it`);
+    }
+  });
+
+  it("is what was handed on by a trust domain that the broker ended", async () => {
+    const bearer = handedOn();
+    await verifier.verify(bearer);
+    const order = { trust_domain: "above.example", reason: "a test" };
+    const { status, json } = await world.api("ops-console", "POST", "/v1/revocations", order);
+    assert.equal(status, 200, JSON.stringify(json));
+    await until(async () => await verifier.verify(bearer).then(() => false, () => true));
+    await assert.rejects(verifier.verify(bearer), TokenRevoked);
+    await verifier.verify(make());
+  });
+
+  it("is one whose chain cannot be read", async () => {
+    for (const domains of ["partner.example", [7], [""], null]) {
+      const marks = { ...(good["https://dayfly.dev/claims"] as object), parent_trust_domains: domains };
+      await assert.rejects(verifier.verify(make({ "https://dayfly.dev/claims": marks })), InvalidToken);
+    }
   });
 });
 

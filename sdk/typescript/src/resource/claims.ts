@@ -36,6 +36,8 @@ export class Claims {
   readonly environment: string;
   /** The trust domain that vouched for the agent. */
   readonly trustDomain: string | undefined;
+  /** The other trust domains that vouched for whoever handed the work on, nearest first. */
+  readonly parentTrustDomains: readonly string[];
   /** The task. */
   readonly task: string;
   /** The tasks that it is part of, nearest first. */
@@ -70,8 +72,9 @@ export class Claims {
     this.tool = text(marks["tool"], "tool");
     this.environment = text(marks["environment"], "environment");
     this.trustDomain = marks["trust_domain"] === undefined ? undefined : text(marks["trust_domain"], "trust_domain");
+    this.parentTrustDomains = optionalTexts(marks["parent_trust_domains"], "parent_trust_domains");
     this.task = text(claims["txn"], "txn");
-    this.parents = marks["parents"] === undefined ? [] : texts(marks["parents"], "parents");
+    this.parents = optionalTexts(marks["parents"], "parents");
     this.leaseId = text(claims["jti"], "jti");
     if (marks["task"] !== this.task || marks["lease"] !== this.leaseId) throw malformed(MARKS);
     this.decision = text(marks["decision"], "decision");
@@ -104,7 +107,7 @@ export class Claims {
 
   /** Every selector that matches it, as {@link selectorKey}s. @internal */
   selectors(): string[] {
-    const { leaseId, task, parents, agent, delegatedBy, tool, environment, trustDomain, user } = this;
+    const { leaseId, task, parents, agent, delegatedBy, tool, environment, trustDomain, parentTrustDomains, user } = this;
     return [
       selectorKey("lease", leaseId),
       ...[task, ...parents].map((id) => selectorKey("task", id)),
@@ -113,6 +116,7 @@ export class Claims {
       ...(user === undefined ? [] : [selectorKey("user", user)]),
       selectorKey("environment", environment),
       ...(trustDomain === undefined ? [] : [selectorKey("trust_domain", trustDomain)]),
+      ...parentTrustDomains.map((id) => selectorKey("trust_domain", id)),
       selectorKey("all"),
     ];
   }
@@ -128,7 +132,7 @@ function readDetail(value: unknown): Detail {
   const detail = object(value, name);
   // A member that is not known here could narrow it.
   if (detail["type"] !== "dayfly_access" || Object.keys(detail).some((member) => !DETAIL.has(member))) throw malformed(name);
-  const resources = detail["resources"] === undefined ? [] : texts(detail["resources"], name);
+  const resources = optionalTexts(detail["resources"], name);
   if (!resources.every(isResourcePath)) throw malformed(name);
   return { locations: texts(detail["locations"], name), actions: texts(detail["actions"], name), resources };
 }
@@ -167,6 +171,10 @@ function text(value: unknown, claim: string): string {
 function texts(value: unknown, claim: string): readonly string[] {
   if (!Array.isArray(value)) throw malformed(claim);
   return value.map((item) => text(item, claim));
+}
+
+function optionalTexts(value: unknown, claim: string): readonly string[] {
+  return value === undefined ? [] : texts(value, claim);
 }
 
 function seconds(value: unknown, claim: string): number {
