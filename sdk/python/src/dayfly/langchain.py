@@ -77,8 +77,9 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
     - A run that raises in a model or a tool ends the task as ``failed``, one that is cancelled as ``cancelled``. A run
       that ends in another way loses its heartbeats, and the broker ends the task.
     - Where policy demands an approval the run is interrupted (`langgraph.types.interrupt`) with a mapping that says
-      ``dayfly: "approval"``, ``approval`` (by whom), ``reason``, ``decision`` and ``tool``, and the task is suspended.
-      ``Command(resume=True)`` tries again; ``Command(resume=False)`` answers the model that it was refused.
+      ``dayfly: "approval"``, ``approval`` (by whom), ``reason``, ``decision``, ``tool`` and ``call`` (its id), and the
+      task is suspended. ``Command(resume=True)`` tries again; ``Command(resume=False)`` answers the model that it was
+      refused, and the tool is not called again, whatever policy says by then.
     - An agent inside of a tool of another gets a part of that one's task where it has this middleware, and nothing
       where it has not.
     """
@@ -225,6 +226,9 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """Give the task to the tool."""
+        asked = _asked(request) if _may_be_refused() else None
+        if asked is not None:
+            return _refusal(request, asked)
         while True:
             core = self._core(request.state)
             self._enter(core)
@@ -245,8 +249,9 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
             finally:
                 if self._is_last(core):
                     wait(worker().submit(_suspend(core)))
-            if interrupt(_question(request, pending)) is False:
-                return _refusal(request, pending)
+            question = _question(request, pending)
+            if interrupt(question) is False:
+                return _refusal(request, question)
 
     async def awrap_tool_call(
         self,
@@ -254,6 +259,9 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """Give the task to the tool."""
+        asked = await _aasked(request) if _may_be_refused() else None
+        if asked is not None:
+            return _refusal(request, asked)
         while True:
             core = await self._acore(request.state)
             self._enter(core)
@@ -274,8 +282,9 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
             finally:
                 if self._is_last(core):
                     await wait_async(worker().submit(_suspend(core)))
-            if interrupt(_question(request, pending)) is False:
-                return _refusal(request, pending)
+            question = _question(request, pending)
+            if interrupt(question) is False:
+                return _refusal(request, question)
 
     # Other tools of the same step may be at work still: the last one that is done suspends.
 
@@ -316,13 +325,71 @@ def _question(request: ToolCallRequest, pending: ApprovalPending) -> dict[str, A
         "reason": pending.reason,
         "decision": pending.decision,
         "tool": request.tool_call["name"],
+        "call": request.tool_call["id"],
     }
 
 
-def _refusal(request: ToolCallRequest, pending: ApprovalPending) -> ToolMessage:
+# A step that was interrupted begins from its top. Where somebody said no, the tool must not be called to find out what
+# the question was: policy may permit it by now. What was asked is in the checkpoint.
+
+
+def _may_be_refused() -> bool:
+    """Whether a question of this step was answered with a no, whoever asked it."""
+    pad = _answers()
+    return pad is not None and any(each is False for each in (*pad.resume, pad.get_null_resume(False)))
+
+
+def _answers() -> Any:
+    config: Any = var_child_runnable_config.get() or {}
+    return config.get("configurable", {}).get("__pregel_scratchpad")
+
+
+def _asked(request: ToolCallRequest) -> dict[str, Any] | None:
+    """Give what was asked last, where we asked it, for this call, and the answer was a no."""
+    saver, config = _checkpoint()
+    return _refused(request, saver.get_tuple(config)) if saver is not None else None
+
+
+async def _aasked(request: ToolCallRequest) -> dict[str, Any] | None:
+    saver, config = _checkpoint()
+    return _refused(request, await saver.aget_tuple(config)) if saver is not None else None
+
+
+def _checkpoint() -> tuple[Any, Any]:
+    """Say where the graph of this step is written down."""
+    config: Any = var_child_runnable_config.get() or {}
+    known = config.get("configurable", {})
+    graph = known.get("checkpoint_ns", "").rpartition("|")[0]
+    place = {"thread_id": known.get("thread_id"), "checkpoint_ns": graph}
+    if written := known.get("checkpoint_map", {}).get(graph):
+        place["checkpoint_id"] = written
+    return known.get("__pregel_checkpointer"), {"configurable": place}
+
+
+def _refused(request: ToolCallRequest, checkpoint: Any) -> dict[str, Any] | None:
+    pending = (checkpoint.pending_writes or ()) if checkpoint is not None else ()
+    written = {channel: value for task, channel, value in pending if task == _step()}
+    # So many questions of this step had an answer when the last one was asked.
+    before = len(written.get("__resume__", ()))
+    for each in written.get("__interrupt__", ()):
+        question = each.value
+        if not isinstance(question, dict) or question.get("dayfly") != "approval":
+            continue
+        if question.get("call") != request.tool_call["id"]:
+            continue
+        pad = _answers()
+        answer = pad.resume[before] if before < len(pad.resume) else pad.get_null_resume(False)
+        if answer is False:
+            for _ in range(before + 1):  # uses the answers up
+                interrupt(question)
+            return question
+    return None
+
+
+def _refusal(request: ToolCallRequest, question: dict[str, Any]) -> ToolMessage:
     call = request.tool_call
     return ToolMessage(
-        f"this was refused: {pending.reason}",
+        f"this was refused: {question['reason']}",
         tool_call_id=call["id"] or "",
         name=call["name"],
         status="error",

@@ -13,13 +13,13 @@ from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from dayfly import Credential, InvalidRequest
 from dayfly.langchain import DayflyMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from conftest import World
 
@@ -213,6 +213,71 @@ def test_what_takes_an_approval_interrupts_the_run_and_suspends_the_task(crm: Cr
     assert "refused" in str(refusal.content)
     assert result["messages"][-1].content == "it was refused"
     assert crm.world.task(lease["task"])["outcome"] == "completed"
+
+
+@pytest.fixture
+def approved(world: World) -> Iterator[Callable[[], None]]:
+    """A way for policy to permit exports without anybody's approval."""
+    files = {file: file.read_text() for file in (world.folder / "policies").glob("*.cedar")}
+
+    def approve() -> None:
+        for file, before in files.items():
+            file.write_text(before.replace('@approval("data-steward")\n', ""))
+        world.order("/v1/rules/reload", {})
+
+    yield approve
+    for file, before in files.items():
+        file.write_text(before)
+    world.order("/v1/rules/reload", {})
+
+
+@pytest.mark.parametrize("how", ["thread", "coroutine"])
+@pytest.mark.parametrize("tried", [False, True])
+def test_what_somebody_refused_is_not_done_though_policy_permits_it_by_then(
+    crm: Crm, approved: Callable[[], None], how: str, tried: bool
+) -> None:
+    export = crm.tool("crm:export")
+    middleware = [crm.middleware()]
+    steps = model([call("show", 1, customer=42)], "it was refused")
+    agent = create_agent(steps, tools=[export], middleware=middleware, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    def go(given: Any) -> Any:
+        return agent.invoke(given, config) if how == "thread" else asyncio.run(agent.ainvoke(given, config))
+
+    (asked,) = go(ASK)["__interrupt__"]
+    assert asked.value["call"] == "call_1"
+    if tried:
+        (asked,) = go(Command(resume=True))["__interrupt__"]
+    approved()
+    result = go(Command(resume={asked.id: False}) if tried else Command(resume=False))
+    assert crm.got == []
+    refusal = next(each for each in result["messages"] if isinstance(each, ToolMessage))
+    assert (refusal.status, "refused" in str(refusal.content)) == ("error", True)
+    assert result["messages"][-1].content == "it was refused"
+
+
+def test_what_is_approved_by_then_is_done(crm: Crm, approved: Callable[[], None]) -> None:
+    export = crm.tool("crm:export")
+    steps = model([call("show", 1, customer=42)], "done")
+    agent = create_agent(steps, tools=[export], middleware=[crm.middleware()], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke(ASK, config)
+    approved()
+    assert agent.invoke(Command(resume=True), config)["messages"][-1].content == "done"
+    assert len(crm.got) == 1
+    assert crm.dead()
+
+
+def test_a_no_to_a_question_of_the_tool_is_the_tools(crm: Crm) -> None:
+    said: list[Any] = []
+    show = crm.tool(then=lambda: said.append(interrupt("are you sure?")))
+    steps = model([call("show", 1, customer=42)], "done")
+    agent = create_agent(steps, tools=[show], middleware=[crm.middleware()], checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    assert agent.invoke(ASK, config)["__interrupt__"][0].value == "are you sure?"
+    assert agent.invoke(Command(resume=False), config)["messages"][-1].content == "done"
+    assert said == [False]
 
 
 def test_an_agent_inside_of_a_tool_gets_a_part_of_the_task_or_nothing(crm: Crm) -> None:
