@@ -232,7 +232,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Waits until the ends of tasks that were dropped have been told to the broker, or could not be. For the end of
+    /// Waits until the ends of tasks that were dropped, and of credentials that were refused, have been told to the
+    /// broker, or could not be. For the end of
     /// a program; the last clone that goes away waits for a second by itself.
     pub async fn drain(&self) {
         if let Some(worker) = self.0.worker.get() {

@@ -97,12 +97,26 @@ impl Slot {
         }
     }
 
-    /// Another credential than this one, which somebody refused.
+    /// Another credential than this one, which somebody refused. A lease that nobody takes is not left alive.
     pub(crate) async fn another(&self, task: &Arc<State>, refused: &Credential) -> Result<Credential, Error> {
         let mut asking = self.asking.lock().await;
         match self.find() {
             Found::Good(credential) | Found::Ripe(credential) if !credential.is(refused) => Ok(credential),
-            _ => self.issue(task, task.api(), None, &mut asking).await,
+            _ => {
+                let next = self.issue(task, task.api(), None, &mut asking).await?;
+                if next.lease_id() != refused.lease_id() {
+                    task.hand_back(refused, "its tool refuses it");
+                }
+                Ok(next)
+            }
+        }
+    }
+
+    /// Forgets this credential, if it is the one here.
+    pub(crate) fn forget(&self, credential: &Credential) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_some_and(|held| held.credential.is(credential)) {
+            *held = None;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::task::Task;
 ///
 /// A request whose origin is not the tool's is refused with [`Error::OriginRefused`] before it is sent. A redirect to
 /// another origin is followed without the token. A tool that answers 401 is asked once more with a new token, where the
-/// body can be sent again.
+/// body can be sent again; the lease of the refused one is ended.
 #[derive(Clone)]
 pub struct ToolClient {
     task: Task,
@@ -105,17 +105,29 @@ impl ToolClient {
         let Some(mut again) = again.filter(|_| refused) else {
             return Ok(response);
         };
-        authorise(again.headers_mut(), &self.task.another(&credential).await?)?;
+        let credential = self.task.another(&credential).await?;
+        // The tool may have moved since the one of before was issued.
+        if let Err(elsewhere) = self.fits(&credential, &origin) {
+            self.task.discard(&credential);
+            return Err(elsewhere);
+        }
+        authorise(again.headers_mut(), &credential)?;
         Ok(self.http.execute(again).await?)
     }
 
     /// The credential of now, if it may go there.
     async fn credential(&self, origin: &str) -> Result<Credential, Error> {
         let credential = self.task.credential(&self.access).await?;
-        if self.origins.is_none() || !credential.origins().is_empty() {
-            permitted(credential.origins(), origin)?;
-        }
+        self.fits(&credential, origin)?;
         Ok(credential)
+    }
+
+    /// Whether the broker lets a credential go there. Where it says nothing, what the caller named holds.
+    fn fits(&self, credential: &Credential, origin: &str) -> Result<(), Error> {
+        match self.origins.is_some() && credential.origins().is_empty() {
+            true => Ok(()),
+            false => permitted(credential.origins(), origin),
+        }
     }
 }
 

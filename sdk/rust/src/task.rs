@@ -399,6 +399,11 @@ impl State {
         }
     }
 
+    /// Ends a credential in the background. It ends with the task in any case.
+    pub(crate) fn hand_back(&self, credential: &Credential, reason: &str) {
+        self.broker.worker().hand_back(credential.lease_id(), reason);
+    }
+
     /// Lets a credential live on.
     pub(crate) async fn renew(&self, api: &Api, before: &Credential) -> Result<Credential, Error> {
         let path = format!("/v1/leases/{}/renew", segment(before.lease_id()));
@@ -522,6 +527,12 @@ impl Task {
             .slot(refused.access())
             .another(&self.0, refused)
             .await
+    }
+
+    /// Ends a credential that is not to be sent where it was wanted.
+    pub(crate) fn discard(&self, credential: &Credential) {
+        self.0.cache.slot(credential.access()).forget(credential);
+        self.0.hand_back(credential, "its tool is elsewhere now");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The one worker of a broker: it beats for all tasks, renews their credentials, and says farewell for those that were
-//! dropped. It has a thread and a runtime of its own, so that none of this waits for the program's work, nor dies with a
+//! The one worker of a broker: it beats for all tasks, renews their credentials, hands back those that were refused, and
+//! says farewell for tasks that were dropped. It has a thread and a runtime of its own, so that none of this waits for the program's work, nor dies with a
 //! runtime of the program.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ambient;
-use crate::api::Api;
+use crate::api::{Api, segment};
 use crate::cache::Slot;
 use crate::error::{Error, Problem};
 use crate::task::State;
@@ -28,15 +28,15 @@ use crate::wire::{self, Outcome};
 const MOST_AT_ONCE: usize = 32;
 /// How long the last owner of a broker waits for what is being ended.
 const LAST_WAIT: Duration = Duration::from_secs(1);
-/// How often the end of a task is told, each time with the usual retries.
-const MOST_FAREWELLS: u32 = 3;
+/// How often an end is told, each time with the usual retries.
+const MOST_TELLINGS: u32 = 3;
 /// The pause after a heartbeat that was not answered.
 const AFTER_SILENCE: Duration = Duration::from_secs(1);
 
 enum Order {
     Beat(Beat),
     Renew(Weak<State>, Arc<Slot>),
-    Farewell(String, Outcome, Pending),
+    Tell(String, Value, Pending),
     Drain(oneshot::Sender<()>),
 }
 
@@ -51,7 +51,7 @@ struct Beat {
 /// The owner's side.
 pub(crate) struct Worker {
     orders: Option<mpsc::UnboundedSender<Order>>,
-    /// How many farewells are not said yet.
+    /// How many ends are not told yet.
     pending: Arc<AtomicUsize>,
     thread: Option<ThreadId>,
     /// Hears of the end of the thread, when the other side is gone.
@@ -60,7 +60,7 @@ pub(crate) struct Worker {
     broken: Option<String>,
 }
 
-/// A farewell that is not said yet.
+/// An end that is not told yet.
 struct Pending(Arc<AtomicUsize>);
 
 impl Pending {
@@ -143,10 +143,20 @@ impl Worker {
 
     /// Tells the broker that a task is over.
     pub(crate) fn farewell(&self, path: String, outcome: Outcome) {
-        self.order(Order::Farewell(path, outcome, Pending::new(&self.pending)));
+        self.tell(format!("{path}/complete"), json!({ "outcome": outcome.as_str() }));
     }
 
-    /// Waits until every farewell that was ordered before is said, or could not be.
+    /// Tells the broker that nobody uses a credential any more.
+    pub(crate) fn hand_back(&self, lease: &str, reason: &str) {
+        let path = format!("/v1/leases/{}/revoke", segment(lease));
+        self.tell(path, json!({ "reason": reason }));
+    }
+
+    fn tell(&self, path: String, body: Value) {
+        self.order(Order::Tell(path, body, Pending::new(&self.pending)));
+    }
+
+    /// Waits until every end that was ordered before is told, or could not be.
     pub(crate) async fn drained(&self) {
         let (done, waiting) = oneshot::channel();
         self.order(Order::Drain(done));
@@ -198,11 +208,11 @@ async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &A
                         None
                     });
                 }
-                Some(Order::Farewell(path, outcome, pending)) => {
+                Some(Order::Tell(path, body, pending)) => {
                     let (api, places) = (api.clone(), places.clone());
                     jobs.spawn(async move {
                         let _place = places.acquire().await;
-                        farewell(&api, &path, outcome).await;
+                        tell(&api, &path, &body).await;
                         drop(pending);
                         None
                     });
@@ -265,13 +275,11 @@ async fn once(api: &Api, beat: &Beat) -> Option<Instant> {
     task.beats(beat.generation).then_some(began + next)
 }
 
-/// Says that a task is over, as long as the broker might not have heard it.
-async fn farewell(api: &Api, path: &str, outcome: Outcome) {
-    let path = format!("{path}/complete");
-    let body = json!({ "outcome": outcome.as_str() });
-    for round in 1..=MOST_FAREWELLS {
-        let said = api.request(Method::POST, &path).json(&body).send::<Value>().await;
-        if !said.is_err_and(|error| error.retryable()) || round == MOST_FAREWELLS {
+/// Says that something is over, as long as the broker might not have heard it.
+async fn tell(api: &Api, path: &str, body: &Value) {
+    for round in 1..=MOST_TELLINGS {
+        let said = api.request(Method::POST, path).json(body).send::<Value>().await;
+        if !said.is_err_and(|error| error.retryable()) || round == MOST_TELLINGS {
             return;
         }
         tokio::time::sleep(AFTER_SILENCE).await;

@@ -76,12 +76,46 @@ async fn a_refused_token_is_replaced_once() {
     assert_ne!(seen[0].header("authorization"), seen[1].header("authorization"));
     assert_eq!(seen[0].body, seen[1].body);
     assert_eq!(seen[1].body, r#"{"text":"hello"}"#);
+    broker.drain().await;
+    assert_eq!(
+        world.live_leases("support-bot").await,
+        1,
+        "what was refused was ended"
+    );
 
     tool.rule(Fate::Answered(401, "", String::new()));
     let answer = crm.post(&url).send().await.unwrap();
     assert_eq!(answer.status(), 401, "the second answer is the answer");
     assert_eq!(tool.seen("POST").len(), 4);
     tool.rule(Fate::Passed);
+    task.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replacement_does_not_go_where_the_tool_was_before() {
+    let world = World::start().await;
+    let before = Way::to(&world.tool).await;
+    world.place_crm(&[&before.address]).await;
+    let broker = world.agent("support-bot");
+    let task = broker.task("p", [READ]).open().await.unwrap();
+    let crm = task.http(READ).unwrap();
+    let url = format!("{}/customers/42", before.address);
+    assert_eq!(crm.get(&url).send().await.unwrap().status(), 200);
+    // It moves, and whoever is at its old place wants another token.
+    world.place_crm(&[&world.tool]).await;
+    before.rule(Fate::Answered(401, "", String::new()));
+    let refused = error(crm.get(&url).send().await);
+    assert!(matches!(refused, Error::OriginRefused { .. }), "{refused:?}");
+    let seen = before.seen("GET");
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].header("authorization"), seen[1].header("authorization"));
+    broker.drain().await;
+    assert_eq!(
+        world.live_leases("support-bot").await,
+        0,
+        "neither the refused one nor the one that was not sent"
+    );
+    assert_eq!(crm.get(world.customer(42)).send().await.unwrap().status(), 200);
     task.complete().await.unwrap();
 }
 
