@@ -19,7 +19,9 @@ from __future__ import annotations
 import importlib.metadata
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from ._transport import is_loopback
 from .resource import Claims, InvalidToken, MissingToken, Stale, Verifier
 
 if TYPE_CHECKING:
@@ -80,8 +82,11 @@ async def connect(
 
     bound = auth(task, tool, actions, resources, origins=origins)
     # As the transport's own client: an answer may be a stream that stays open.
+    patience = httpx2.Timeout(30, read=300)
+    # What this machine serves is reached without a proxy of the environment, which would see the tokens.
+    proxies = not is_loopback(urlsplit(url).hostname or "")
     async with (
-        httpx2.AsyncClient(auth=bound, timeout=httpx2.Timeout(30, read=300)) as client,
+        httpx2.AsyncClient(auth=bound, timeout=patience, trust_env=proxies) as client,
         streamable_http_client(url, http_client=client) as streams,
     ):
         yield streams

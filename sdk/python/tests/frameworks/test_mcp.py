@@ -79,6 +79,22 @@ async def test_each_request_of_a_client_bears_a_token_of_the_task(world: World, 
 
 
 @pytest.mark.anyio
+async def test_a_server_of_this_machine_is_reached_without_a_proxy(
+    world: World, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.origins(server)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with (
+        world.broker().task("look", READ) as task,
+        Client(connect(server + "/mcp", task, READ)) as client,
+    ):
+        assert text(await client.call_tool("show", {"customer": 42})) == "support-bot reads 42"
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("how", ["raises", "cancelled"])
 async def test_nothing_is_left_of_a_client_that_comes_to_grief(world: World, server: str, how: str) -> None:
     world.origins(server)
