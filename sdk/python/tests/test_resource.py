@@ -148,6 +148,40 @@ def test_who_has_not_heard_from_the_feed_refuses_everything(
     nobody.close()
 
 
+def test_a_source_of_evidence_that_raises_once_does_not_end_a_verifier(world: World) -> None:
+    good, asked = world.evidence("crm-server").read_text(), threading.Event()
+
+    def source() -> str:
+        if not asked.is_set():
+            asked.set()
+            raise RuntimeError("it is not there yet")
+        return good
+
+    verifier = Verifier(world.url, AUDIENCE, evidence=source)
+    assert verifier.ready(10)
+    with world.broker().task("look", READ) as task:
+        verifier.verify(task.credential(READ).token.reveal())
+    verifier.close()
+
+
+def test_what_no_answer_should_hold_does_not_end_a_verifier(world: World, gate: Gate) -> None:
+    body = '{"keys":[],"cutoffs":[{"selector":[],"up_to":1}],"cursor":"c","more":false}'
+    verifier = Verifier(world.url, AUDIENCE, broker=gate.url, evidence=world.evidence("crm-server"))
+    for each in (
+        body,
+        body.replace("[]", "{}", 1),
+        body.replace(
+            '{"selector":[],"up_to":1}', '{"selector":{"kind":"task","id":"x"},"up_to":1,"at":1,"cause":"x"}'
+        ),
+    ):
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(each)}\r\n\r\n"
+        gate.set("answer", answer=(head + each).encode(), times=2)
+        verifier.start()
+        assert gate.seen.wait(10)
+    assert verifier.ready(15)
+    verifier.close()
+
+
 def test_a_cursor_that_means_nothing_now_is_dropped(world: World, gate: Gate) -> None:
     verifier = Verifier(
         world.url, AUDIENCE, broker=gate.url, evidence=world.evidence("crm-server"), max_staleness=5

@@ -130,8 +130,8 @@ class Follower:
             if self.may_ask_for_keys():
                 try:
                     await self.read_keys()
-                except (DayflyError, ValueError, TypeError, KeyError) as error:
-                    log.warning("the broker's keys cannot be read: %s", error)
+                except Exception as error:  # noqa: BLE001 - whatever it is, nothing is accepted because of it
+                    log.warning("the broker's keys cannot be read: %s", _said(error))
 
     async def read_keys(self) -> None:
         """Read the keys."""
@@ -191,13 +191,18 @@ async def follow(weak: weakref.ref[Follower]) -> None:
             if await follower.read_feed():
                 pause = PAUSE
             failures = 0
-        except (DayflyError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - who stops here never hears of a revocation again
             most = min(0.25 * 2.0**failures, LONGEST_BACKOFF)
             pause = random.uniform(most / 2, most)  # noqa: S311 - spreads load, guards nothing
             failures = min(failures + 1, 16)
-            log.warning("the broker's keys and revocations cannot be read: %s", error)
+            log.warning("the broker's keys and revocations cannot be read: %s", _said(error))
         del follower
         await asyncio.sleep(pause)
+
+
+def _said(error: Exception) -> str:
+    """Say what went wrong, in our own words, or by its kind alone."""
+    return str(error) if isinstance(error, DayflyError | ValueError) else type(error).__name__
 
 
 def _millis(text: str) -> int:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ._errors import BrokerUnavailable, DayflyError, InvalidRequest, from_answer
+from ._errors import AttestationFailed, BrokerUnavailable, DayflyError, InvalidRequest, from_answer
 from ._worker import Worker, worker
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Transport:
         """Ask, and give the answer's JSON. Raises the error that the answer stands for."""
         began, tries, fresh = time.monotonic(), 0, False
         while True:
-            evidence = await self.evidence.get(fresh=fresh) if request.authenticated else None
+            evidence = await self._attest(fresh) if request.authenticated else None
             answer = await self._send(request, evidence)
             if isinstance(answer, _Answer) and 200 <= answer.status < 300:
                 return answer.body
@@ -136,6 +136,16 @@ class Transport:
             if pause is None:
                 raise error
             await asyncio.sleep(pause)
+
+    async def _attest(self, fresh: bool) -> Secret:
+        try:
+            return await self.evidence.get(fresh=fresh)
+        except DayflyError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - what it is becomes an error of ours
+            # Somebody else's: what it says or holds may be the evidence.
+            problem = type(failure).__name__
+        raise AttestationFailed(f"the source of evidence failed ({problem})")
 
     async def _send(self, request: Request, evidence: Secret | None) -> _Answer | DayflyError:
         # An exception of the HTTP client holds the request, and that the evidence: no such exception leaves here.
