@@ -138,6 +138,68 @@ def test_the_end_of_a_block_hides_nothing_and_reports_what_could_not_be_done(
     world.order(f"/v1/tasks/{task.id}/revoke", {"reason": "the test is over"})
 
 
+@pytest.mark.anyio
+async def test_a_task_without_heartbeats_that_could_not_be_completed_is_not_left_in_silence(
+    world: World, gate: Gate
+) -> None:
+    broker, tasks = world.broker(address=gate.url), []
+    with pytest.raises(BrokerUnavailable), broker.task("look", READ, heartbeat=None) as task:
+        tasks.append(task.id)
+        gate.set("refuse")
+    gate.set("pass")
+    with pytest.raises(BrokerUnavailable):
+        async with broker.task("look", READ, heartbeat=None) as other:
+            tasks.append(other.id)
+            gate.set("refuse")
+    gate.set("pass")
+    with pytest.raises(ZeroDivisionError), broker.task("look", READ, heartbeat=None) as task:
+        tasks.append(task.id)
+        gate.set("refuse")
+        _ = 1 / 0
+    gate.set("pass")
+    for each in tasks:
+        assert world.task(each)["state"] == "open"
+        world.order(f"/v1/tasks/{each}/revoke", {"reason": "the test is over"})
+
+
+@pytest.mark.parametrize("answer", ["text", "null", "list", "other"])
+def test_an_answer_that_is_no_completion_hides_nothing(world: World, gate: Gate, answer: str) -> None:
+    kind = "text/html" if answer == "text" else "application/json"
+    body = {"text": "<p>", "null": "null", "list": '{"task":[],"leases":[]}', "other": '{"leases":{"a":1}}'}[
+        answer
+    ]
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    with pytest.raises(ZeroDivisionError), world.broker(address=gate.url).task("look", READ):
+        gate.set("answer", answer=(head + body).encode())
+        _ = 1 / 0
+    with pytest.raises(BrokerUnavailable, match="no completion"):
+        gate.set("pass")
+        with world.broker(address=gate.url).task("look", READ) as task:
+            gate.set("answer", answer=(head + body).encode())
+            task.complete()
+
+
+def test_a_source_of_evidence_that_raises_hides_nothing_and_says_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = world.evidence().read_text()
+    broken = threading.Event()
+
+    def source() -> str:
+        if broken.is_set():
+            raise RuntimeError(f"no good: {good}")
+        return good
+
+    with pytest.raises(ZeroDivisionError), world.broker(evidence=source).task("look", READ):
+        broken.set()
+        _ = 1 / 0
+    with pytest.raises(AttestationFailed, match=r"failed \(RuntimeError\)") as failed:
+        world.broker(evidence=source).decide("look", READ)
+    assert failed.value.__cause__ is failed.value.__context__ is None
+    assert good not in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
 def test_an_interrupted_opening_leaves_no_task_behind(world: World, gate: Gate) -> None:
     before = {lease["task"] for lease in world.ask("/v1/leases", limit="500")["leases"]}
     context = world.broker(address=gate.url).task("interrupted", READ)

@@ -299,8 +299,11 @@ class Core:
         self.is_over(self.completion.outcome)
         return self.completion
 
-    async def leave(self, outcome: Outcome) -> None:
-        """End it at the end of its block. What goes wrong is logged: the broker ends it when heartbeats stop."""
+    async def leave(self, outcome: Outcome, *, hides: bool = True) -> None:
+        """End it at the end of its block. What goes wrong is logged: the broker ends it when heartbeats stop.
+
+        A task without heartbeats stays open to its deadline: that is raised, unless it `hides` something else.
+        """
         if self.state != "open":
             return
         self.state = "leaving"
@@ -308,9 +311,13 @@ class Core:
             await self.complete(outcome)
         except (TaskEnded, TaskSuspended, NotFound):
             self.is_over(self.outcome)
-        except DayflyError as error:
-            log.warning("the task %s could not be completed, and ends by itself: %s", self.id, error)
+        except Exception as error:
             self.is_over(None)
+            if self.heartbeat is None and not hides:
+                raise
+            by = "when its heartbeats stop" if self.heartbeat is not None else f"at {self.deadline}"
+            said = error if isinstance(error, DayflyError) else type(error).__name__
+            log.warning("the task %s could not be completed, and ends by itself %s: %s", self.id, by, said)
 
     async def delegate(
         self,
@@ -354,11 +361,15 @@ def checked(answer: Any) -> dict[str, Any]:
 
 
 def _completion(answer: Any) -> Completion:
-    leases = tuple(
-        EndedLease(each["id"], each["tool"], each["state"], each.get("proof"), each.get("receipt"))
-        for each in answer["leases"]
-    )
-    return Completion(answer["task"].get("outcome", "completed"), leases, bool(answer["settled"]))
+    try:
+        leases = tuple(
+            EndedLease(each["id"], each["tool"], each["state"], each.get("proof"), each.get("receipt"))
+            for each in answer["leases"]
+        )
+        return Completion(answer["task"].get("outcome", "completed"), leases, bool(answer["settled"]))
+    except (AttributeError, LookupError, TypeError):
+        problem = "the broker's answer is no completion of a task: compare the versions"
+    raise BrokerUnavailable(problem, retryable=False)
 
 
 def _part() -> float:

@@ -336,8 +336,9 @@ class TaskContext:
     """A task that is opened by ``with`` or ``async with``, and ends with the block.
 
     It ends as ``completed``; with an exception as ``failed``; when it is cancelled or interrupted as ``cancelled``.
-    The end waits up to 5 seconds for the proofs, and never hides the exception of the block. A task that was
-    suspended in the block stays so.
+    The end waits up to 5 seconds for the proofs, and never hides the exception of the block. Where the broker cannot
+    be told, a task without heartbeats would stay open to its deadline: that is raised where the block raised nothing.
+    A task that was suspended in the block stays so.
     """
 
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, Core]]) -> None:
@@ -388,7 +389,7 @@ class TaskContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         core, outcome = self._exit(error)
-        wait(worker().submit(core.leave(outcome), last=True))
+        wait(worker().submit(core.leave(outcome, hides=error is not None), last=True))
 
     async def __aenter__(self) -> AsyncTask:
         task = await self.aopen()
@@ -399,7 +400,7 @@ class TaskContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         core, outcome = self._exit(error)
-        future = worker().submit(core.leave(outcome), last=True)
+        future = worker().submit(core.leave(outcome, hides=error is not None), last=True)
         # A scope of anyio or trio that was cancelled would not let anything here be awaited.
         with anyio.CancelScope(shield=True):
             await wait_async(future)

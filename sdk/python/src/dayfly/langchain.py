@@ -184,12 +184,12 @@ class DayflyMiddleware(AgentMiddleware[DayflyState, Any, Any]):
 
     def after_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Complete the task."""
-        _leave(self._core(state), "completed")
+        _leave(self._core(state), "completed", hides=False)
         return {"dayfly_task": None, "dayfly_handle": ""}
 
     async def aafter_agent(self, state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
         """Complete the task."""
-        await _aleave(await self._acore(state), "completed")
+        await _aleave(await self._acore(state), "completed", hides=False)
         return {"dayfly_task": None, "dayfly_handle": ""}
 
     def wrap_model_call(
@@ -403,11 +403,11 @@ async def _suspend(core: Core) -> None:
             await core.suspend()
 
 
-def _leave(core: Core, outcome: Outcome) -> None:
-    wait(worker().submit(core.leave(outcome), last=True))
+def _leave(core: Core, outcome: Outcome, *, hides: bool = True) -> None:
+    wait(worker().submit(core.leave(outcome, hides=hides), last=True))
 
 
-async def _aleave(core: Core, outcome: Outcome) -> None:
-    future = worker().submit(core.leave(outcome), last=True)
+async def _aleave(core: Core, outcome: Outcome, *, hides: bool = True) -> None:
+    future = worker().submit(core.leave(outcome, hides=hides), last=True)
     with anyio.CancelScope(shield=True):
         await wait_async(future)
