@@ -46,11 +46,14 @@ export class CredentialCache {
 
   /** A new one in place of `credential`, which the tool refused; the one that another caller got in its place already. */
   async replace(key: string, credential: Credential, minting: Minting): Promise<Credential> {
-    const entry = this.#entries.get(key);
-    if (entry?.credential === credential) {
-      delete entry.credential;
-    }
+    this.drop(key, credential);
     return await this.get(key, minting);
+  }
+
+  /** Gives this one out no more. */
+  drop(key: string, credential: Credential): void {
+    const entry = this.#entries.get(key);
+    if (entry?.credential === credential) delete entry.credential;
   }
 
   /** Forgets all; what is under way is not kept when it comes. */

@@ -157,7 +157,7 @@ export class OriginRefused extends DayflyError {
   constructor(origin: string, allowed: readonly string[]) {
     super(
       allowed.length === 0
-        ? `the credential is not sent to ${origin}: the broker names no origin of the tool, so name it: { origins: ["${origin}"] }`
+        ? `the credential is not sent to ${origin}: there is no origin that it is for. Name it in the catalogue, or as { origins: ["${origin}"] }`
         : `the credential is not sent to ${origin}: it is for ${allowed.join(", ")}`,
     );
     this.origin = origin;

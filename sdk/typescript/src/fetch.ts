@@ -15,8 +15,10 @@ export interface Binding {
   credential(signal: AbortSignal | undefined): Promise<Credential>;
   /** Another one, because the tool refused this. */
   replaced(refused: Credential, signal: AbortSignal | undefined): Promise<Credential>;
-  /** The origins that the caller names. */
-  readonly origins: readonly string[];
+  /** Ends one that came in place of another and may not be sent. */
+  discard(credential: Credential): void;
+  /** The origins that the caller names; none at all where that list is empty. */
+  readonly origins: readonly string[] | undefined;
   /** What sends. */
   readonly fetch: FetchLike;
 }
@@ -29,14 +31,17 @@ const PRIVATE = ["authorization", "proxy-authorization", "cookie"];
 
 /** The fetch function of a binding. */
 export function authorisedFetch(binding: Binding): FetchLike {
-  const named = binding.origins.map(originOf);
+  const named = binding.origins?.map(originOf);
   return async (input, init = {}) => {
     const request = input instanceof Request ? input : undefined;
     const signal = init.signal ?? request?.signal ?? undefined;
+    const address = input instanceof Request ? input.url : input instanceof URL ? input.href : input;
+    // Nothing is minted for where the caller says no.
+    if (named !== undefined && URL.canParse(address)) demandOrigin(new URL(address), named);
     let credential = await binding.credential(signal);
-    const allowed = originsFor(credential, named);
-    let url = target(input instanceof Request ? input.url : input instanceof URL ? input.href : input, allowed);
-    if (!allowed.includes(url.origin)) throw new OriginRefused(url.origin, allowed);
+    let allowed = originsFor(credential, named);
+    let url = target(address, allowed);
+    demandOrigin(url, allowed);
 
     const follow = init.redirect ?? request?.redirect ?? "follow";
     const headers = new Headers(init.headers ?? request?.headers);
@@ -56,6 +61,10 @@ export function authorisedFetch(binding: Binding): FetchLike {
       if (response.status === 401 && trusted && redirects === 0 && isRepeatable(body)) {
         await response.body?.cancel();
         credential = await binding.replaced(credential, signal);
+        // The tool may have moved since the first was issued, and somebody else be where it was.
+        allowed = originsFor(credential, named);
+        if (!allowed.includes(url.origin)) binding.discard(credential);
+        demandOrigin(url, allowed);
         response = await send(credential);
       }
       const location = response.headers.get("location");
@@ -86,10 +95,14 @@ export function authorisedFetch(binding: Binding): FetchLike {
 }
 
 /** The broker's origins, which the caller may only narrow; the caller's, where the broker names none. */
-function originsFor(credential: Credential, named: readonly string[]): readonly string[] {
+function originsFor(credential: Credential, named: readonly string[] | undefined): readonly string[] {
   const given = credential.origins.map(originOf);
-  if (given.length === 0) return named;
-  return named.length === 0 ? given : given.filter((origin) => named.includes(origin));
+  if (given.length === 0) return named ?? [];
+  return named === undefined ? given : given.filter((origin) => named.includes(origin));
+}
+
+function demandOrigin(url: URL, allowed: readonly string[]): void {
+  if (!allowed.includes(url.origin)) throw new OriginRefused(url.origin, allowed);
 }
 
 function originOf(text: string): string {

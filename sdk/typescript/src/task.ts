@@ -55,7 +55,7 @@ export interface CredentialOptions {
 
 /** How a tool is called. */
 export interface FetchOptions {
-  /** Where the credential may be sent, such as `https://crm.example.org`; narrows what the broker names. */
+  /** Where the credential may be sent, such as `https://crm.example.org`; narrows what the broker names. An empty list: nowhere. */
   readonly origins?: readonly string[] | undefined;
   /** What sends; the global `fetch` if absent. */
   readonly fetch?: FetchLike | undefined;
@@ -242,7 +242,7 @@ export class Task {
     demandWithin(this.scope, parsed);
     const { ttl } = options;
     return authorisedFetch({
-      origins: options.origins ?? [],
+      origins: options.origins,
       fetch: options.fetch ?? ((input, init) => globalThis.fetch(input, init)),
       credential: (signal) => this.#credential(parsed, { ttl, signal }),
       replaced: async (refused, signal) => {
@@ -250,8 +250,12 @@ export class Task {
         const another = this.#cache.replace(keyOf(parsed), refused, this.#minting(parsed, ttl));
         const credential = await orAborted(another, signal);
         // What the tool refuses is of no use, and would count as live until it expires.
-        if (credential.leaseId !== refused.leaseId) void this.#giveBack(refused);
+        if (credential.leaseId !== refused.leaseId) void this.#giveBack(refused, "the tool refused it");
         return credential;
+      },
+      discard: (credential) => {
+        this.#cache.drop(keyOf(parsed), credential);
+        void this.#giveBack(credential, "the tool is not where it was");
       },
     });
   }
@@ -374,9 +378,9 @@ export class Task {
     return credential;
   }
 
-  async #giveBack(credential: Credential): Promise<void> {
+  async #giveBack(credential: Credential, reason: string): Promise<void> {
     const path = `/v1/leases/${encodeURIComponent(credential.leaseId)}/revoke`;
-    const json = { reason: "the tool refused it" };
+    const json = { reason };
     // It ends with the task in any case.
     await this.#surroundings.transport.call({ method: "POST", path, json, retry: false }).catch(() => undefined);
   }

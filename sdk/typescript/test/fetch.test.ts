@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage, type RequestListener, type Server }
 import type { AddressInfo } from "node:net";
 import { after, before, beforeEach, describe, it } from "node:test";
 import { InvalidRequest, OriginRefused, type Broker, type Task } from "@dayfly/client";
-import { World } from "./world.js";
+import { until, World } from "./world.js";
 
 const ACCESS = "crm:read,comment@customers/42";
 
@@ -145,7 +145,6 @@ describe("an authorised fetch", () => {
     assert.deepEqual([first?.body, second?.body], ["again", "again"]);
     assert.equal((await call("/")).status, 200);
     assert.equal(tool.seen[2]?.authorization, second?.authorization, "the new one is kept");
-    const { until } = await import("./world.js");
     await until(async () => (await world.live(task.id)).length === 1);
   });
 
@@ -192,6 +191,31 @@ describe("an authorised fetch", () => {
     await assert.rejects(call(stranger.origin), OriginRefused);
     await assert.rejects(call("/customers/42"), TypeError, "there are two places that this could be at");
     await assert.rejects(task.fetch(ACCESS, { origins: [stranger.origin] })(stranger.origin), OriginRefused);
+  });
+
+  it("sends no new token to where the tool no longer is", async () => {
+    const credential = await task.credential(ACCESS);
+    tool.answer = (_, response) => {
+      // The tool moves while its old place refuses.
+      void world.origins("crm", world.crm).then(() => response.writeHead(401).end());
+    };
+    try {
+      await assert.rejects(task.fetch(ACCESS)(tool.origin), (error) => error instanceof OriginRefused && error.origin === tool.origin);
+      assert.deepEqual(tool.seen.map(({ authorization }) => authorization), [`Bearer ${credential.token.reveal()}`]);
+      await until(async () => (await world.live(task.id)).length === 0);
+      assert.equal((await task.fetch(ACCESS)("/customers/42")).status, 200, "what was ended is given to nobody");
+    } finally {
+      await world.origins("crm", world.crm, tool.origin);
+    }
+  });
+
+  it("goes nowhere where the caller names an empty list", async () => {
+    for (const access of [ACCESS, "payments:read"]) {
+      const call = task.fetch(access, { origins: [] });
+      await assert.rejects(call(tool.origin), OriginRefused);
+      await assert.rejects(call("/customers/42"), TypeError);
+    }
+    assert.equal(tool.seen.length, 0);
   });
 
   it("goes where the caller says, where the broker names no place, and nowhere else", async () => {
