@@ -142,6 +142,8 @@ export class Task {
   #state: "open" | "ending" | "suspended" | "ended" = "open";
   #outcome: Outcome | undefined;
   #finishing: Promise<EndedTask> | undefined;
+  /** How it is to end, once somebody said so. */
+  #leaving: "completed" | "failed" | "cancelled" | undefined;
 
   /** Its id. No secret, and no right: evidence decides. */
   readonly id: string;
@@ -187,8 +189,11 @@ export class Task {
     this.#watchDeadline();
     this.#when(above, () => { this.#end("parent_ended"); });
     this.#when(cancel, () => {
-      // Whoever runs the task waits for this at its exit, and hears there what goes wrong.
-      this.complete("cancelled").catch(() => undefined);
+      // Whoever runs the task waits for this at its exit, repeats it there, and hears what goes wrong.
+      this.complete("cancelled").catch(() => {
+        // It gives nothing more, so nobody is left waiting for its end.
+        this.#controller.abort(new TaskEnded(this.#outcome));
+      });
     });
   }
 
@@ -283,8 +288,9 @@ export class Task {
    */
   async complete(outcome: "completed" | "failed" | "cancelled" = "completed"): Promise<EndedTask> {
     if (this.#finishing === undefined) {
-      this.#demandOpen(true);
+      if (this.#state !== "ending") this.#demandOpen(true);
       this.#rest("ending");
+      this.#leaving = outcome;
       this.#finishing = this.#finish(outcome).catch((error: unknown) => {
         this.#finishing = undefined;
         throw error;
@@ -479,9 +485,10 @@ export class Task {
 
   /** The end of a block. */
   async #leave(outcome: "completed" | "failed" | "cancelled"): Promise<void> {
-    if (this.#finishing === undefined && this.#state !== "open") return;
+    if (this.#finishing === undefined && this.#state !== "open" && this.#state !== "ending") return;
     try {
-      await this.complete(outcome);
+      // An end that was not heard of is reported again as what it was.
+      await this.complete(this.#leaving ?? outcome);
     } catch (error) {
       if (error instanceof TaskEnded) return;
       // Its heartbeats have stopped, so the broker ends it soon by itself: no reason to lose what the body made.

@@ -1,7 +1,7 @@
 /** A broker that is down, slow, busy or restarting. */
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, it } from "node:test";
-import { Broker, BrokerUnavailable, DayflyError, InvalidRequest, NotFound } from "@dayfly/client";
+import { Broker, BrokerUnavailable, DayflyError, InvalidRequest, NotFound, type Task } from "@dayfly/client";
 import { Gate, World } from "./world.js";
 
 const TASK = { purpose: "get through", scope: "crm:read@customers/42" } as const;
@@ -153,6 +153,54 @@ describe("a broker", () => {
       throw thrown;
     });
     await assert.rejects(running, (error) => error === thrown);
+  });
+
+  it("that did not hear of the end is told again by whoever ends it again", async () => {
+    const task = await broker.openTask({ ...TASK, heartbeat: null });
+    await task.credential(ACCESS);
+    gate.always = "cut";
+    await assert.rejects(task.complete("failed"), BrokerUnavailable);
+    assert.equal(task.state, "ended");
+    await assert.rejects(task.credential(ACCESS), { name: "TaskEnded" });
+    gate.always = "pass";
+    assert.equal((await task.complete("failed")).outcome, "failed");
+    assert.equal((await world.task(task.id)).outcome, "failed");
+    assert.deepEqual(await world.live(task.id), []);
+  });
+
+  it("that did not hear of the end is told again at the end of the block", async () => {
+    let open: Task;
+    {
+      await using task = await broker.openTask({ ...TASK, heartbeat: null });
+      open = task;
+      gate.always = "cut";
+      await assert.rejects(task.complete("failed"), BrokerUnavailable);
+      gate.always = "pass";
+    }
+    assert.equal((await world.task(open.id)).outcome, "failed", "as what it was meant to be");
+  });
+
+  it("that is away while a signal aborts is told at the end of the block that it was cancelled", async () => {
+    const controller = new AbortController();
+    const id = await broker.withTask({ ...TASK, heartbeat: null, signal: controller.signal }, async (task) => {
+      gate.always = "cut";
+      controller.abort();
+      assert.equal((await task.ended).outcome, undefined, "nobody could say");
+      assert.equal(task.signal.aborted, true);
+      gate.always = "pass";
+      return task.id;
+    });
+    assert.equal((await world.task(id)).outcome, "cancelled");
+  });
+
+  it("that stays away after a signal aborted is an error, where nothing else ends the task soon", async () => {
+    const controller = new AbortController();
+    const running = broker.withTask({ ...TASK, heartbeat: null, ttl: 20, signal: controller.signal }, async (task) => {
+      gate.always = "cut";
+      controller.abort();
+      await task.ended;
+    });
+    await assert.rejects(running, BrokerUnavailable);
   });
 
   it("that restarts is found again, and the task goes on", async () => {
