@@ -18,7 +18,7 @@ use crate::opening::NewTask;
 use crate::secret::Secret;
 use crate::task::{OpenTask, Task, TaskHandle};
 use crate::time::seconds;
-use crate::transport;
+use crate::transport::{self, Tools};
 use crate::wire::{self, Verdict};
 use crate::worker::Worker;
 
@@ -46,8 +46,8 @@ pub struct Broker(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) api: Api,
     worker: OnceLock<Worker>,
-    /// The client for tools, made when the first is called.
-    tools: OnceLock<reqwest::Client>,
+    /// The clients for tools, made when the first is called.
+    tools: OnceLock<Tools>,
 }
 
 /// Makes a [`Broker`].
@@ -248,13 +248,13 @@ impl Inner {
         self.worker.get_or_init(|| Worker::start(&self.api))
     }
 
-    /// The client that tools are called with.
-    pub(crate) fn tools(&self) -> Result<reqwest::Client, Error> {
-        if let Some(client) = self.tools.get() {
-            return Ok(client.clone());
+    /// The clients that tools are called with.
+    pub(crate) fn tools(&self) -> Result<Tools, Error> {
+        if let Some(clients) = self.tools.get() {
+            return Ok(clients.clone());
         }
-        let client = transport::for_tools()?;
-        Ok(self.tools.get_or_init(|| client).clone())
+        let clients = Tools::new()?;
+        Ok(self.tools.get_or_init(|| clients).clone())
     }
 }
 

@@ -11,6 +11,7 @@ use crate::api::bearer;
 use crate::credential::Credential;
 use crate::error::{Error, Problem};
 use crate::task::Task;
+use crate::transport::Tools;
 
 /// An HTTP client for one access of a task, to a tool that takes bearer tokens. A clone is the same one.
 ///
@@ -23,11 +24,11 @@ pub struct ToolClient {
     access: Access,
     /// Those that the caller named.
     origins: Option<Vec<String>>,
-    http: reqwest::Client,
+    http: Tools,
 }
 
 impl ToolClient {
-    pub(crate) fn new(task: Task, access: Access, http: reqwest::Client) -> Result<Self, Error> {
+    pub(crate) fn new(task: Task, access: Access, http: Tools) -> Result<Self, Error> {
         Ok(Self {
             task,
             access,
@@ -50,10 +51,11 @@ impl ToolClient {
         Ok(self)
     }
 
-    /// Sends with this client: for time-outs, proxies and certificates of one's own.
+    /// Sends with this client: for time-outs, proxies and certificates of one's own. The one of before takes the proxies
+    /// of the environment, but for tools on this machine.
     #[must_use]
     pub fn client(mut self, client: reqwest::Client) -> Self {
-        self.http = client;
+        self.http = Tools::only(client);
         self
     }
 
@@ -85,7 +87,7 @@ impl ToolClient {
     /// A request of any method.
     pub fn request(&self, method: Method, url: impl AsRef<str>) -> ToolRequest {
         ToolRequest {
-            builder: self.http.request(method, url.as_ref()),
+            builder: self.http.any().request(method, url.as_ref()),
             tool: self.clone(),
         }
     }
@@ -99,7 +101,8 @@ impl ToolClient {
         let credential = self.credential(&origin).await?;
         let again = request.try_clone();
         authorise(request.headers_mut(), &credential)?;
-        let response = self.http.execute(request).await?;
+        let http = self.http.at(request.url()).clone();
+        let response = http.execute(request).await?;
         // An answer of somebody else, to whom a redirect led, says nothing about the token.
         let refused = response.status() == StatusCode::UNAUTHORIZED && self::origin(response.url()) == origin;
         let Some(mut again) = again.filter(|_| refused) else {
@@ -112,7 +115,7 @@ impl ToolClient {
             return Err(elsewhere);
         }
         authorise(again.headers_mut(), &credential)?;
-        Ok(self.http.execute(again).await?)
+        Ok(http.execute(again).await?)
     }
 
     /// The credential of now, if it may go there.

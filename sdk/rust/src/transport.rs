@@ -63,10 +63,44 @@ pub(crate) fn for_broker(url: &Url, timeout: Duration, proxies: bool) -> Result<
     build(builder, tls(url.scheme() == "https"))
 }
 
-/// A client for tools. Where it follows a redirect to another origin it takes no credential along.
-pub(crate) fn for_tools() -> Result<reqwest::Client, Error> {
-    let verified = tls(true).or_else(|_| tls(false));
-    build(ClientBuilder::new(), verified)
+/// Clients for tools. Where one follows a redirect to another origin it takes no credential along.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    /// By the proxies of the environment.
+    far: reqwest::Client,
+    /// No proxy comes between this machine and itself.
+    near: reqwest::Client,
+}
+
+impl Tools {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let tls = || tls(true).or_else(|_| tls(false));
+        Ok(Self {
+            far: build(ClientBuilder::new(), tls())?,
+            near: build(ClientBuilder::new().no_proxy(), tls())?,
+        })
+    }
+
+    /// This client, wherever it goes.
+    pub(crate) fn only(client: reqwest::Client) -> Self {
+        Self {
+            far: client.clone(),
+            near: client,
+        }
+    }
+
+    /// For the tool at this URL.
+    pub(crate) fn at(&self, url: &Url) -> &reqwest::Client {
+        match is_loopback(url) {
+            true => &self.near,
+            false => &self.far,
+        }
+    }
+
+    /// To make requests with, which another may send.
+    pub(crate) fn any(&self) -> &reqwest::Client {
+        &self.far
+    }
 }
 
 /// What went wrong on the way, without the address, which others may read.
@@ -107,7 +141,7 @@ mod tests {
     fn clients_are_made_without_a_provider_for_the_process() {
         assert!(CryptoProvider::get_default().is_none());
         let url = "https://dayfly.example.org".parse().unwrap();
-        assert!(for_tools().is_ok());
+        assert!(Tools::new().is_ok());
         // Without certificates on this machine an `https` broker cannot be verified, and nothing panics.
         let _either = for_broker(&url, CONNECT_TIMEOUT, true);
         assert!(CryptoProvider::get_default().is_none(), "and none is installed");

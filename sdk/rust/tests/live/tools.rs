@@ -1,6 +1,6 @@
 //! Calling tools: the token of now, for the tool alone.
 
-use dayfly_client::Error;
+use dayfly_client::{Broker, Error};
 
 use crate::way::{Fate, Way};
 use crate::world::{READ, World, error};
@@ -117,6 +117,50 @@ async fn a_replacement_does_not_go_where_the_tool_was_before() {
     );
     assert_eq!(crm.get(world.customer(42)).send().await.unwrap().status(), 200);
     task.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_proxy_of_the_environment_sees_what_is_for_this_machine() {
+    const TOOLS: &str = "DAYFLY_TEST_TOOLS";
+    let name = "tools::no_proxy_of_the_environment_sees_what_is_for_this_machine";
+    if let Some(tools) = std::env::var_os(TOOLS) {
+        // With the environment that is prepared below.
+        let task = Broker::from_env()
+            .unwrap()
+            .task("p", [READ])
+            .open()
+            .await
+            .unwrap();
+        let crm = task.http(READ).unwrap();
+        let mut said = Vec::new();
+        for tool in tools.to_str().unwrap().split(' ') {
+            let answer = crm.get(format!("{tool}/customers/42")).send().await;
+            said.push(answer.unwrap().status().as_u16());
+        }
+        assert_eq!(said, [200, 200, 418], "other machines are behind the proxy");
+        task.complete().await.unwrap();
+        return;
+    }
+    let world = World::start().await;
+    let (proxy, other) = (Way::to(&world.tool).await, Way::to(&world.tool).await);
+    let tools = [&world.tool, &other.address, "http://crm.example.org"];
+    world.place_crm(&tools).await;
+    proxy.rule(Fate::Answered(418, "", String::new()));
+    // The second try goes as the first one.
+    other.next("GET", Fate::Answered(401, "", String::new()));
+    let ran = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(TOOLS, tools.join(" "))
+        .env("DAYFLY_BROKER", &world.broker)
+        .env("DAYFLY_EVIDENCE_FILE", world.evidence_file("support-bot"))
+        .envs(["http_proxy", "HTTP_PROXY"].map(|variable| (variable, &proxy.address)))
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .output()
+        .await
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(proxy.seen("").len(), 1);
 }
 
 #[tokio::test]
