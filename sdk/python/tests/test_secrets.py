@@ -9,8 +9,10 @@ import json
 import logging
 import pickle
 import pprint
+import threading
 import traceback
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -30,6 +32,8 @@ from dayfly import (
 from dayfly.evidence import Environment, GitHubActions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import World
     from gate import Gate
 
@@ -239,6 +243,65 @@ def test_the_sources_of_evidence_do_not_print_it(monkeypatch: pytest.MonkeyPatch
     broker = world.broker(evidence=Environment())
     github = GitHubActions("https://ids.example.org/?a=b", TOLD, "dayfly")
     assert TOLD not in told_of(broker) + told_of(github)
+
+
+@pytest.mark.parametrize("text", [f"{TOLD} {TOLD}", TOLD * 400], ids=["words", "long"])
+def test_evidence_that_is_refused_shows_in_no_frame(
+    text: str, monkeypatch: pytest.MonkeyPatch, world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "evidence"
+    file.write_text(text)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"value": text}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    async def later() -> str:
+        return text
+
+    def raises() -> str:
+        mine = text
+        raise RuntimeError(mine)
+
+    def variable(name: str) -> Any:
+        def make() -> Any:
+            for each, value in {
+                "DAYFLY_EVIDENCE": text,
+                "ACTIONS_ID_TOKEN_REQUEST_URL": "https://ids.example.org/",
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN": text,
+            }.items():
+                monkeypatch.delenv(each, raising=False)
+                if each.startswith(name):
+                    monkeypatch.setenv(each, value)
+
+        return make
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        sources: list[Any] = [file, lambda: text, lambda: Secret(text), later, raises]
+        sources += [GitHubActions(url, "job", "dayfly"), variable("DAYFLY_EVIDENCE"), variable("ACTIONS")]
+        for source in sources:
+            prepare = getattr(source, "__name__", "") == "make"
+            if prepare:
+                source()
+            with pytest.raises(AttestationFailed) as refused:
+                world.broker(evidence=None if prepare else source).decide("look", READ)
+            assert TOLD not in shown_but_here(refused.value), source
+        server.shutdown()
+    with pytest.raises(AttestationFailed) as refused:
+        GitHubActions("https://ids.example.org/", text, "dayfly")
+    assert TOLD not in shown_but_here(refused.value)
+    with pytest.raises(ValueError, match="plain HTTP") as plain:
+        GitHubActions("http://ids.example.org/", TOLD, "dayfly")
+    assert TOLD not in shown_but_here(plain.value)
 
 
 def told_of(value: object) -> str:

@@ -155,10 +155,10 @@ class Transport:
             problem = "it did not answer in time"
         except httpx.ConnectError:
             problem = "nobody listens there, or the way there is closed"
-        except httpx.HTTPError as failure:
-            problem = f"the connection failed ({type(failure).__name__})"
         except ValueError:
             problem = "its answer cannot be read"
+        except Exception as failure:  # noqa: BLE001 - whatever it is, its frames hold the evidence
+            problem = f"the connection failed ({type(failure).__name__})"
         return BrokerUnavailable(f"the broker at {self.address} cannot be reached: {problem}")
 
     async def _exchange(self, request: Request, evidence: Secret | None) -> _Answer:

@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import urlsplit
@@ -69,13 +70,16 @@ class File:
 
     async def get(self, *, fresh: bool = False) -> Secret:
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(_LONGEST + 1)
+            token = self._read()
         except OSError as error:
             reason = error.strerror
         else:
-            return _checked(raw.decode("ascii", "replace"), f"the file {self.path}")
+            return _found(token, f"the file {self.path}")
         raise AttestationFailed(f"the evidence in {self.path} cannot be read: {reason}")
+
+    def _read(self) -> Secret | None:
+        with self.path.open("rb") as file:
+            return _token(file.read(_LONGEST + 1).decode("ascii", "replace"))
 
     def __repr__(self) -> str:
         return f"File({str(self.path)!r})"
@@ -86,7 +90,7 @@ class Environment:
 
     def __init__(self, name: str = "DAYFLY_EVIDENCE") -> None:
         self.name = name
-        self._token = _checked(os.environ.get(name, ""), f"the variable {name}")
+        self._token = _found(_token(os.environ.get(name)), f"the variable {name}")
 
     async def get(self, *, fresh: bool = False) -> Secret:
         return self._token
@@ -102,13 +106,16 @@ class Callback:
         self._function = function
 
     async def get(self, *, fresh: bool = False) -> Secret:
+        return _found(await self._ask(), "the function for evidence")
+
+    async def _ask(self) -> Secret | None:
         if inspect.iscoroutinefunction(self._function):
             given = await self._function()
         else:
             given = await asyncio.to_thread(self._function)
             if inspect.isawaitable(given):
                 given = await given
-        return _checked(given.reveal() if isinstance(given, Secret) else given, "the function for evidence")
+        return _token(given)
 
     def __repr__(self) -> str:
         return "Callback(…)"
@@ -163,23 +170,24 @@ class Spiffe(_Cached):
             raise AttestationFailed(
                 "the SPIFFE Workload API takes a package more: pip install 'dayfly[spiffe]'"
             ) from None
+        token, problem = None, "it gave no token"
+        try:
+            token = await self._ask(grpc)
+        except grpc.RpcError as error:
+            problem = f"it answered {error.code().name}"
+        except ValueError:
+            pass
+        if token is None:
+            raise AttestationFailed(f"the SPIFFE Workload API at {self.socket} cannot help: {problem}")
+        return token
+
+    async def _ask(self, grpc: Any) -> Secret | None:
         target = self.socket.removeprefix("tcp://")
         question = b"\x0a" + _varint(len(self.audience.encode())) + self.audience.encode()
         metadata = (("workload.spiffe.io", "true"),)
-        problem = "it gave no token"
-        try:
-            async with grpc.aio.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
-                ask = channel.unary_unary("/SpiffeWorkloadAPI/FetchJWTSVID")
-                answer = await ask(question, metadata=metadata, timeout=10)
-            token = _first_svid(answer)
-        except grpc.RpcError as error:
-            token = None
-            problem = f"it answered {error.code().name}"
-        except ValueError:
-            token = None
-        if token is None:
-            raise AttestationFailed(f"the SPIFFE Workload API at {self.socket} cannot help: {problem}")
-        return _checked(token, "the SPIFFE Workload API")
+        async with grpc.aio.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
+            ask = channel.unary_unary("/SpiffeWorkloadAPI/FetchJWTSVID")
+            return _token(_first_svid(await ask(question, metadata=metadata, timeout=10)))
 
     def _until(self, times: tuple[float, float]) -> float:
         issued, expires = times
@@ -198,28 +206,31 @@ class GitHubActions(_Cached):
     def __init__(self, url: str, request_token: str | Secret, audience: str) -> None:
         super().__init__()
         self._url = url
-        self._request_token = (
-            request_token if isinstance(request_token, Secret) else _checked(request_token, "the job")
-        )
         self.audience = audience
+        held, request_token = _token(request_token), ""  # no frame that raises holds its text
+        self._request_token = _found(held, "the job")
         check_url(url.partition("?")[0], "the address for ID tokens", plain_http=False)
 
     async def _fetch(self) -> Secret:
+        status, token = await self._ask()
+        if token is None:
+            raise AttestationFailed(
+                f"GitHub gave no ID token (status {status}): give the job `permissions: id-token: write`"
+            )
+        return token
+
+    async def _ask(self) -> tuple[int, Secret | None]:
         status, token = 0, None
         loopback = is_loopback(urlsplit(self._url).hostname or "")
         # Nothing of the exchange may be left in an exception: it would hold the token of the job.
-        with contextlib.suppress(httpx.HTTPError, ValueError):
+        with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError):
             async with httpx.AsyncClient(timeout=10, trust_env=not loopback) as client:
                 asked = httpx.URL(self._url).copy_merge_params({"audience": self.audience})
                 headers = {"authorization": f"Bearer {self._request_token.reveal()}"}
                 answer = await client.get(asked, headers=headers)
             status = answer.status_code
-            token = answer.json().get("value") if status == 200 else None
-        if not isinstance(token, str):
-            raise AttestationFailed(
-                f"GitHub gave no ID token (status {status}): give the job `permissions: id-token: write`"
-            )
-        return _checked(token, "GitHub")
+            token = _token(answer.json().get("value")) if status == 200 else None
+        return status, token
 
     def _until(self, times: tuple[float, float]) -> float:
         return times[1] - 60
@@ -257,23 +268,10 @@ def find(broker: str, environ: Mapping[str, str] | None = None) -> Evidence:
     3 and 5 ask for the audience ``DAYFLY_AUDIENCE``, or the broker's address. Raises
     :class:`~dayfly.AttestationFailed`, which lists all of them, where there is none.
     """
-    env = os.environ if environ is None else environ
-    audience = env.get("DAYFLY_AUDIENCE") or broker
-    if path := env.get("DAYFLY_EVIDENCE_FILE"):
-        return File(path)
-    if env.get("DAYFLY_EVIDENCE"):
-        return Environment()
-    if socket := env.get("SPIFFE_ENDPOINT_SOCKET"):
-        return Spiffe(socket, audience)
-    if Path(_KUBERNETES).exists():
-        return File(_KUBERNETES)
-    url, token = env.get("ACTIONS_ID_TOKEN_REQUEST_URL"), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
-    if url and token:
-        return GitHubActions(url, token, audience)
+    make = _look(broker, os.environ if environ is None else environ)
+    if make is not None:
+        return make()
     loopback = is_loopback(urlsplit(broker).hostname or "")
-    agent = env.get("DAYFLY_AGENT")
-    if loopback and agent:
-        return File(Path(env.get("DAYFLY_DEV_FOLDER") or ".dayfly") / "evidence" / f"{agent}.jwt")
     looked_at = [
         "DAYFLY_EVIDENCE_FILE (not set)",
         "DAYFLY_EVIDENCE (not set)",
@@ -287,6 +285,26 @@ def find(broker: str, environ: Mapping[str, str] | None = None) -> Evidence:
     raise AttestationFailed("there is no evidence of who this is; looked at: " + ", ".join(looked_at))
 
 
+def _look(broker: str, env: Mapping[str, str]) -> Callable[[], Evidence] | None:
+    """Say how to make the source that there is; whatever goes wrong with it is raised without the environment."""
+    audience = env.get("DAYFLY_AUDIENCE") or broker
+    if path := env.get("DAYFLY_EVIDENCE_FILE"):
+        return partial(File, path)
+    if env.get("DAYFLY_EVIDENCE"):
+        return Environment
+    if socket := env.get("SPIFFE_ENDPOINT_SOCKET"):
+        return partial(Spiffe, socket, audience)
+    if Path(_KUBERNETES).exists():
+        return partial(File, _KUBERNETES)
+    url, token = env.get("ACTIONS_ID_TOKEN_REQUEST_URL"), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    if url and token:
+        return partial(GitHubActions, url, Secret(token), audience)
+    agent = env.get("DAYFLY_AGENT")
+    if agent and is_loopback(urlsplit(broker).hostname or ""):
+        return partial(File, Path(env.get("DAYFLY_DEV_FOLDER") or ".dayfly") / "evidence" / f"{agent}.jwt")
+    return None
+
+
 def source_of(given: EvidenceLike | None, broker: str) -> Evidence:
     """Read what was given as a source."""
     if given is None:
@@ -298,11 +316,23 @@ def source_of(given: EvidenceLike | None, broker: str) -> Evidence:
     return Callback(given)
 
 
-def _checked(text: Any, whose: str) -> Secret:
+# What shows the variables of the frames of a traceback would show the text of a token that is refused, or that came
+# with an answer. So who reads one gives a secret, or nothing, and it is whoever called that raises.
+
+
+def _token(given: Any) -> Secret | None:
+    """Read what was given as a token; nothing where it is none."""
+    text = given.reveal() if isinstance(given, Secret) else given
     token = text.strip() if isinstance(text, str) else ""
     if not 0 < len(token) <= _LONGEST or not all("!" <= letter <= "~" for letter in token):
-        raise AttestationFailed(f"{whose} holds no token")
+        return None
     return Secret(token)
+
+
+def _found(token: Secret | None, whose: str) -> Secret:
+    if token is None:
+        raise AttestationFailed(f"{whose} holds no token")
+    return token
 
 
 def _times(token: Secret) -> tuple[float, float]:
@@ -312,7 +342,7 @@ def _times(token: Secret) -> tuple[float, float]:
         part = token.reveal().split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         return float(claims.get("iat", now)), float(claims["exp"])
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return now, now
 
 
