@@ -24,8 +24,10 @@ use crate::error::{Error, Problem};
 use crate::task::State;
 use crate::wire::{self, Outcome};
 
-/// How many requests it has under way at most.
+/// How many renewals and endings it has under way at most.
 const MOST_AT_ONCE: usize = 32;
+/// How many heartbeats besides. Nothing that takes longer comes before them: a late one ends a task.
+const MOST_BEATS: usize = 32;
 /// How long the last owner of a broker waits for what is being ended.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How often an end is told, each time with the usual retries.
@@ -180,6 +182,7 @@ type Done = Option<(Instant, Beat)>;
 
 async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &AtomicUsize) {
     let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let beating = Arc::new(Semaphore::new(MOST_BEATS));
     let mut jobs: JoinSet<Done> = JoinSet::new();
     // By when they are due, and a number, so that two may be due at once.
     let mut beats: BTreeMap<(Instant, u64), Beat> = BTreeMap::new();
@@ -228,9 +231,9 @@ async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &A
             }
             () = until(due) => {
                 if let Some((_, beat)) = beats.pop_first() {
-                    let (api, places) = (api.clone(), places.clone());
+                    let (api, beating) = (api.clone(), beating.clone());
                     jobs.spawn(async move {
-                        let _place = places.acquire().await;
+                        let _place = beating.acquire().await;
                         let next = once(&api, &beat).await?;
                         Some((next, beat))
                     });

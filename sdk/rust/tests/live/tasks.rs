@@ -205,6 +205,38 @@ async fn one_worker_beats_for_all_tasks_and_a_lost_one_is_noticed() {
 }
 
 #[tokio::test]
+async fn heartbeats_do_not_wait_for_renewals() {
+    // As many as are made at once, and more.
+    const MANY: u32 = 40;
+    let world = World::start().await;
+    let way = Way::to(&world.broker).await;
+    let broker = world.builder("support-bot", &way.address).build().unwrap();
+    let task = broker
+        .task("p", ["crm:read@customers"])
+        .heartbeat(Duration::from_secs(3));
+    let task = task.open().await.unwrap();
+    let access = |number: u32| format!("crm:read@customers/{number}");
+    for number in 0..MANY {
+        let credential = task.credential(access(number)).ttl(Duration::from_secs(6));
+        credential.await.unwrap();
+        way.next("POST /v1/leases/", Fate::Late(Duration::from_secs(60)));
+    }
+    let renewals = || way.seen("POST /v1/leases/").len();
+    until("the renewals are under way", async || {
+        for number in 0..MANY {
+            task.credential(access(number)).await.unwrap();
+        }
+        (renewals() >= 32).then_some(())
+    })
+    .await;
+    let beats = || way.seen(&format!("POST /v1/tasks/{}/heartbeat", task.id())).len();
+    let before = beats();
+    until("it beats on", async || (beats() >= before + 3).then_some(())).await;
+    assert_eq!(world.task(task.id()).await["state"], "open");
+    task.cancel().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_suspended_task_rests_and_goes_on_elsewhere() {
     let world = World::start().await;
     let way = Way::to(&world.broker).await;
