@@ -156,15 +156,26 @@ class _Bound:
         return made
 
     async def _part(self, above: Core, name: str) -> Core | None:
-        """Give the part of an agent that was handed to: one for the whole run."""
+        """Give the part of an agent that was handed to: one for the whole run, and another where that one is gone."""
         scope = self._parts.get(name)
         if scope is None:
             return None
         held = _handed.setdefault(above, {})
-        if name not in held:
+        opening = held.get(name)
+        if opening is None or _is_gone(opening):
             part = _Held(above)._delegation(f"{above.purpose}: {name}"[:512], scope, None, HEARTBEAT)
-            held[name] = worker().submit(part._begin())
-        return await wait_async(held[name])
+            opening = held[name] = worker().submit(part._begin())
+        return await wait_async(opening)
+
+
+def _is_gone(opening: Future[Core]) -> bool:
+    """Whether it never opened, or is over; what somebody revoked is not opened again."""
+    if not opening.done():
+        return False
+    if opening.cancelled() or opening.exception() is not None:
+        return True
+    core = opening.result()
+    return core.state != "open" and core.outcome != "revoked"
 
 
 _handed: weakref.WeakKeyDictionary[Core, dict[str, Future[Core]]] = weakref.WeakKeyDictionary()

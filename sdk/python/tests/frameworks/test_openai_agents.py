@@ -11,10 +11,13 @@ from agents.run import RunState
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from dayfly import Credential, TaskEnded
+from dayfly._core import ambient
+from dayfly._worker import wait_async, worker
 from dayfly.openai_agents import bound, needs_approval, run
 
 if TYPE_CHECKING:
     from conftest import World
+    from gate import Gate
 
 READ = "crm:read@customers/42"
 QUIET = RunConfig(tracing_disabled=True)
@@ -177,6 +180,46 @@ def test_an_agent_that_is_handed_to_gets_a_part_or_nothing(crm: Crm, given: bool
             call("show", 1, customer=42), call("transfer_to_reader", 2), call("show", 3, customer=42), "done"
         )
         reader.model = model
+
+
+@pytest.mark.parametrize("how", ["fails", "ends", "revoked"])
+def test_a_part_that_is_gone_is_opened_again_unless_it_was_revoked(crm: Crm, gate: Gate, how: str) -> None:
+    broker = crm.world.broker(address=gate.url)
+    parts: list[str] = []
+
+    @function_tool
+    @broker.requires(READ)
+    async def look(credential: Credential) -> str:
+        """Look at a customer."""
+        part = ambient()
+        assert part is not None
+        parts.append(part.id)
+        if how == "ends" and len(parts) == 1:
+            await wait_async(worker().submit(part.complete("completed")))
+        if how == "revoked":
+            crm.world.order(f"/v1/tasks/{part.id}/revoke", {"reason": "it does what nobody asked for"})
+            await wait_async(worker().submit(part.look()))
+        return "seen"
+
+    reader: Agent[Any] = Agent(name="reader", tools=[look])
+    agent: Agent[Any] = Agent(name="support", handoffs=[reader])
+
+    async def main() -> None:
+        async with broker.task("look", READ):
+            if how == "fails":
+                gate.problem(500, "internal", times=1)
+                reader.model = agent.model = script(call("transfer_to_reader", 1), call("look", 2))
+                with pytest.raises(Exception, match="not now"):
+                    await Runner.run(bound(agent, {"reader": READ}), "look", run_config=QUIET)
+            reader.model = agent.model = script(
+                call("transfer_to_reader", 1), call("look", 2), call("look", 3), "done"
+            )
+            done = await Runner.run(bound(agent, {"reader": READ}), "look", run_config=QUIET)
+        outputs = [str(each.output) for each in done.new_items if hasattr(each, "output")][-2:]
+        assert ["seen" in each for each in outputs] == [True, how != "revoked"], outputs
+
+    asyncio.run(main())
+    assert (len(parts), len(set(parts))) == {"fails": (2, 1), "ends": (2, 2), "revoked": (1, 1)}[how]
 
 
 @pytest.mark.parametrize("given", [True, False])
