@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import threading
@@ -19,6 +20,7 @@ from dayfly import (
     NotAdmitted,
     ProviderFailed,
     Revoked,
+    _heart,
 )
 from dayfly import _transport as transport
 
@@ -272,6 +274,24 @@ def test_a_heartbeat_that_fails_is_made_again(
                 beat.set()
         assert not task.ended.is_set()
     assert "a heartbeat of the task" in caplog.text
+
+
+def test_a_heartbeat_that_is_not_answered_keeps_no_other_waiting(
+    world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = world.broker(address=gate.url)
+    with broker.task("work", READ, heartbeat=6) as one, broker.task("work", READ, heartbeat=6) as two:
+        places = asyncio.Semaphore(1)
+        monkeypatch.setattr(_heart.heart(), "_places", places)
+        before = {task.id: world.task(task.id)["beat_at"] for task in (one, two)}
+        gate.set("hang", times=1)
+        assert gate.seen.wait(5)
+        waiting = threading.Event()
+        while any(world.task(each)["beat_at"] == beat for each, beat in before.items()):
+            assert not one.ended.is_set()
+            assert not two.ended.is_set()
+            assert [world.task(each)["state"] for each in before] == ["open", "open"]
+            waiting.wait(0.1)
 
 
 def test_evidence_that_is_refused_is_fetched_anew_once(world: World) -> None:

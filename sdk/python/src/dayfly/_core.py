@@ -27,7 +27,7 @@ from ._errors import (
     TaskSuspended,
 )
 from ._heart import heart
-from ._transport import Request, Transport, new_key
+from ._transport import TIMEOUT, Request, Transport, new_key
 from ._worker import worker
 
 if TYPE_CHECKING:
@@ -268,8 +268,10 @@ class Core:
 
     async def beat(self) -> None:
         """Say that the work goes on, and learn whether it may."""
+        # One that is not answered is over when the next is due, and keeps no other waiting.
+        patience = min(TIMEOUT, max(1.0, (self.heartbeat or TIMEOUT) / 3))
         try:
-            self._take(await self._ask(Request("POST", f"/v1/tasks/{self.id}/heartbeat")))
+            self._take(await self._ask(Request("POST", f"/v1/tasks/{self.id}/heartbeat", patience=patience)))
         except NotFound:
             self.is_over(None)
         except (TaskEnded, TaskSuspended):
