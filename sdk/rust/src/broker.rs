@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::access::{self, Access};
 use crate::ambient;
-use crate::api::{Api, segment};
+use crate::api::Api;
 use crate::error::Error;
 use crate::evidence::{Evidence, Surroundings, discover};
 use crate::opening::NewTask;
@@ -178,14 +178,14 @@ impl Broker {
 
     /// Takes up a task that was suspended, here or in another process of the same agent.
     pub async fn resume(&self, handle: &TaskHandle) -> Result<OpenTask, Error> {
-        let path = format!("/v1/tasks/{}/resume", segment(handle.task_id()));
+        let path = wire::path(handle.task_id()) + "/resume";
         let task = self.0.api.request(Method::POST, &path).json(&json!({}));
         Ok(OpenTask::new(Task::new(self.0.clone(), task.send().await?)))
     }
 
     /// Takes up a task of one's own by its id: one that another agent handed on.
     pub async fn join(&self, task_id: &str) -> Result<OpenTask, Error> {
-        let path = format!("/v1/tasks/{}", segment(task_id));
+        let path = wire::path(task_id);
         let task: wire::Task = self.0.api.request(Method::GET, &path).send().await?;
         let task = Task::new(self.0.clone(), task);
         task.ensure_open()?;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::access::{self, Access};
-use crate::ambient;
 use crate::broker::{Inner, set};
 use crate::error::Error;
 use crate::task::{OpenTask, State, Task};
@@ -60,13 +59,14 @@ impl NewTask {
         self
     }
 
-    /// Opens it, to be ended by the value that is given back.
+    /// Opens it, to be ended by the value that is given back. What is opened for a future that was dropped meanwhile is
+    /// cancelled in the background.
     pub async fn open(self) -> Result<OpenTask, Error> {
         let mut body = json!({ "purpose": self.purpose, "scope": self.scope? });
         set(&mut body, "on_behalf_of", self.on_behalf_of);
         set(&mut body, "ttl", self.ttl.map(seconds));
         set(&mut body, "heartbeat", self.heartbeat.map(seconds));
-        let task = post(&self.broker, "/v1/tasks", &body).await?;
+        let task = self.broker.worker().open("/v1/tasks".to_owned(), body).await?;
         Ok(OpenTask::new(Task::new(self.broker, task)))
     }
 
@@ -141,7 +141,7 @@ impl SubTask {
         set(&mut body, "ttl", self.ttl.map(seconds));
         set(&mut body, "heartbeat", self.heartbeat.map(seconds));
         let path = format!("{}/tasks", self.parent.path());
-        match post(self.parent.broker(), &path, &body).await {
+        match self.parent.broker().worker().open(path, body).await {
             Ok(task) => Ok((self.parent, task)),
             Err(error) => Err(self.parent.judge(self.parent.api(), error).await),
         }
@@ -198,10 +198,7 @@ impl Handover {
 
     /// Calls it off.
     pub async fn cancel(self) -> Result<wire::Conclusion, Error> {
-        let path = format!(
-            "/v1/tasks/{}/complete?wait=5s",
-            crate::api::segment(&self.task.id)
-        );
+        let path = wire::path(&self.task.id) + "/complete?wait=5s";
         let body = json!({ "outcome": "cancelled" });
         self.parent
             .api()
@@ -210,20 +207,6 @@ impl Handover {
             .send()
             .await
     }
-}
-
-/// Opens a task, the same one however often it takes.
-async fn post(broker: &Inner, path: &str, body: &Value) -> Result<wire::Task, Error> {
-    // A task that nobody could keep alive is not opened.
-    broker.worker().ready()?;
-    let key = ambient::idempotency_key()?;
-    broker
-        .api
-        .request(Method::POST, path)
-        .json(body)
-        .key(&key)
-        .send()
-        .await
 }
 
 impl fmt::Debug for NewTask {

@@ -302,7 +302,7 @@ impl State {
 
     /// Its path in the API.
     pub(crate) fn path(&self) -> String {
-        format!("/v1/tasks/{}", segment(&self.told.id))
+        wire::path(&self.told.id)
     }
 
     /// Whether it is open, as far as is known.

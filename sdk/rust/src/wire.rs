@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
+use crate::api::segment;
 use crate::credential::Material;
 use crate::time;
 
@@ -24,6 +25,11 @@ pub(crate) struct Task {
     pub(crate) heartbeat: Option<u64>,
     pub(crate) state: State,
     pub(crate) outcome: Option<Outcome>,
+}
+
+/// The path of a task in the API.
+pub(crate) fn path(task: &str) -> String {
+    format!("/v1/tasks/{}", segment(task))
 }
 
 /// What a task does.

@@ -1,4 +1,4 @@
-//! The one worker of a broker: it beats for all tasks, renews their credentials, hands back those that were refused, and
+//! The one worker of a broker: it opens tasks, beats for all of them, renews their credentials, hands back those that were refused, and
 //! says farewell for tasks that were dropped. It has a thread and a runtime of its own, so that none of this waits for the program's work, nor dies with a
 //! runtime of the program.
 
@@ -36,6 +36,7 @@ const MOST_TELLINGS: u32 = 3;
 const AFTER_SILENCE: Duration = Duration::from_secs(1);
 
 enum Order {
+    Open(Opening),
     Beat(Beat),
     Renew(Weak<State>, Arc<Slot>),
     Tell(String, Value, Pending),
@@ -48,6 +49,46 @@ struct Beat {
     generation: u64,
     /// A third of what the task may be silent for.
     every: Duration,
+}
+
+/// A task to be opened for somebody who may go away meanwhile.
+struct Opening {
+    path: String,
+    body: Value,
+    key: String,
+    answer: oneshot::Sender<Result<Opened, Error>>,
+    orders: mpsc::UnboundedSender<Order>,
+    pending: Pending,
+}
+
+/// A task that was opened. It is cancelled when nobody claims it.
+struct Opened {
+    task: wire::Task,
+    unclaimed: Unclaimed,
+}
+
+struct Unclaimed {
+    path: String,
+    orders: mpsc::UnboundedSender<Order>,
+    /// None once it is claimed.
+    pending: Option<Pending>,
+}
+
+impl Opened {
+    fn claim(mut self) -> wire::Task {
+        self.unclaimed.pending = None;
+        self.task
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            let path = std::mem::take(&mut self.path);
+            let body = end(Outcome::Cancelled);
+            let _ = self.orders.send(Order::Tell(path, body, pending));
+        }
+    }
 }
 
 /// The owner's side.
@@ -109,16 +150,31 @@ impl Worker {
         }
     }
 
-    /// Whether there is somebody to do the work.
-    pub(crate) fn ready(&self) -> Result<(), Error> {
-        match &self.broken {
-            None => Ok(()),
-            Some(why) => Err(Error::Refused(Problem::here(
-                "no-worker",
-                "nobody can keep tasks alive on this machine",
-                why.as_str(),
-            ))),
-        }
+    /// Opens a task, the same one however often it takes. Where the caller goes away before it has the answer, the task
+    /// is cancelled: it would have no owner.
+    pub(crate) async fn open(&self, path: String, body: Value) -> Result<wire::Task, Error> {
+        let nobody = |why: &str| {
+            let title = "nobody can keep tasks alive on this machine";
+            Error::Refused(Problem::here("no-worker", title, why))
+        };
+        // A task that nobody could keep alive is not opened.
+        let orders = match (&self.orders, &self.broken) {
+            (Some(orders), None) => orders.clone(),
+            (_, why) => return Err(nobody(why.as_deref().unwrap_or_default())),
+        };
+        let (answer, answered) = oneshot::channel();
+        let key = ambient::idempotency_key()?;
+        let pending = Pending::new(&self.pending);
+        self.order(Order::Open(Opening {
+            path,
+            body,
+            key,
+            answer,
+            orders,
+            pending,
+        }));
+        let opened = answered.await.map_err(|_| nobody("it broke off"))?;
+        Ok(opened?.claim())
     }
 
     fn order(&self, order: Order) {
@@ -145,7 +201,7 @@ impl Worker {
 
     /// Tells the broker that a task is over.
     pub(crate) fn farewell(&self, path: String, outcome: Outcome) {
-        self.tell(format!("{path}/complete"), json!({ "outcome": outcome.as_str() }));
+        self.tell(ending(&path), end(outcome));
     }
 
     /// Tells the broker that nobody uses a credential any more.
@@ -197,6 +253,13 @@ async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &A
         let due = beats.keys().next().copied();
         tokio::select! {
             order = orders.recv() => match order {
+                Some(Order::Open(opening)) => {
+                    let api = api.clone();
+                    jobs.spawn(async move {
+                        open(&api, opening).await;
+                        None
+                    });
+                }
                 Some(Order::Beat(beat)) => {
                     number += 1;
                     beats.insert((Instant::now() + beat.every, number), beat);
@@ -250,6 +313,34 @@ async fn until(due: Option<(Instant, u64)>) {
         Some((at, _)) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// The path by which a task is ended.
+fn ending(path: &str) -> String {
+    format!("{path}/complete")
+}
+
+fn end(outcome: Outcome) -> Value {
+    json!({ "outcome": outcome.as_str() })
+}
+
+/// Opens a task, if somebody waits for it still.
+async fn open(api: &Api, opening: Opening) {
+    if opening.answer.is_closed() {
+        return;
+    }
+    let call = api.request(Method::POST, &opening.path).json(&opening.body);
+    let told = call.key(&opening.key).send::<wire::Task>().await;
+    let opened = told.map(|task| Opened {
+        unclaimed: Unclaimed {
+            path: ending(&wire::path(&task.id)),
+            orders: opening.orders,
+            pending: Some(opening.pending),
+        },
+        task,
+    });
+    // What nobody takes any more is dropped, here or on its way.
+    let _ = opening.answer.send(opened);
 }
 
 /// Beats once, and says when to beat again.

@@ -111,6 +111,46 @@ async fn a_dropped_future_cancels_the_task() {
 }
 
 #[tokio::test]
+async fn what_is_opened_for_nobody_is_cancelled() {
+    let world = World::start().await;
+    let way = Way::to(&world.broker).await;
+    let broker = world.builder("support-bot", &way.address).build().unwrap();
+    let task = broker.task("whole", [READ]).open().await.unwrap();
+    let parts = format!("POST /v1/tasks/{}/tasks", task.id());
+    for (purpose, line) in [("alone", "POST /v1/tasks "), ("part", &parts)] {
+        let before = way.seen(line).len();
+        way.next(line, Fate::AnswerLate(Duration::from_millis(300)));
+        let opening = Handle::current().spawn({
+            let (broker, task) = (broker.clone(), (*task).clone());
+            async move {
+                match purpose {
+                    "alone" => broker.task(purpose, [READ]).open().await.map(drop),
+                    _ => task.delegate(purpose, [READ]).open().await.map(drop),
+                }
+            }
+        });
+        until("it is asked for", async || {
+            (way.seen(line).len() > before).then_some(())
+        })
+        .await;
+        opening.abort();
+        assert!(opening.await.unwrap_err().is_cancelled());
+        broker.drain().await;
+        let mut ended = way.seen("POST /v1/tasks/").into_iter().filter_map(|seen| {
+            let path = seen.line.strip_prefix("POST /v1/tasks/")?;
+            Some(path.strip_suffix("/complete HTTP/1.1")?.to_owned())
+        });
+        let told = world.task(&ended.next_back().expect("its end was told")).await;
+        assert_eq!(
+            (&told["purpose"], &told["outcome"]),
+            (&purpose.into(), &"cancelled".into())
+        );
+    }
+    task.ensure_open().unwrap();
+    task.complete().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_panic_fails_the_task() {
     let world = World::start().await;
     let broker = world.agent("support-bot");
