@@ -176,8 +176,14 @@ impl Broker {
         NewTask::new(self.0.clone(), purpose.into(), access::scope(scope))
     }
 
-    /// Takes up a task that was suspended, here or in another process of the same agent.
+    /// Takes up a task that was suspended, here or in another process of the same agent. [`Error::InvalidRequest`] for
+    /// a handle of a broker at another address.
     pub async fn resume(&self, handle: &TaskHandle) -> Result<OpenTask, Error> {
+        if handle.broker() != self.address() {
+            let (there, here) = (handle.broker(), self.address());
+            let detail = format!("the task is at `{there}`, and this broker is `{here}`");
+            return Err(Error::invalid(detail));
+        }
         let path = wire::path(handle.task_id()) + "/resume";
         let task = self.0.api.request(Method::POST, &path).json(&json!({}));
         Ok(OpenTask::new(Task::new(self.0.clone(), task.send().await?)))

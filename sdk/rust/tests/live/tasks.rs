@@ -313,12 +313,17 @@ async fn a_suspended_task_rests_and_goes_on_elsewhere() {
     );
     assert_eq!(world.task(handle.task_id()).await["state"], "suspended");
 
-    let stranger = world.agent("report-bot");
+    let at_the_same = |agent| world.builder(agent, &way.address).build().unwrap();
+    let stranger = at_the_same("report-bot");
     assert!(matches!(
         error(stranger.resume(&handle).await),
         Error::NotFound(_)
     ));
-    let elsewhere = world.agent("support-bot");
+    let another = world.agent("support-bot");
+    let refused = error(another.resume(&handle).await);
+    assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
+    assert_eq!(world.task(handle.task_id()).await["state"], "suspended");
+    let elsewhere = at_the_same("support-bot");
     let task = elsewhere.resume(&handle).await.unwrap();
     assert_eq!(task.purpose(), "p");
     let next = task.credential(READ).await.unwrap();
@@ -365,12 +370,6 @@ async fn a_late_answer_to_a_heartbeat_does_not_wake_a_suspended_task() {
     tokio::time::sleep(delay).await;
     assert!(matches!(rest.ensure_open(), Err(Error::TaskSuspended(_))));
     assert_eq!(world.task(handle.task_id()).await["state"], "suspended");
-    world
-        .agent("support-bot")
-        .resume(&handle)
-        .await
-        .unwrap()
-        .cancel()
-        .await
-        .unwrap();
+    let task = broker.resume(&handle).await.unwrap();
+    task.cancel().await.unwrap();
 }
