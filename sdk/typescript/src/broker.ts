@@ -151,7 +151,8 @@ export class Broker {
 
   /**
    * A function that gets a credential of the ambient task as its first argument. Whoever calls it, and every schema
-   * that is made of it, sees the other arguments alone. `access` may be made of them.
+   * that is made of it, sees the other arguments alone. `access` may be made of them. Throws {@link InvalidRequest}
+   * where there is no ambient task, or that is one of another broker.
    */
   requires<A extends unknown[], R>(
     access: AccessLike | ((...args: A) => AccessLike),
@@ -160,9 +161,9 @@ export class Broker {
     return async (...args) => {
       const wanted = typeof access === "function" ? access(...args) : access;
       const task = currentTask();
-      if (task === undefined) {
+      if (task?.belongsTo(this.#surroundings) !== true) {
         const text = typeof wanted === "string" ? wanted : formatAccess(wanted);
-        throw new InvalidRequest(`${text} is asked for outside of a task: call this within broker.withTask()`);
+        throw new InvalidRequest(`${text} is asked for outside of a task of this broker: call this within broker.withTask()`);
       }
       return await fn(await task.credential(wanted), ...args);
     };

@@ -5,11 +5,14 @@
 
 /** Something that has to be done at intervals. */
 export interface Beating {
-  /** Milliseconds between the end of one beat and the next. */
+  /** Milliseconds between the beginning of one beat and that of the next. */
   readonly interval: number;
-  /** Never rejects. */
-  beat(): Promise<void>;
+  /** Says whether it was heard. Never rejects, and takes no longer than the interval by much. */
+  beat(): Promise<boolean>;
 }
+
+/** A beat that nobody heard is repeated so many milliseconds after it began, where the next is not due before. */
+const AFTER_SILENCE = 1_000;
 
 /** Beats for whoever was added, until it is removed. */
 export class Heart {
@@ -50,9 +53,9 @@ export class Heart {
       if (due > now) continue;
       // Not again before this one is answered.
       this.#due.set(beating, Number.POSITIVE_INFINITY);
-      void beating.beat().finally(() => {
+      void beating.beat().then((heard) => {
         if (!this.#due.has(beating)) return;
-        this.#due.set(beating, performance.now() + beating.interval);
+        this.#due.set(beating, now + (heard ? beating.interval : Math.min(AFTER_SILENCE, beating.interval)));
         this.#schedule();
       });
     }

@@ -18,6 +18,8 @@ import { orAborted } from "./wire.js";
 /** How the exit of a block waits: for proofs, in seconds, and for the broker altogether, in milliseconds. */
 const PROOFS = 5;
 const EXIT = 10_000;
+/** The least that a heartbeat may take, in milliseconds, however short the interval is. */
+const SHORTEST_BEAT = 1_000;
 /** The longest that a timer can wait, in milliseconds. */
 const LONGEST_TIMER = 2 ** 31 - 1;
 
@@ -183,7 +185,7 @@ export class Task {
     });
     if (this.heartbeat !== undefined) {
       const interval = (this.heartbeat * 1000) / 3;
-      this.#beating = { interval, beat: () => this.#beat() };
+      this.#beating = { interval, beat: () => this.#beat(interval) };
       surroundings.heart.add(this.#beating);
     }
     this.#watchDeadline();
@@ -341,6 +343,11 @@ export class Task {
     return { id, agent, purpose, scope: this.scope.map(formatAccess), state, outcome, parent, deadline: this.deadline.toISOString() };
   }
 
+  /** Whether it is one of this broker. @internal */
+  belongsTo(surroundings: Surroundings): boolean {
+    return this.#surroundings === surroundings;
+  }
+
   get #path(): string {
     return pathOf(this.id);
   }
@@ -432,12 +439,18 @@ export class Task {
     return new TaskEnded(outcome, context);
   }
 
-  async #beat(): Promise<void> {
+  /** Says whether it was heard: an answer that comes after the next beat is due is of no use. */
+  async #beat(interval: number): Promise<boolean> {
+    const signal = AbortSignal.timeout(Math.max(interval, SHORTEST_BEAT));
     try {
-      await this.#surroundings.transport.call({ method: "POST", path: `${this.#path}/heartbeat`, retry: false });
+      const path = `${this.#path}/heartbeat`;
+      // Evidence of a source that heeds no signal is not waited for longer either.
+      await orAborted(this.#surroundings.transport.call({ method: "POST", path, retry: false, signal }), signal);
+      return true;
     } catch (error) {
-      // A beat that did not get through is made up for by the next: a third of the time has passed.
+      if (!(error instanceof DayflyError) || error.status === undefined || error.retryable) return false;
       await this.#judge(error);
+      return true;
     }
   }
 

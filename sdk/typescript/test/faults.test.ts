@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, it } from "node:test";
 import { Broker, BrokerUnavailable, DayflyError, InvalidRequest, NotFound, type Task } from "@dayfly/client";
-import { Gate, World } from "./world.js";
+import { Gate, World, type Seen } from "./world.js";
 
 const TASK = { purpose: "get through", scope: "crm:read@customers/42" } as const;
 const ACCESS = "crm:read@customers/42";
@@ -201,6 +201,25 @@ describe("a broker", () => {
       await task.ended;
     });
     await assert.rejects(running, BrokerUnavailable);
+  });
+
+  it("that leaves a heartbeat without an answer gets the next in time, and the task goes on", async () => {
+    const task = await broker.openTask({ ...TASK, heartbeat: 6 });
+    const beat = ({ path }: Seen): boolean => path.endsWith("/heartbeat");
+    let held = 0;
+    gate.answer = (seen) => (beat(seen) && (held += 1) === 1 ? "hold" : undefined);
+    const first = await gate.request(beat);
+    const second = await gate.request(beat);
+    assert.ok(second.at - first.at < 4_000, "it waits no longer than until the next is due");
+    gate.answer = (seen) => (beat(seen) && (held += 1) === 3 ? "cut" : undefined);
+    const third = await gate.request(beat);
+    const fourth = await gate.request(beat);
+    assert.ok(third.at - second.at > 1_500, "what was heard is not repeated");
+    const pause = fourth.at - third.at;
+    assert.ok(pause > 500 && pause < 1_800, `what was not heard is, soon: ${pause} ms`);
+    gate.answer = () => undefined;
+    assert.equal((await world.task(task.id)).state, "open");
+    await task.complete();
   });
 
   it("that restarts is found again, and the task goes on", async () => {

@@ -401,6 +401,16 @@ describe("a function that requires a credential", () => {
     });
     await assert.rejects(read(42), InvalidRequest);
   });
+
+  it("gets none from a task of another broker", async () => {
+    const other = world.as("support-bot");
+    const read = other.requires("crm:read@customers/42", (credential) => credential.tool);
+    await broker.withTask({ purpose: "call", scope: SCOPE }, async () => {
+      await assert.rejects(read(), InvalidRequest);
+      assert.equal(await other.withTask({ purpose: "call", scope: SCOPE }, () => read()), "crm");
+    });
+    other.close();
+  });
 });
 
 describe("a token", () => {
