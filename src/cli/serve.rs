@@ -1,9 +1,11 @@
 //! `dayfly serve` and `dayfly dev`: run a broker until told to stop.
 
+use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -76,8 +78,14 @@ impl Serve {
 impl Dev {
     /// Runs a broker, a trust domain and a tool, and prints lines to paste.
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
-        let listener = TcpListener::bind(self.listen).await?;
-        let tool = TcpListener::bind(self.tool).await?;
+        // Before anything is written anew that another one is using.
+        let _alone = self.alone()?;
+        let bind = async |address, flag| {
+            let bound = TcpListener::bind(address).await;
+            bound.with_context(|| format!("cannot listen on {address}: name another address with {flag}"))
+        };
+        let listener = bind(self.listen, "--listen").await?;
+        let tool = bind(self.tool, "--tool").await?;
         let (broker_at, tool_at) = (listener.local_addr()?, tool.local_addr()?);
         let clock = SystemClock::new();
         let estate = Estate::lay_out(&self.folder, broker_at, &OsEntropy::new())?;
@@ -100,6 +108,23 @@ impl Dev {
         crm.stop().await;
         running.stop().await?;
         ended.map(|()| Exit::Done)
+    }
+
+    /// The folder, for this process alone.
+    fn alone(&self) -> anyhow::Result<File> {
+        let place = || format!("{} cannot be used", self.folder.display());
+        fs::create_dir_all(&self.folder).with_context(place)?;
+        let lock = File::create(self.folder.join("lock")).with_context(place)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => {
+                bail!(
+                    "another `dayfly dev` runs in {}: name another folder with --folder",
+                    self.folder.display()
+                )
+            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(place),
+        }
     }
 
     fn explain(

@@ -284,7 +284,7 @@ async fn an_order_against_what_is_anothers_is_hidden_and_on_record_each_time() {
         assert_eq!(record.agent.unwrap().as_str(), "report-bot");
         assert_eq!(
             record.reason.as_deref(),
-            Some("this takes a role on Dayfly itself, such as operator or auditor")
+            Some("this takes a role on Dayfly itself: operator, auditor, resource-server or delegator")
         );
     }
     let untouched = world.ledger.lease(lease).await.unwrap().unwrap();

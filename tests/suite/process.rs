@@ -406,3 +406,16 @@ fn free_address() -> SocketAddr {
         }
     }
 }
+
+/// What it has written is what the other one's workloads and broker go by.
+#[test]
+fn a_second_dev_in_one_folder_leaves_the_first_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = std::fs::File::create(folder.path().join("lock")).unwrap();
+    first.try_lock().unwrap();
+    let second = dayfly(&["dev".as_ref(), "--folder".as_ref(), folder.path().as_os_str()]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another `dayfly dev` runs in"), "{said}");
+    assert!(!folder.path().join("dayfly.toml").exists());
+}
