@@ -52,8 +52,8 @@ export class CredentialCache {
 
   /** Gives this one out no more. */
   drop(key: string, credential: Credential): void {
-    const entry = this.#entries.get(key);
-    if (entry?.credential === credential) delete entry.credential;
+    // A renewal of it may be under way: what comes of that is not to be given out either.
+    if (this.#entries.get(key)?.credential === credential) this.#entries.delete(key);
   }
 
   /** Forgets all; what is under way is not kept when it comes. */

@@ -51,6 +51,8 @@ export interface CredentialOptions {
   readonly ttl?: Duration | undefined;
   /** False for one of its own, that nobody else is given. */
   readonly cache?: boolean | undefined;
+  /** The one that the tool refused: another comes in its place, and it is given back. */
+  readonly instead?: Credential | undefined;
   /** Gives up waiting. Others who wait for the same go on. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -141,6 +143,7 @@ export class Task {
   readonly #controller = new AbortController();
   readonly #beating: Beating | undefined;
   readonly #cleanUp: (() => void)[] = [];
+  readonly #givenBack = new WeakSet<Credential>();
   #state: "open" | "ending" | "suspended" | "ended" = "open";
   #outcome: Outcome | undefined;
   #finishing: Promise<EndedTask> | undefined;
@@ -252,14 +255,7 @@ export class Task {
       origins: options.origins,
       fetch: options.fetch ?? ((input, init) => globalThis.fetch(input, init)),
       credential: (signal) => this.#credential(parsed, { ttl, signal }),
-      replaced: async (refused, signal) => {
-        this.#demandOpen();
-        const another = this.#cache.replace(keyOf(parsed), refused, this.#minting(parsed, ttl));
-        const credential = await orAborted(another, signal);
-        // What the tool refuses is of no use, and would count as live until it expires.
-        if (credential.leaseId !== refused.leaseId) void this.#giveBack(refused, "the tool refused it");
-        return credential;
-      },
+      replaced: (refused, signal) => this.#credential(parsed, { ttl, signal, instead: refused }),
       discard: (credential) => {
         this.#cache.drop(keyOf(parsed), credential);
         void this.#giveBack(credential, "the tool is not where it was");
@@ -277,10 +273,10 @@ export class Task {
       value = await withAmbient(this, async () => await body(this));
     } catch (error) {
       const cancelled = error instanceof Error && error.name === "AbortError";
-      await this.#leave(cancelled ? "cancelled" : "failed").catch(() => undefined);
+      await this.leave(cancelled ? "cancelled" : "failed").catch(() => undefined);
       throw error;
     }
-    await this.#leave("completed");
+    await this.leave("completed");
     return value;
   }
 
@@ -334,7 +330,7 @@ export class Task {
    * exception; where that matters take {@link run}, or `complete("failed")`.
    */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#leave("completed");
+    await this.leave("completed");
   }
 
   /** What is known about it. */
@@ -356,9 +352,13 @@ export class Task {
     this.#demandOpen();
     demandWithin(this.scope, access);
     const minting = this.#minting(access, options.ttl);
-    const credential =
-      options.cache === false ? minting.issue() : this.#cache.get(keyOf(access), minting);
-    return await orAborted(credential, options.signal);
+    const { instead, signal } = options;
+    if (options.cache === false) return await orAborted(minting.issue(), signal);
+    if (instead === undefined) return await orAborted(this.#cache.get(keyOf(access), minting), signal);
+    const credential = await orAborted(this.#cache.replace(keyOf(access), instead, minting), signal);
+    // What the tool refuses is of no use, and would count as live until it expires.
+    if (credential.leaseId !== instead.leaseId && !this.#givenBack.has(instead)) void this.#giveBack(instead, "the tool refused it");
+    return credential;
   }
 
   #minting(access: ParsedAccess, ttl: Duration | undefined): Minting {
@@ -392,6 +392,7 @@ export class Task {
   }
 
   async #giveBack(credential: Credential, reason: string): Promise<void> {
+    this.#givenBack.add(credential);
     const path = `/v1/leases/${encodeURIComponent(credential.leaseId)}/revoke`;
     const json = { reason };
     // It ends with the task in any case.
@@ -496,8 +497,8 @@ export class Task {
     }
   }
 
-  /** The end of a block. */
-  async #leave(outcome: "completed" | "failed" | "cancelled"): Promise<void> {
+  /** The end of a block: as {@link complete}, unless it ended or was suspended in it. @internal */
+  async leave(outcome: "completed" | "failed" | "cancelled"): Promise<void> {
     if (this.#finishing === undefined && this.#state !== "open" && this.#state !== "ending") return;
     try {
       // An end that was not heard of is reported again as what it was.

@@ -129,6 +129,26 @@ describe("credentials", () => {
     });
   });
 
+  it("that the tool refused are not brought back by a renewal that was under way", async () => {
+    await broker.withTask({ purpose: "refuse", scope: ACCESS }, async (task) => {
+      const first = await task.credential(ACCESS);
+      mock.timers.enable({ apis: ["Date"], now: Date.now() });
+      try {
+        mock.timers.tick(first.granted * 1000 * 0.75);
+        const renewing = gate.request(({ path }) => path.endsWith("/renew"));
+        await task.credential(ACCESS);
+        await renewing;
+        const others = await Promise.all(Array.from({ length: 5 }, () => task.credential(ACCESS, { instead: first })));
+        assert.equal(new Set(others).size, 1);
+        assert.notEqual(others[0]?.leaseId, first.leaseId);
+        await until(async () => (await world.live(task.id)).length === 1);
+        assert.equal((await task.credential(ACCESS)).leaseId, others[0]?.leaseId);
+      } finally {
+        mock.timers.reset();
+      }
+    });
+  });
+
   it("that come after the task has ended are given to nobody", async () => {
     const task = await broker.openTask({ purpose: "too late", scope: ACCESS });
     const asked = gate.request(({ path }) => path.endsWith("/credentials"));
