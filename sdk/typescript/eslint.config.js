@@ -1,7 +1,13 @@
+import { existsSync } from "node:fs";
 import tseslint from "typescript-eslint";
 
+// The tests of the adapters are of types that come with the frameworks.
+const there = (path) => existsSync(new URL(path, import.meta.url));
+const installed = there("frameworks/node_modules") && there("node_modules/@dayfly/client");
+const frameworks = installed ? ["frameworks/node_modules", "frameworks/build"] : ["frameworks"];
+
 export default tseslint.config(
-  { ignores: ["dist", "build", "node_modules"] },
+  { ignores: ["dist", "build", "node_modules", ...frameworks] },
   ...tseslint.configs.strictTypeChecked,
   ...tseslint.configs.stylisticTypeChecked,
   {
@@ -24,7 +30,7 @@ export default tseslint.config(
     rules: { "no-console": "error" },
   },
   {
-    files: ["test/**/*.ts"],
+    files: ["test/**/*.ts", "frameworks/*.ts"],
     // `describe` and `it` of node:test give promises that nobody has to wait for.
     rules: {
       "@typescript-eslint/no-floating-promises": [

@@ -1,20 +1,35 @@
-// Compiles and runs the tests: all, or those whose files are named, such as `npm test -- task`.
+// Compiles and runs the tests: all, or those whose files are named, such as `npm test -- task`. With `--frameworks` those
+// of the adapters, whose packages are installed by `npm ci` in `frameworks`.
 import { execFileSync, spawnSync } from "node:child_process";
-import { readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const folder = fileURLToPath(new URL("..", import.meta.url));
 const tsc = join(folder, "node_modules", "typescript", "bin", "tsc");
-for (const [out, project] of [["dist", "."], ["build", "test"]]) {
+const wanted = process.argv.slice(2);
+const frameworks = wanted[0] === "--frameworks" && wanted.shift() !== undefined;
+
+const compile = (out, project) => {
   rmSync(join(folder, out), { recursive: true, force: true });
   execFileSync(process.execPath, [tsc, "-p", project], { cwd: folder, stdio: "inherit" });
+};
+compile("dist", ".");
+if (frameworks) {
+  if (!existsSync(join(folder, "frameworks", "node_modules"))) throw new Error("run `npm ci` in `frameworks` first");
+  // They import this package by its name, from outside of it.
+  const link = join(folder, "node_modules", "@dayfly", "client");
+  mkdirSync(join(link, ".."), { recursive: true });
+  if (!existsSync(link)) symlinkSync("../..", link);
 }
-const wanted = process.argv.slice(2);
-const files = readdirSync(join(folder, "build", "test"))
+const [out, project, tests] = frameworks
+  ? ["frameworks/build", "frameworks", "frameworks/build/frameworks"]
+  : ["build", "test", "build/test"];
+compile(out, project);
+const files = readdirSync(join(folder, tests))
   .filter((name) => name.endsWith(".test.js"))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.startsWith(part)))
-  .map((name) => join("build", "test", name));
+  .map((name) => join(tests, name));
 const options = ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-timeout=60000"];
 const { status } = spawnSync(process.execPath, [...options, ...files], { cwd: folder, stdio: "inherit" });
 process.exit(status ?? 1);

@@ -94,6 +94,11 @@ export function authorisedFetch(binding: Binding): FetchLike {
   };
 }
 
+/** Throws {@link OriginRefused} unless this credential may be sent to `url`, by the broker and by the caller. @internal */
+export function demandAllowed(credential: Credential, url: URL, named: readonly string[] | undefined): void {
+  demandOrigin(url, originsFor(credential, named?.map(originOf)));
+}
+
 /** The broker's origins, which the caller may only narrow; the caller's, where the broker names none. */
 function originsFor(credential: Credential, named: readonly string[] | undefined): readonly string[] {
   const given = credential.origins.map(originOf);

@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 export { formatAccess, parseAccess, type Access, type AccessLike, type ParsedAccess } from "./access.js";
-export { currentTask } from "./ambient.js";
+export { currentCredential, currentFetch, currentTask } from "./ambient.js";
 export type { BoundedBy, Duration, Outcome, Revocation } from "./api.js";
 export { Broker, type BrokerOptions, type DecideOptions, type Verdict } from "./broker.js";
 export { Credential, type CredentialKind } from "./credential.js";
