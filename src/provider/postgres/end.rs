@@ -36,9 +36,10 @@ impl Postgres {
         }
         match ended {
             Ok(()) => Ok(()),
-            // Somebody else was faster, or it never was. A missing role of another name is a fault.
+            // Somebody else was faster, or it never was; or it was made just now, and can be ended. A missing role of
+            // another name is a fault, and stays one.
             Err(fault) if fault.is(&SqlState::UNDEFINED_OBJECT) => match self.look(&login).await? {
-                Presence::Present => Err(fault.into()),
+                Presence::Present => Ok(take_down(Lane::End).await?),
                 Presence::Absent | Presence::Unknown => Ok(()),
             },
             Err(fault) => Err(fault.into()),
