@@ -163,7 +163,8 @@ async fn a_terminal_interrupts_the_program_once() {
         .map(|(name, value)| (name.to_owned(), value.unwrap().to_owned()));
     let mut script = std::process::Command::new("script");
     script
-        .args(["-qefc", &line.join(" "), "/dev/null"])
+        // No shell in between, which the interrupt would end as well.
+        .args(["-qefc", &format!("exec {}", line.join(" ")), "/dev/null"])
         .envs(variables.collect::<Vec<_>>())
         .current_dir(stage.folder.path())
         .stdin(Stdio::piped())
