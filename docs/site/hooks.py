@@ -93,7 +93,9 @@ def on_page_markdown(markdown, page, config, files):
         sources = config.extra["sources"].rstrip("/")
         return f"[{text}]({sources}/{place}{hash_}{anchor})" if sources else text
 
-    return "\n".join(outside_of_code(deeper(markdown), lambda line: LINK.sub(follow, line)))
+    lines = outside_of_code(deeper(markdown), lambda line: LINK.sub(follow, line))
+    # What is said to tests/docs/follow.py.
+    return "\n".join(line for line in lines if not re.fullmatch(r" *<!-- .* -->", line))
 
 
 def outside_of_code(lines, change):
