@@ -119,11 +119,15 @@ pub struct Remote {
     /// The file with the workload's evidence: a JWT-SVID or another token. Read anew for each request.
     #[arg(long, global = true, env = "DAYFLY_EVIDENCE_FILE", value_name = "FILE")]
     evidence: Option<PathBuf>,
+    /// The PEM file with the only certificate authorities that may vouch for the broker; by default the system's.
+    #[arg(long, global = true, env = "DAYFLY_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 impl Remote {
     fn client(&self) -> Result<Client, CallError> {
-        Client::new(&self.broker, self.evidence.clone().map(Evidence::file))
+        let evidence = self.evidence.clone().map(Evidence::file);
+        Client::trusting(&self.broker, evidence, self.ca_file.as_deref())
     }
 }
 

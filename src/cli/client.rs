@@ -1,6 +1,7 @@
 //! The API from the outside: what the commands and the demo use, over HTTP like everybody else. How requests
 //! are made, proven and made again is the client crate's business; here are the exit codes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dayfly_client::Broker;
@@ -37,12 +38,24 @@ impl Client {
     /// A caller of the broker at `base`, such as `http://127.0.0.1:8440`. The address is the caller's to
     /// choose, plain HTTP too, and it is asked directly.
     pub fn new(base: &str, evidence: Option<Evidence>) -> Result<Self, CallError> {
-        let broker = Broker::builder()
+        Self::trusting(base, evidence, None)
+    }
+
+    /// The same; where a file of authorities is named, they alone may vouch for the broker.
+    pub fn trusting(
+        base: &str,
+        evidence: Option<Evidence>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, CallError> {
+        let mut broker = Broker::builder()
             .address(base)
             .evidence(evidence.unwrap_or_else(Evidence::none))
             .timeout(TIMEOUT)
             .allow_plain_http()
             .no_proxy();
+        if let Some(file) = ca_file {
+            broker = broker.ca_file(file);
+        }
         Ok(Self(broker.build()?.api().clone()))
     }
 

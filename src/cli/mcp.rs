@@ -107,10 +107,13 @@ fn endpoint(given: &str) -> Result<Url, String> {
 impl Remote {
     /// The broker, as whoever the evidence proves; what is found where none is named.
     fn broker(&self) -> Result<Broker, CallError> {
-        let broker = Broker::builder()
+        let mut broker = Broker::builder()
             .address(&self.broker)
             .allow_plain_http()
             .no_proxy();
+        if let Some(file) = &self.ca_file {
+            broker = broker.ca_file(file);
+        }
         match &self.evidence {
             Some(file) => broker.evidence(Evidence::file(file)).build(),
             None => broker.build(),

@@ -2,6 +2,7 @@
 //! retries that everything else has.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ struct Inner {
     evidence: Evidence,
     timeout: Duration,
     proxies: bool,
+    ca_file: Option<PathBuf>,
 }
 
 /// A request under way. Send it with [`send`](Self::send).
@@ -66,14 +68,16 @@ impl Api {
         evidence: Evidence,
         timeout: Duration,
         proxies: bool,
+        ca_file: Option<PathBuf>,
     ) -> Result<Self, Error> {
         Ok(Self(Arc::new(Inner {
-            http: transport::for_broker(&url, timeout, proxies)?,
+            http: transport::for_broker(&url, timeout, proxies, ca_file.as_deref())?,
             address: address.to_owned(),
             url,
             evidence,
             timeout,
             proxies,
+            ca_file,
         })))
     }
 
@@ -88,6 +92,7 @@ impl Api {
             evidence,
             inner.timeout,
             inner.proxies,
+            inner.ca_file.clone(),
         )
     }
 

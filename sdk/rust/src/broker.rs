@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -58,6 +59,7 @@ pub struct Builder {
     timeout: Option<Duration>,
     allow_plain_http: bool,
     no_proxy: bool,
+    ca_file: Option<PathBuf>,
 }
 
 impl Builder {
@@ -94,6 +96,14 @@ impl Builder {
     #[must_use]
     pub fn no_proxy(mut self) -> Self {
         self.no_proxy = true;
+        self
+    }
+
+    /// The PEM file with the only certificate authorities that may vouch for the broker; otherwise `DAYFLY_CA_FILE`,
+    /// otherwise those that the system trusts. For an `https` address.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
         self
     }
 
@@ -136,6 +146,7 @@ impl Builder {
             evidence,
             self.timeout.unwrap_or(TIMEOUT),
             !self.no_proxy,
+            self.ca_file.or_else(transport::ca_file),
         )?;
         Ok(Broker(Arc::new(Inner {
             api,

@@ -1,14 +1,19 @@
 //! HTTP clients, and what an address permits.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{ClientBuilder, Url, redirect};
-use rustls::ClientConfig;
 use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
+use crate::ambient;
 use crate::error::{Error, Problem};
 
 /// How long connecting may take.
@@ -24,19 +29,47 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// TLS by the provider that the program installed, or ring; nothing is installed for others.
-fn tls(verified: bool) -> Result<ClientConfig, rustls::Error> {
+/// The file with the only authorities that may vouch for the broker, where the environment names one.
+pub(crate) fn ca_file() -> Option<PathBuf> {
+    ambient::variable("DAYFLY_CA_FILE").map(PathBuf::from)
+}
+
+/// The authorities in a file.
+fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+    let wrong = |why: &str| Error::invalid(format!("{} {why}", path.display()));
+    let pem = fs::read(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let mut roots = RootCertStore::empty();
+    let (taken, passed_over) = roots.add_parsable_certificates(certificates.unwrap_or_default());
+    if taken == 0 || passed_over > 0 {
+        return Err(wrong("does not hold certificates of authorities as PEM"));
+    }
+    Ok(roots)
+}
+
+/// TLS by the provider that the program installed, or ring; nothing is installed for others. None to verify by means
+/// that none is spoken.
+fn tls(verified: Option<Verified>) -> Result<ClientConfig, rustls::Error> {
     let installed = CryptoProvider::get_default().cloned();
     let provider = installed.unwrap_or_else(|| Arc::new(ring::default_provider()));
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config = match verified {
-        true => config.with_platform_verifier()?.with_no_client_auth(),
-        false => config
-            .with_root_certificates(rustls::RootCertStore::empty())
+        Some(Verified::BySystem) => config.with_platform_verifier()?.with_no_client_auth(),
+        Some(Verified::By(roots)) => config.with_root_certificates(roots).with_no_client_auth(),
+        None => config
+            .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Who may vouch for a server.
+enum Verified {
+    /// Whom the system trusts.
+    BySystem,
+    /// These alone.
+    By(RootCertStore),
 }
 
 fn build(builder: ClientBuilder, tls: Result<ClientConfig, rustls::Error>) -> Result<reqwest::Client, Error> {
@@ -52,7 +85,13 @@ fn build(builder: ClientBuilder, tls: Result<ClientConfig, rustls::Error>) -> Re
 }
 
 /// A client for whoever takes evidence: it follows no redirect, and no proxy comes between this machine and itself.
-pub(crate) fn for_broker(url: &Url, timeout: Duration, proxies: bool) -> Result<reqwest::Client, Error> {
+/// Where a file of authorities is named, they alone may vouch for it.
+pub(crate) fn for_broker(
+    url: &Url,
+    timeout: Duration,
+    proxies: bool,
+    ca_file: Option<&Path>,
+) -> Result<reqwest::Client, Error> {
     let mut builder = ClientBuilder::new()
         .timeout(timeout)
         .redirect(redirect::Policy::none());
@@ -60,7 +99,12 @@ pub(crate) fn for_broker(url: &Url, timeout: Duration, proxies: bool) -> Result<
         builder = builder.no_proxy();
     }
     // Plain HTTP needs no certificates, and a small container may have none.
-    build(builder, tls(url.scheme() == "https"))
+    let verified = match (url.scheme(), ca_file) {
+        ("https", Some(file)) => Some(Verified::By(authorities(file)?)),
+        ("https", None) => Some(Verified::BySystem),
+        _ => None,
+    };
+    build(builder, tls(verified))
 }
 
 /// Clients for tools. Where one follows a redirect to another origin it takes no credential along.
@@ -74,7 +118,7 @@ pub(crate) struct Tools {
 
 impl Tools {
     pub(crate) fn new() -> Result<Self, Error> {
-        let tls = || tls(true).or_else(|_| tls(false));
+        let tls = || tls(Some(Verified::BySystem)).or_else(|_| tls(None));
         Ok(Self {
             far: build(ClientBuilder::new(), tls())?,
             near: build(ClientBuilder::new().no_proxy(), tls())?,
@@ -143,7 +187,30 @@ mod tests {
         let url = "https://dayfly.example.org".parse().unwrap();
         assert!(Tools::new().is_ok());
         // Without certificates on this machine an `https` broker cannot be verified, and nothing panics.
-        let _either = for_broker(&url, CONNECT_TIMEOUT, true);
+        let _either = for_broker(&url, CONNECT_TIMEOUT, true, None);
         assert!(CryptoProvider::get_default().is_none(), "and none is installed");
+    }
+
+    #[test]
+    fn a_file_of_authorities_that_cannot_be_used_is_an_error_where_it_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, none) = (folder.path().join("ca.pem"), folder.path().join("none.pem"));
+        fs::write(
+            &file,
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+        let build = |url: &str, file: &Path| {
+            let built = for_broker(&url.parse().unwrap(), CONNECT_TIMEOUT, true, Some(file));
+            built.map(drop)
+        };
+        for bad in [&file, &none] {
+            let refused = build("https://dayfly.example.org", bad).unwrap_err();
+            assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
+            assert!(
+                build("http://127.0.0.1:8440", bad).is_ok(),
+                "nothing is verified there"
+            );
+        }
     }
 }

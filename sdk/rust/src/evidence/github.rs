@@ -39,7 +39,7 @@ impl GitHub {
         }
         url.query_pairs_mut().append_pair("audience", audience);
         Ok(Self {
-            http: transport::for_broker(&url, TIMEOUT, true)?,
+            http: transport::for_broker(&url, TIMEOUT, true, None)?,
             url,
             token,
             kept: Kept::default(),

@@ -83,7 +83,8 @@ impl Source {
             )));
         }
         Ok(Self {
-            client: transport::for_broker(&feed, WAIT + 2 * PATIENCE, true).map_err(wrong)?,
+            client: transport::for_broker(&feed, WAIT + 2 * PATIENCE, true, transport::ca_file().as_deref())
+                .map_err(wrong)?,
             jwks,
             feed,
             evidence,
