@@ -1,6 +1,7 @@
 //! Floor 5, assembly: from a configuration to a running broker, and back to rest. With its parts in
 //! `app/`, the only place that names adapters.
 
+pub mod certificate;
 pub mod identity;
 pub mod journal;
 pub mod ledger;
@@ -30,6 +31,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::telemetry::TelemetryConfig;
 use crate::config::{self, Config};
 use crate::entropy::{Entropy, OsEntropy};
+use crate::http::tls::Tls;
 use crate::http::{self, HttpState, Jwks, Limits};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
@@ -42,6 +44,7 @@ use crate::provider::{ProviderError, Providers};
 use crate::signal::Streams;
 use crate::telemetry;
 
+use self::certificate::ServerCertificate;
 use self::mark::MarkFile;
 
 /// How often the keys are looked after.
@@ -57,6 +60,7 @@ pub struct Running {
     stop: CancellationToken,
     tracker: TaskTracker,
     journal: Arc<FileJournal>,
+    certificates: Vec<Arc<ServerCertificate>>,
     clock: Arc<dyn Clock>,
     drain: Duration,
 }
@@ -107,12 +111,16 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         move || keys.jwks()
     });
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let certificate = config.server.tls.as_ref();
+    let certificate = certificate.map(|tls| ServerCertificate::open(tls, "server", Arc::clone(&clock)));
+    let certificate = certificate.transpose()?;
+    let tls = certificate.as_ref().map(|held| held.tls()).transpose()?;
     // The keys are served from here on. Connections that were accepted before the rest is there go on with
     // the early routes, which then lead to all of them.
     let (open, opened) = watch::channel(None);
     let early = http::early(issuer.clone(), Arc::clone(&jwks), &limits, opened);
     let (routes, current) = watch::channel(early);
-    spawn_server(&tracker, listener, current, &limits, stop.clone());
+    spawn_server(&tracker, listener, tls, current, &limits, stop.clone());
     let starting = stop.clone().drop_guard();
     check_providers(&providers).await?;
     let verifiers = Arc::new(identity::build(&config.identity)?);
@@ -160,6 +168,9 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     broker.settle_rules().await?;
     tracker.spawn(mark::keep(Arc::clone(&broker), marks, stop.clone()));
     tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
+    if let Some(certificate) = &certificate {
+        tracker.spawn(Arc::clone(certificate).keep(stop.clone()));
+    }
     let state = HttpState {
         broker: Arc::clone(&broker),
         streams,
@@ -180,6 +191,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         stop,
         tracker,
         journal,
+        certificates: certificate.into_iter().collect(),
         clock,
     })
 }
@@ -202,11 +214,12 @@ async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
 fn spawn_server(
     tracker: &TaskTracker,
     listener: TcpListener,
+    tls: Option<Tls>,
     routes: watch::Receiver<Router>,
     limits: &Limits,
     stop: CancellationToken,
 ) {
-    let serving = http::serve(listener, routes, limits.clone(), stop, tracker.clone());
+    let serving = http::serve(listener, tls, routes, limits.clone(), stop, tracker.clone());
     tracker.spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the server stopped");
@@ -239,6 +252,13 @@ impl Running {
     /// Requests under way end with the revision that they began with.
     pub async fn reload(&self) -> anyhow::Result<Loaded> {
         Ok(self.broker.reload_by_itself().await?)
+    }
+
+    /// Looks at the files of certificates now, and takes new ones into use.
+    pub fn look_at_certificates(&self) {
+        for certificate in &self.certificates {
+            certificate.look();
+        }
     }
 
     /// Where it listens.

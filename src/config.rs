@@ -20,6 +20,7 @@ pub mod signals;
 pub mod status_lists;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ pub fn parse(file: &str, base: &Path, text: &str) -> Result<Config, Problems> {
 }
 
 fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
-    let server = server::read(&mut root.section("server"));
+    let server = server::read(&mut root.section("server"), base);
     let identity = identity::read(&mut root.section("identity"), &server.public_url, base);
     let registry = registry(&mut root.section("registry"), base);
     let policy = policy(&mut root.section("policy"), base);
@@ -192,6 +193,7 @@ mod tests {
     use super::*;
     use crate::config::identity::KeysAt;
     use crate::config::ledger::{LedgerKind, RedisMode};
+    use crate::config::tls::CertificateAt;
 
     const LEAST: &str = include_str!("../config/dayfly.toml");
     const FULL: &str = include_str!("../config/dayfly.full.toml");
@@ -357,6 +359,14 @@ mod tests {
             (
                 "[server]\nlisten = '0.0.0.0:1'",
                 "`server.public_url`: it is missing",
+            ),
+            (
+                "[server.tls]\ncert_file = 'a.pem'",
+                ":1:1: `server.tls.key_file`: it is missing\n  help: name two PEM files",
+            ),
+            (
+                "[server.tls]\ncert_file = ''\nkey_file = 'b'",
+                ":2:1: `server.tls.cert_file`: it is empty",
             ),
             (
                 "[server]\npublic_url = 'http://a.b'",
@@ -557,6 +567,17 @@ mod tests {
         let text = "[server]\nlisten = '0.0.0.0:1'\ndanger_plaintext_listen = true\npublic_url = 'http://dayfly.svc'\n\
                     [[identity.trust_domain]]\nname = 'a'\nbundle_file = 'b'\n";
         assert_eq!(read(text).unwrap().server.public_url, "http://dayfly.svc");
+    }
+
+    #[test]
+    fn a_listener_with_a_certificate_may_be_reached_by_other_machines() {
+        let text = "[server]\nlisten = '0.0.0.0:1'\npublic_url = 'https://dayfly.example.org'\n\
+                    [server.tls]\ncert_file = 'a.pem'\nkey_file = '/b.pem'\n\
+                    [[identity.trust_domain]]\nname = 'a'\nbundle_file = 'b'\n";
+        let tls = read(text).unwrap().server.tls.unwrap();
+        let CertificateAt::Files { cert_file, key_file } = tls.certificate;
+        assert_eq!(cert_file, Path::new("/etc/dayfly/a.pem"));
+        assert_eq!(key_file, Path::new("/b.pem"));
     }
 
     #[test]

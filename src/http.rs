@@ -31,6 +31,7 @@ mod serve;
 mod signals;
 mod status_lists;
 mod tasks;
+pub mod tls;
 pub mod wire;
 
 use std::num::NonZeroUsize;

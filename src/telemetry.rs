@@ -20,11 +20,15 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::broker::measure;
+use crate::model::time::Timestamp;
 
 /// Requests answered, by route, method and class of status.
 pub const HTTP_REQUESTS: &str = "dayfly_http_requests_total";
 /// Seconds from the headers of a request to those of its answer, by route.
 pub const HTTP_SECONDS: &str = "dayfly_http_request_duration_seconds";
+
+/// When a certificate of ours expires, in seconds since 1970, by what it is used for.
+pub const CERTIFICATE_EXPIRY: &str = "dayfly_certificate_expiry_timestamp_seconds";
 
 /// Bounds of the histograms of durations, in seconds: issuing takes microseconds with an embedded
 /// ledger, and long polls take half a minute.
@@ -117,6 +121,12 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     Ok(handle)
 }
 
+/// Says until when the certificate is good that is used for this.
+pub fn certificate_expires(used_for: &'static str, at: Timestamp) {
+    let seconds = Duration::from_secs(at.as_secs()).as_secs_f64();
+    metrics::gauge!(CERTIFICATE_EXPIRY, "use" => used_for).set(seconds);
+}
+
 /// Condenses histograms until told to stop, so that they do not grow when nobody scrapes.
 pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
     loop {
@@ -142,6 +152,11 @@ fn describe() {
         HTTP_SECONDS,
         Unit::Seconds,
         "time from a request's headers to its answer's"
+    );
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "when a certificate of ours expires, since 1970, by what it is used for"
     );
     describe_counter!(measure::DECISIONS, "decisions, by verb and result");
     describe_counter!(measure::REFUSED_EVIDENCE, "evidence that was refused, by reason");

@@ -1,6 +1,7 @@
 //! `dayfly check`: a configuration with everything that it names, without starting anything.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -8,6 +9,8 @@ use serde_json::json;
 use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
 use crate::app;
+use crate::app::certificate::ServerCertificate;
+use crate::clock::SystemClock;
 use crate::config;
 use crate::model::time::Timestamp;
 
@@ -27,6 +30,9 @@ impl Check {
             .and_then(|config| {
                 let checked = app::rules::check(&config)?;
                 app::identity::build(&config.identity)?;
+                if let Some(tls) = &config.server.tls {
+                    ServerCertificate::open(tls, "server", Arc::new(SystemClock::new()))?;
+                }
                 app::signals::build(&config, Timestamp::EPOCH)?;
                 Ok(checked)
             });

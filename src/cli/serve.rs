@@ -44,7 +44,8 @@ pub struct Dev {
 }
 
 impl Serve {
-    /// Serves until SIGINT or SIGTERM; SIGHUP puts policies, agents and tools in force anew.
+    /// Serves until SIGINT or SIGTERM; SIGHUP puts policies, agents and tools in force anew, and takes
+    /// new certificates into use.
     pub async fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
         app::init_logging(&config.telemetry)?;
@@ -62,11 +63,14 @@ impl Serve {
         loop {
             tokio::select! {
                 ended = &mut stopped => break ended?,
-                _ = hangup.recv() => match running.reload().await {
-                    Ok(Loaded::Unchanged(_)) => tracing::info!("policies, agents and tools are as they were"),
-                    Ok(Loaded::InForce(_)) => tracing::info!("policies, agents and tools were loaded anew"),
-                    Err(problems) => tracing::error!("nothing was changed: {problems:#}"),
-                },
+                _ = hangup.recv() => {
+                    running.look_at_certificates();
+                    match running.reload().await {
+                        Ok(Loaded::Unchanged(_)) => tracing::info!("policies, agents and tools are as they were"),
+                        Ok(Loaded::InForce(_)) => tracing::info!("policies, agents and tools were loaded anew"),
+                        Err(problems) => tracing::error!("nothing was changed: {problems:#}"),
+                    }
+                }
             }
         }
         tracing::info!("stopping");

@@ -8,13 +8,16 @@ use reqwest::Url;
 
 use crate::model::document::Section;
 
-use super::read::{duration_within, is_loopback, is_plain, within};
+use super::read::{Base, duration_within, is_loopback, is_plain, within};
+use super::tls::{self, TlsConfig};
 
 /// How Dayfly serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
-    /// Where it listens. In plaintext: TLS is ended in front of it.
+    /// Where it listens.
     pub listen: SocketAddr,
+    /// How it proves who it is; none means plaintext, and that TLS is ended in front of it.
+    pub tls: Option<TlsConfig>,
     /// Its address for everybody else, and the `iss` of its tokens: no trailing slash, no query.
     pub public_url: String,
     /// Whether plaintext may be spoken to other machines.
@@ -32,19 +35,22 @@ pub struct ServerConfig {
 const PORT: u16 = 8440;
 const CONCURRENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 
-pub(super) fn read(section: &mut Section<'_>) -> ServerConfig {
+pub(super) fn read(section: &mut Section<'_>, base: Base<'_>) -> ServerConfig {
     let listen = section.or("listen", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT));
     let danger = section.or("danger_plaintext_listen", false);
-    if !danger && !listen.ip().is_loopback() {
+    let tls = tls::read(section, base);
+    if tls.is_none() && !danger && !listen.ip().is_loopback() {
         section.blame(
             "listen",
-            format!("other machines can reach {listen}, and Dayfly does not speak TLS by itself"),
-            "listen on 127.0.0.1 behind a proxy that speaks TLS, or accept plaintext: `danger_plaintext_listen = true`",
+            format!("other machines can reach {listen}, and it speaks plaintext"),
+            "give it a certificate in `[server.tls]`, or listen on 127.0.0.1 behind a proxy that speaks TLS, or \
+             accept plaintext: `danger_plaintext_listen = true`",
         );
     }
     ServerConfig {
         listen,
-        public_url: public_url(section, listen, danger),
+        public_url: public_url(section, listen, tls.is_some(), danger),
+        tls,
         danger_plaintext_listen: danger,
         body_limit: within(section, "body_limit", 64 * 1024, 4 * 1024, 1024 * 1024),
         max_concurrent_requests: section.or("max_concurrent_requests", CONCURRENT),
@@ -54,14 +60,15 @@ pub(super) fn read(section: &mut Section<'_>) -> ServerConfig {
 }
 
 /// The name that everybody knows Dayfly by. On this machine alone, the address itself will do.
-fn public_url(section: &mut Section<'_>, listen: SocketAddr, danger: bool) -> String {
+fn public_url(section: &mut Section<'_>, listen: SocketAddr, tls: bool, danger: bool) -> String {
     let help =
         "write the https address that workloads and tools use: `public_url = \"https://dayfly.example.org\"`";
     if !section.has("public_url") {
         if !listen.ip().is_loopback() {
             section.blame("public_url", "it is missing", help);
         }
-        return format!("http://{listen}");
+        let scheme = if tls { "https" } else { "http" };
+        return format!("{scheme}://{listen}");
     }
     let Some(text) = section.optional::<String>("public_url") else {
         return String::new();

@@ -1,7 +1,7 @@
 //! The listener: connections with limits, and a shutdown that lets requests finish.
 //!
 //! Nothing that a peer does before its first whole request costs more than a bounded buffer for a
-//! bounded time, and neither does an answer that it does not read. HTTP/1.1 and HTTP/2 without TLS; TLS is the business of what stands in front.
+//! bounded time, and neither does an answer that it does not read. HTTP/1.1 and HTTP/2, in TLS or in plaintext.
 
 use std::io;
 use std::pin::pin;
@@ -14,6 +14,7 @@ use axum::body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tower::ServiceExt;
 
 use super::Limits;
 use super::reader::Reader;
+use super::tls::Tls;
 
 /// How long accepting rests when the system is out of files or memory.
 const REST: Duration = Duration::from_millis(200);
@@ -42,7 +44,7 @@ struct Bounds {
     header_bytes: u32,
     /// The most headers.
     headers: usize,
-    /// How long the headers of a request may take to come.
+    /// How long a TLS handshake may take, and then the headers of a request to come.
     header_time: Duration,
     /// How long a peer may leave what it is sent unread.
     read_time: Duration,
@@ -70,19 +72,31 @@ impl Bounds {
 /// Serves until told to stop; then accepts nothing new, and returns when every connection has
 /// finished or the drain time is up. Connections run on the tracker, each with the routes of the
 /// instant that it was accepted.
+///
+/// With `tls`, requests come in it; without, in plaintext.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     routes: watch::Receiver<Router>,
     limits: Limits,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) -> io::Result<()> {
-    within(Bounds::draining(limits.drain), listener, routes, stop, tracker).await
+    within(
+        Bounds::draining(limits.drain),
+        listener,
+        tls,
+        routes,
+        stop,
+        tracker,
+    )
+    .await
 }
 
 async fn within(
     limits: Bounds,
     listener: TcpListener,
+    tls: Option<Tls>,
     routes: watch::Receiver<Router>,
     stop: CancellationToken,
     tracker: TaskTracker,
@@ -110,7 +124,7 @@ async fn within(
         };
         // Tokens of its own: a connection looks at them each time it wakes, and all would look at one.
         let router = routes.borrow().clone();
-        let connection = connection(stream, router, limits.clone(), stop.child_token());
+        let connection = accepted(stream, tls.clone(), router, limits.clone(), stop.child_token());
         let cut = cut.child_token();
         tracker.spawn(async move {
             tokio::select! {
@@ -138,14 +152,41 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     )
 }
 
-/// One connection, until its peer or the server ends it. A connection that starts no request for as
-/// long as `limits.idle` is closed; what is under way on it finishes.
-async fn connection(stream: TcpStream, router: Router, limits: Bounds, stop: CancellationToken) {
+/// One connection, from its first byte on.
+async fn accepted(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    router: Router,
+    limits: Bounds,
+    stop: CancellationToken,
+) {
     // Answers are small: waiting to fill a packet would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection broke off");
         return;
     }
+    // Below TLS, which takes what is written to it and keeps it.
+    let stream = Reader::new(stream, limits.read_time);
+    let Some(tls) = tls else {
+        return connection(stream, router, limits, stop).await;
+    };
+    let shaken = tokio::select! {
+        // No request is under way in it.
+        () = stop.cancelled() => return,
+        shaken = tls.shake(stream, limits.header_time) => shaken,
+    };
+    match shaken {
+        Ok(stream) => connection(stream, router, limits, stop).await,
+        Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+    }
+}
+
+/// Requests and answers, until the peer or the server ends the connection. A connection that starts no request for as
+/// long as `limits.idle` is closed; what is under way on it finishes.
+async fn connection<S>(stream: S, router: Router, limits: Bounds, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let busy = Arc::new(AtomicBool::new(false));
     let seen = busy.clone();
     let service = tower::service_fn(move |request: axum::http::Request<_>| {
@@ -153,8 +194,7 @@ async fn connection(stream: TcpStream, router: Router, limits: Bounds, stop: Can
         router.clone().oneshot(request.map(Body::new))
     });
     let builder = builder(&limits);
-    let stream = TokioIo::new(Reader::new(stream, limits.read_time));
-    let serving = builder.serve_connection(stream, TowerToHyperService::new(service));
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut serving = pin!(serving);
     let mut closing = false;
     loop {
@@ -217,6 +257,7 @@ mod tests {
         let done = tracker.spawn(within(
             limits,
             listener,
+            None,
             watch::channel(router).1,
             stopped,
             tracked,

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -111,6 +111,13 @@ pub fn read_key(path: &Path, entropy: &OsEntropy) -> Result<RingSigner, KeyError
     })
 }
 
+/// Whether a file with this mode and owner is read by nobody whom its owner did not choose. A file of root's may be
+/// read by its group: so Kubernetes and package managers hand keys to a user without rights.
+fn is_private(mode: u32, owner: u32, me: u32) -> bool {
+    let closed = if owner == 0 && me != 0 { 0o037 } else { 0o077 };
+    mode & closed == 0
+}
+
 /// Reads a file that only its owner can read. The opened file is looked at, not the name.
 pub fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
     let file = File::open(path).map_err(|e| unusable(path, &e))?;
@@ -118,7 +125,7 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, KeyError> {
     if !meta.is_file() {
         return Err(unusable(path, &"it is no file"));
     }
-    if meta.permissions().mode() & 0o077 != 0 {
+    if !is_private(meta.mode(), meta.uid(), rustix::process::geteuid().as_raw()) {
         let reason = format!(
             "others can read it: replace the key, or `chmod 600 {}`",
             path.display()
@@ -222,6 +229,23 @@ mod tests {
         }
         fs::set_permissions(&keys.path, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(KeyDirectory::open(&keys.path, &OsEntropy::new()).is_err());
+    }
+
+    #[test]
+    fn roots_files_may_be_read_by_their_group() {
+        for (mode, owner, me, private) in [
+            (0o400, 1000, 1000, true),
+            (0o600, 0, 0, true),
+            (0o640, 1000, 1000, false),
+            (0o640, 0, 0, false),
+            (0o440, 0, 65532, true),
+            (0o640, 0, 65532, true),
+            (0o660, 0, 65532, false),
+            (0o644, 0, 65532, false),
+            (0o440, 1000, 65532, false),
+        ] {
+            assert_eq!(is_private(mode, owner, me), private, "{mode:o} {owner} {me}");
+        }
     }
 
     #[test]

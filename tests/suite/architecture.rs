@@ -61,7 +61,7 @@ const ADAPTERS: [&[&str]; 17] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 22] = [
+const TECHNOLOGIES: [(&str, &[&str]); 24] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
@@ -86,13 +86,15 @@ const TECHNOLOGIES: [(&str, &[&str]); 22] = [
         ],
     ),
     ("rustify", &["provider::vault"]),
-    ("rustix", &["cli::exec"]),
+    ("rustix", &["cli::exec", "keys::file"]),
     ("tokio_postgres", &["provider::postgres"]),
     ("tokio_postgres_rustls", &["provider::postgres"]),
+    ("tokio_rustls", &["http::tls"]),
     ("toml", &["config", "registry", "model::document"]),
     ("tracing_subscriber", &["telemetry", "config::telemetry"]),
     ("utoipa", &["http"]),
     ("vaultrs", &["provider::vault"]),
+    ("x509_cert", &["app::certificate"]),
 ];
 
 fn floor(module: &str) -> u8 {

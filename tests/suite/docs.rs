@@ -205,6 +205,7 @@ fn the_reference_of_metrics_names_every_metric() {
         guard::DOWN,
         telemetry::HTTP_REQUESTS,
         telemetry::HTTP_SECONDS,
+        telemetry::CERTIFICATE_EXPIRY,
     ];
     for metric in metrics {
         assert!(page.contains(&format!("`{metric}`")), "{metric}");

@@ -80,6 +80,8 @@ mod status_lists;
 #[cfg(test)]
 mod stuck;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod webhook;

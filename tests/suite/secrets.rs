@@ -115,6 +115,7 @@ async fn logs_records_and_errors_hold_no_secret() {
     };
     let serving = http::serve(
         listener,
+        None,
         watch::channel(api.router.clone()).1,
         limits,
         stop.clone(),

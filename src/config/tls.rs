@@ -1,0 +1,53 @@
+//! `[server.tls]`: how a listener proves who it is.
+
+use std::path::PathBuf;
+
+use crate::model::document::Section;
+
+use super::read::Base;
+
+/// How a listener proves who it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsConfig {
+    /// The certificate and its key.
+    pub certificate: CertificateAt,
+}
+
+/// Where a certificate and its key are. Both are read again when they change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CertificateAt {
+    /// In PEM files.
+    Files {
+        /// The chain, the server's own certificate first.
+        cert_file: PathBuf,
+        /// The private key, which nobody else can read.
+        key_file: PathBuf,
+    },
+}
+
+/// Reads the section `tls` of a listener, if there is one.
+pub(super) fn read(listener: &mut Section<'_>, base: Base<'_>) -> Option<TlsConfig> {
+    if !listener.has("tls") {
+        return None;
+    }
+    let mut section = listener.section("tls");
+    let cert_file = base.optional_path(&mut section, "cert_file");
+    let key_file = base.optional_path(&mut section, "key_file");
+    for (key, path) in [("cert_file", &cert_file), ("key_file", &key_file)] {
+        if path.is_none() && !section.has(key) {
+            section.blame(
+                key,
+                "it is missing",
+                "name two PEM files, `cert_file` with the chain and `key_file` with the private key, or leave \
+                 the section out",
+            );
+        }
+    }
+    // What is missing was said; a listener that was to speak TLS is not one that does not.
+    Some(TlsConfig {
+        certificate: CertificateAt::Files {
+            cert_file: cert_file.unwrap_or_default(),
+            key_file: key_file.unwrap_or_default(),
+        },
+    })
+}

@@ -1,0 +1,266 @@
+//! TLS on the broker's own listener, through real sockets and the real binary.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use reqwest::tls::TlsInfo;
+use reqwest::{Certificate, Client, ClientBuilder, Version};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::process::{Installation, PATIENCE, Process, Site, dayfly, until};
+
+/// An authority for servers.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A pair for `localhost` and 127.0.0.1, in PEM.
+    fn pair(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let params = CertificateParams::new(names).unwrap();
+        (
+            params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    }
+
+    fn client(&self) -> ClientBuilder {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificate = Certificate::from_pem(self.pem.as_bytes()).unwrap();
+        ClientBuilder::new()
+            .timeout(PATIENCE)
+            .tls_certs_only([certificate])
+            .tls_info(true)
+    }
+}
+
+/// A broker that speaks TLS.
+struct Broker {
+    files: Installation,
+    site: Site,
+    authority: Authority,
+}
+
+impl Broker {
+    fn new() -> Self {
+        let (files, authority) = (Installation::new(), Authority::new());
+        let this = Self {
+            site: files.broker(),
+            files,
+            authority,
+        };
+        this.write_pair(&this.authority.pair());
+        fs::write(this.files.path("ca.pem"), &this.authority.pem).unwrap();
+        this.files.change("dayfly.toml", |text| {
+            text + "\n[server.tls]\ncert_file = \"tls.crt\"\nkey_file = \"tls.key\"\n"
+        });
+        this
+    }
+
+    fn write_pair(&self, (certificate, key): &(String, String)) {
+        let key_file = self.files.path("tls.key");
+        fs::write(self.files.path("tls.crt"), certificate).unwrap();
+        fs::write(&key_file, key).unwrap();
+        fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.site.address)
+    }
+
+    async fn start(&self) -> Process {
+        let mut process = self.site.launch();
+        let client = self.authority.client().build().unwrap();
+        until("it answers", async || {
+            assert!(!process.has_ended(), "{}", process.log());
+            client.get(self.url("/healthz")).send().await.ok()
+        })
+        .await;
+        process
+    }
+
+    /// The certificate that a new connection gets.
+    async fn certificate(&self) -> Vec<u8> {
+        let client = self.authority.client().build().unwrap();
+        let answer = client.get(self.url("/healthz")).send().await.unwrap();
+        let info = answer.extensions().get::<TlsInfo>().unwrap();
+        info.peer_certificate().unwrap().to_vec()
+    }
+
+    async fn send(&self, client: &Client, agent: &str, path: &str, body: &Value) -> (u16, Value) {
+        let evidence = self.files.evidence(agent).await;
+        let request = client.post(self.url(path)).bearer_auth(evidence).json(body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_with_a_certificate_speaks_tls_and_nothing_else() {
+    let broker = Broker::new();
+    let process = broker.start().await;
+    let both = broker.authority.client().build().unwrap();
+    let old = broker.authority.client().http1_only().build().unwrap();
+    for (client, version) in [(&both, Version::HTTP_2), (&old, Version::HTTP_11)] {
+        let answer = client.get(broker.url("/healthz")).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, version));
+    }
+    let task = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
+    let (status, task) = broker.send(&both, "support-bot", "/v1/tasks", &task).await;
+    assert_eq!(status, 201, "{task}");
+
+    let plain = reqwest::get(format!("http://{}/healthz", broker.site.address)).await;
+    assert!(plain.is_err());
+    let stranger = Authority::new().client().build().unwrap();
+    assert!(stranger.get(broker.url("/healthz")).send().await.is_err());
+
+    let metrics = both.get(broker.url("/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let gauge = "dayfly_certificate_expiry_timestamp_seconds{use=\"server\"} ";
+    assert!(metrics.contains(gauge), "{metrics}");
+
+    let (ca, evidence) = (
+        broker.files.path("ca.pem"),
+        broker.files.evidence_file("support-bot").await,
+    );
+    let url = broker.url("");
+    let command = |more: &[&str]| {
+        let all = [
+            &["lease", "list", "--broker", &url, "--evidence"][..],
+            &[evidence.to_str().unwrap()],
+            more,
+        ]
+        .concat();
+        let all: Vec<&std::ffi::OsStr> = all.iter().map(|word| (*word).as_ref()).collect();
+        tokio::task::block_in_place(|| dayfly(&all))
+    };
+    let listed = command(&["--ca-file", ca.to_str().unwrap()]);
+    assert!(listed.status.success(), "{listed:?}");
+    assert_eq!(
+        command(&[]).status.code(),
+        Some(6),
+        "nobody that is trusted vouches for it"
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_pair_is_taken_into_use_and_a_broken_one_keeps_the_old_one() {
+    let broker = Broker::new();
+    let process = broker.start().await;
+    let before = broker.certificate().await;
+    let kept = broker.authority.client().build().unwrap();
+    assert!(kept.get(broker.url("/healthz")).send().await.is_ok());
+
+    broker.write_pair(&broker.authority.pair());
+    process.hang_up();
+    let after = until("the new pair is in use", async || {
+        let now = broker.certificate().await;
+        (now != before).then_some(now)
+    })
+    .await;
+    let answer = kept.get(broker.url("/healthz")).send().await.unwrap();
+    let info = answer.extensions().get::<TlsInfo>().unwrap();
+    assert_eq!(info.peer_certificate().unwrap(), before, "what is open goes on");
+
+    let (certificate, _) = broker.authority.pair();
+    fs::write(broker.files.path("tls.crt"), certificate).unwrap();
+    process.hang_up();
+    until("it says so", async || {
+        let log = process.log();
+        log.contains("the key is not that of the certificate")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(broker.certificate().await, after);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_shake_hands_costs_nobody_else_anything() {
+    let broker = Broker::new();
+    let process = broker.start().await;
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(broker.site.address).await.unwrap();
+        stream.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+        slow.push(stream);
+    }
+    for _ in 0..20 {
+        let client = broker.authority.client().timeout(Duration::from_secs(5));
+        let answer = client.build().unwrap().get(broker.url("/healthz")).send().await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    let mut stopping = process;
+    stopping.terminate();
+    let ended = tokio::time::timeout(Duration::from_secs(10), stopping.ended()).await;
+    assert!(ended.unwrap().success(), "nor the shutdown");
+    let mut rest = Vec::new();
+    let _broken_off = slow[0].read_to_end(&mut rest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_in_tls_is_finished_before_it_stops() {
+    let broker = Broker::new();
+    let mut process = broker.start().await;
+    let client = broker.authority.client().build().unwrap();
+    let evidence = broker.files.evidence("crm-server").await;
+    let ask = async |query: String| {
+        let request = client.get(broker.url(&format!("/v1/revocations{query}")));
+        let answer = request.bearer_auth(&evidence).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json::<Value>().await.unwrap()
+    };
+    let feed = ask(String::new()).await;
+    let waiting = ask(format!("?wait=30s&cursor={}", feed["cursor"].as_str().unwrap()));
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        process.terminate();
+        process.ended().await
+    };
+    let (news, ended) = tokio::join!(waiting, stop);
+    assert!(news["cursor"].is_string());
+    assert!(ended.success());
+}
+
+#[test]
+fn check_says_what_is_wrong_with_a_pair() {
+    let broker = Broker::new();
+    let configuration = broker.files.configuration();
+    let check = || {
+        let checked = dayfly(&["check".as_ref(), "--config".as_ref(), configuration.as_os_str()]);
+        (
+            checked.status.success(),
+            String::from_utf8(checked.stdout).unwrap(),
+        )
+    };
+    assert!(check().0, "{}", check().1);
+    let key = broker.files.path("tls.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let (valid, said) = check();
+    assert!(
+        !valid && said.contains("chmod 600") && said.contains("tls.key"),
+        "{said}"
+    );
+    fs::remove_file(&key).unwrap();
+    let (valid, said) = check();
+    assert!(!valid && said.contains("tls.key"), "{said}");
+}
