@@ -14,6 +14,7 @@ numbers may be others, and `…` stands for anything. Remarks in the Markdown, w
     <!-- meanwhile: COMMANDS -->      what others do at that moment; the reader does not
     <!-- file: PATH -->               the block is the content of that file
     <!-- adds to: PATH -->            it stands at the end of that file
+    <!-- read by: COMMAND -->         the block is what that command reads
     <!-- exits: 3 -->                 a command of the block is meant to fail, with that code
     <!-- types: yes -->               what the reader types
     <!-- like this: REASON -->        what is printed is an example, and not compared
@@ -261,6 +262,9 @@ class Reader:
         for entry in self.repository.iterdir():
             if entry.name == "config":
                 shutil.copytree(entry, self.clone / "config", ignore=shutil.ignore_patterns("data"))
+            elif entry.name == "integration":
+                # Servers that are started from here keep their state here.
+                shutil.copytree(entry, self.clone / "integration", ignore=shutil.ignore_patterns(".state"))
             elif entry.name not in ("target", ".git", ".dayfly"):
                 (self.clone / entry.name).symlink_to(entry)
         for place in (self.bin / "dayfly", self.clone / "target/debug/dayfly"):
@@ -306,6 +310,13 @@ class Reader:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with file.open("w" if "file" in said else "a") as opened:
                         opened.write(block.text if "file" in said else "\n" + block.text)
+                elif "read by" in said:
+                    file = self.folder / "read"
+                    file.write_text(block.text)
+                    printed, failed = self.terminal.run(f"{said['read by']} <{file}")
+                    if failed:
+                        raise Wrong(f"failed: {failed}\n{printed}")
+                    ran, printed = ran + 1, None
                 elif block.language in SHELLS:
                     printed, typed = self.block(block, where, left), said.get("types")
                     ran += printed is not None
@@ -359,8 +370,9 @@ def answers(port: int) -> bool:
 
 
 def alone() -> list[str]:
-    """What makes a network for one page, if the system lets us."""
-    for way in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
+    """What makes a network for one page, and ends with the page all that it started, if the system lets us."""
+    own = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    for way in (["unshare", *own], ["unshare", "--user", "--map-root-user", *own]):
         try:
             if subprocess.run([*way, "true"], capture_output=True).returncode == 0:
                 return way
@@ -369,8 +381,11 @@ def alone() -> list[str]:
     return []
 
 
-def loopback() -> None:
-    """Switches on the loopback interface: a new network has it switched off (netdevice(7))."""
+def loopback(folder: Path) -> None:
+    """Switches on the loopback interface: a new network has it switched off (netdevice(7)). Names of the pages lead there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hosts").write_text("127.0.0.1 localhost db.example.org\n")
+    subprocess.run(["mount", "--bind", folder / "hosts", "/etc/hosts"], check=True)
     with socket.socket() as any_socket:
         flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP, IFF_RUNNING
         fcntl.ioctl(any_socket, 0x8914, flags)  # SIOCSIFFLAGS
@@ -378,7 +393,7 @@ def loopback() -> None:
 
 def one(repository: Path, dayfly: str, folder: Path, page: Path) -> None:
     if os.environ.pop("DAYFLY_ALONE", ""):
-        loopback()
+        loopback(folder.with_name(f"{folder.name}-network"))
     reader = Reader(repository, dayfly, folder)
     try:
         ran, left = reader.follow(page)
