@@ -2,7 +2,7 @@
 
 usage: links.py REPOSITORY SITE
 
-Links and anchors have to lead somewhere; addresses of others are looked at and not called. Of the site also: a
+Links and anchors have to lead somewhere, and sources that are named have to be there; addresses of others are looked at and not called. Of the site also: a
 browser fetches nothing from anywhere else, every page can be reached and found, and no Markdown is left over.
 """
 
@@ -62,6 +62,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def markdown() -> int:
+    sources = [str(path) for folder in ("src", "tests", "benches", "sdk/rust") for path in (repository / folder).rglob("*.rs")]
     pages = [*repository.glob("*.md"), *repository.glob("docs/**/*.md"), *repository.glob("sdk/*/README.md")]
     for page in pages:
         for line in prose(page.read_text())[0]:
@@ -79,6 +80,10 @@ def markdown() -> int:
                     faults.append(f"{where}: there is no such file")
                 elif anchor and leads_to.suffix == ".md" and anchor not in anchors(leads_to):
                     faults.append(f"{where}: there is no such heading")
+            # Pages name the tests and sources that show what they say.
+            for name in re.findall(r"`([\w/]+\.rs)`", line):
+                if not any(f"/{source}".endswith(f"/{name}") for source in sources):
+                    faults.append(f"{page.relative_to(repository)}: there is no {name}")
     return len(pages)
 
 
