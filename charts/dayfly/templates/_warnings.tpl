@@ -1,0 +1,65 @@
+{{/* What works and is not safe, or not meant to stay. By name, for NOTES. */}}
+{{- define "dayfly.warnings" -}}
+{{- $several := include "dayfly.several" . -}}
+{{- with .Values -}}
+{{- if hasPrefix "registry.example.org/" .image.repository }}
+- image.repository: it is a placeholder. Push the image that you built to a registry of yours, and name it.
+{{- end }}
+{{- if and (not .image.digest) (or (eq .image.tag "latest") (eq .image.tag "main")) }}
+- image.tag: `{{ .image.tag }}` is something else tomorrow. Name a version, or a digest.
+{{- end }}
+{{- if .dangerPlaintext }}
+- dangerPlaintext: credentials pass between pods in plain text unless a mesh encrypts them.
+{{- end }}
+{{- if eq .ledger.kind "redis" }}
+{{- if .ledger.redis.dangerPlaintext }}
+- ledger.redis.dangerPlaintext: whoever reads or changes what passes to Redis decides what is live.
+{{- end }}
+{{- if .ledger.redis.dangerNoPassword }}
+- ledger.redis.dangerNoPassword: every pod that reaches Redis decides what is live.
+{{- end }}
+{{- if and (not .ledger.redis.username) .ledger.redis.existingSecret }}
+- ledger.redis.username: it is the default user, which may do everything. An ACL user needs no keys but `{{ printf "{%s:*" .ledger.redis.prefix }}`.
+{{- end }}
+{{- end }}
+{{- if not $several }}
+- replicaCount: one. Nothing is issued and nothing ends while it starts anew.
+{{- else if eq .signingKeys.kind "secret" }}
+- signingKeys.kind: keys of a Secret are turned by nobody but you, and whoever may read Secrets here can sign tokens.
+{{- end }}
+{{- if not (or .rules.git.enabled (and (or .rules.agents.files .rules.agents.existingConfigMap) (or .rules.tools.files .rules.tools.existingConfigMap) (or .rules.policies.files .rules.policies.existingConfigMap))) }}
+- rules: there are no agents, no tools or no policies, so nobody gets anything.
+{{- end }}
+{{- if and .thisCluster.enabled (not .thisCluster.tokenReview.enabled) }}
+- thisCluster.tokenReview: it is off. The token of a pod that was deleted proves the pod until the token expires.
+{{- end }}
+{{- if not .networkPolicy.enabled }}
+- networkPolicy.enabled: it is off. Whatever reaches the pods reaches /metrics and the API.
+{{- else if not .listeners.operators.enabled }}
+- listeners.operators: it is off, so /metrics is where agents are, and whoever may call Dayfly can read it.
+{{- end }}
+{{- if and .networkPolicy.enabled (ne .service.type "ClusterIP") }}
+- service.type: `{{ .service.type }}` is for who is outside, and `networkPolicy.from` has to let them in.
+{{- end }}
+{{- if not (and .metrics.serviceMonitor.enabled .metrics.prometheusRule.enabled) }}
+- metrics: without `serviceMonitor` and `prometheusRule` nobody is told that a credential cannot be ended.
+{{- end }}
+{{- if and $several (not .podDisruptionBudget.enabled) }}
+- podDisruptionBudget.enabled: it is off. Draining nodes can stop all replicas at once.
+{{- end }}
+{{- if or (eq .persistence.retention.whenDeleted "Delete") (eq .persistence.retention.whenScaled "Delete") }}
+- persistence.retention: journals are deleted with what wrote them: copy them first, or a lost ledger cannot be recovered.
+{{- end }}
+{{- range $key, $wanted := dict "readOnlyRootFilesystem" true "allowPrivilegeEscalation" false }}
+{{- if ne (toString (get $.Values.securityContext $key)) (toString $wanted) }}
+- securityContext.{{ $key }}: it is not {{ $wanted }}.
+{{- end }}
+{{- end }}
+{{- if ne (toString .podSecurityContext.runAsNonRoot) "true" }}
+- podSecurityContext.runAsNonRoot: it is not true.
+{{- end }}
+{{- if ne (toString .podSecurityContext.fsGroupChangePolicy) "OnRootMismatch" }}
+- podSecurityContext.fsGroupChangePolicy: it is not `OnRootMismatch`. The kubelet opens the keys to a group at the next start, and Dayfly refuses them.
+{{- end }}
+{{- end }}
+{{- end -}}
