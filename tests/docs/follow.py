@@ -44,6 +44,11 @@ from select import select
 PATIENCE = 60
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>`{3,})(?P<language>\w*)")
 REMARK = re.compile(r"^ *<!-- (?P<said>.*) -->$")
+REMARKS = {
+    "not run", "with dayfly dev", "meanwhile", "file", "adds to", "read by", "exits", "types", "like this",
+    "wrong",  # what is expected of a page in tests/docs/wrong
+}  # fmt: skip
+STAYS = re.compile(r"stays, until (\d+) answers")
 SHELLS = ("sh", "bash", "console", "shell")
 OUTPUTS = ("text", "json")
 
@@ -81,6 +86,8 @@ def read(page: Path) -> list[Block]:
             language, begun = fence["language"], number
         elif remark := REMARK.match(line):
             what, _, value = remark["said"].partition(": ")
+            if what not in REMARKS and not STAYS.fullmatch(what):
+                raise Wrong(f"{page}:{number}: nobody knows the remark `{what}`")
             remarks[what] = value
         elif line.strip() and remarks.keys() - {"with dayfly dev"}:
             raise Wrong(f"{page}:{number}: a remark stands before a block, and this is none")
@@ -340,7 +347,7 @@ class Reader:
                 return None
             text = "\n".join(line for line in text.splitlines() if not line.startswith(only[1]))
         for key in said:
-            if stays := re.fullmatch(r"stays, until (\d+) answers", key):
+            if stays := STAYS.fullmatch(key):
                 self.stay(text, int(stays[1]))
                 return None
         printed, failed = self.terminal.run(text, said.get("types"))
