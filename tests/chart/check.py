@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import config
 import guide
+import pod
 import refusals
 import schemas
 import values
@@ -42,6 +45,11 @@ class Checks:
         self.helm, self.definitions, self.binary, self.update = helm, definitions, binary, update
         self.stood_in = helm.copy("stood-in", STAND_INS)
         config.make_authority(helm.state)
+        # Where the user of the pod can reach it.
+        self.shelf = Path(tempfile.mkdtemp(prefix="dayfly-chart-"))
+        self.shelf.chmod(0o755)
+        self.program = Path(shutil.copy2(binary, self.shelf / "dayfly"))
+        self.estate = pod.Estate(binary, helm.state)
         self.bare = helm.copy("bare", {})
         self.said: dict[str, set[str]] = {"_refusals.tpl": set(), "_warnings.tpl": set()}
 
@@ -54,6 +62,8 @@ class Checks:
         for kind, cases, how in (("refused", refusals.REFUSED, self.refused), ("invalid", refusals.INVALID, self.invalid), ("unsafe", refusals.UNSAFE, self.unsafe)):
             found += [(f"{kind}: {case[2]}", lambda how=how, case=case: how(*case)) for case in cases]
         found += [(f"{it.__doc__}", it) for it in (self.all_at_once, self.several, self.alerts, self.without_alerts, self.described, self.readme, self.guide)]
+        # First, since they wait most.
+        found = [(f"{it.__doc__}", lambda it=it: it(self.helm, self.program, self.estate)) for it in (pod.lives, pod.agree)] + found
         found += [(f"{it.__doc__}", it) for it in (self.rules_restart_nobody, self.token_review_only_when_asked_for, self.numbers, self.egress)]
         return found
 
@@ -289,6 +299,7 @@ def main() -> int:
     tests = checks.all()
     with ThreadPoolExecutor(4) as pool:
         failed = [said for said in pool.map(run, tests) if said]
+    shutil.rmtree(checks.shelf)
     failed += checks.untried()
     for said in failed:
         print(f"failed: {said}\n", file=sys.stderr)

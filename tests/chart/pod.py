@@ -1,0 +1,261 @@
+"""A pod without a cluster: the real binary with the rendered configuration, in folders that have the owners and modes that a
+kubelet gives them, as the user of the pod, without privileges."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from config import PLACES
+from helm import Helm, Rendered
+
+USER = 65532
+PATIENCE = 30
+MORE = b'@id("more") permit (principal in Role::"support", action == Action::"crm:comment", resource in Tool::"crm");\n'
+# Only root can give files away. Others run as who they are.
+PRIVILEGED = os.geteuid() == 0
+AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={USER}", "--no-new-privs", "--bounding-set=-all"] if PRIVILEGED else []
+
+
+def until(what: Any, wanted: str) -> Any:
+    """Asks until there is an answer."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if answer := what():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"{wanted} did not happen within {PATIENCE} s")
+
+
+def give(path: Path, mode: int) -> None:
+    """Owner and mode as the kubelet sets them, with `fsGroup`."""
+    if PRIVILEGED:
+        os.chown(path, 0, USER, follow_symlinks=False)
+        path.chmod(mode)
+
+
+class Pod:
+    """One replica."""
+
+    def __init__(self, rendered: Rendered, binary: Path, name: str) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix=f"dayfly-{name}-"))
+        self.root.chmod(0o755)
+        self.binary, self.process, self.versions = binary, None, 0
+        self.pod = rendered.one("StatefulSet")["spec"]["template"]["spec"]
+        text = rendered.one("ConfigMap")["data"]["dayfly.toml"]
+        self.configuration = self.root / "dayfly.toml"
+        self.configuration.write_text(PLACES.sub(rf'"{self.root}\1', text))
+        self.log = self.root / "log"
+        for mount in self._container("containers", "dayfly")["volumeMounts"]:
+            if "subPath" not in mount:
+                (self.root / mount["mountPath"].lstrip("/")).mkdir(parents=True)
+        for mount in ("/var/lib/dayfly", "/run/dayfly-keys"):
+            if (self.root / mount.lstrip("/")).is_dir():
+                give(self.root / mount.lstrip("/"), 0o2770)
+
+    def _container(self, kind: str, name: str) -> dict[str, Any]:
+        return next(it for it in self.pod[kind] if it["name"] == name)
+
+    def project(self, mount: str, files: dict[str, bytes], mode: int = 0o644) -> None:
+        """Puts files where a ConfigMap or a Secret is mounted, in one instant, as the kubelet does."""
+        place = self.root / mount.lstrip("/")
+        place.mkdir(parents=True, exist_ok=True)
+        self.versions += 1
+        version = place / f"..{self.versions}"
+        version.mkdir()
+        for name, content in files.items():
+            (version / name).write_bytes(content)
+            give(version / name, mode)
+        give(version, 0o2755)
+        link = place / "..data_tmp"
+        link.symlink_to(version.name)
+        link.rename(place / "..data")
+        for name in files:
+            if not (place / name).is_symlink():
+                (place / name).symlink_to(f"..data/{name}")
+
+    def initialise(self, name: str) -> None:
+        """Runs an init container's script."""
+        script = self._container("initContainers", name)["args"][0].replace("/run/", f"{self.root}/run/")
+        subprocess.run([*AS_USER, "sh", "-euc", script], check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Starts Dayfly with the arguments of the container."""
+        arguments = [str(self.configuration) if it == "/etc/dayfly/dayfly.toml" else it for it in self._container("containers", "dayfly")["args"]]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([*AS_USER, self.binary, *arguments], stdout=log, stderr=log, env={}, cwd="/")
+
+    def ready(self, port: int) -> None:
+        """Waits until the probe says so."""
+
+        def look() -> bool:
+            assert self.process and self.process.poll() is None, self.log.read_text()
+            return get(port, "/readyz") is not None
+
+        until(look, "readiness")
+
+    def stop(self) -> int:
+        """Stops it as the kubelet does, within the time that the pod has."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(self.pod["terminationGracePeriodSeconds"])
+
+    def remove(self) -> None:
+        """Ends what is left of it."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.root)
+
+
+def get(port: int, path: str) -> Any:
+    """The answer, if there is one that says that all is well."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=3) as answer:
+            return json.load(answer)
+    except (OSError, urllib.error.URLError):
+        return None
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return int(it.getsockname()[1])
+
+
+class Estate:
+    """A trust domain, evidence, agents, tools and policies, as `dayfly dev` makes them."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.folder = folder / "estate"
+        command = [binary, "dev", "--folder", self.folder, "--listen", self.address, "--tool", f"127.0.0.1:{free_port()}"]
+        made = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
+        until(lambda: get(int(self.address.rsplit(":", 1)[1]), "/readyz"), "dayfly dev")
+        made.terminate()
+        made.wait(PATIENCE)
+
+    def files(self, part: str) -> dict[str, bytes]:
+        """The files of a folder."""
+        return {it.name: it.read_bytes() for it in (self.folder / part).iterdir() if it.is_file()}
+
+    def values(self, port: int) -> dict[str, Any]:
+        """Values for a pod that takes its evidence."""
+        return {
+            "publicUrl": f"http://127.0.0.1:{port}",
+            "dangerPlaintext": True,
+            "service": {"port": port},
+            "rules": {part: {"existingConfigMap": part} for part in ("agents", "tools", "policies")},
+            "extraVolumes": [{"name": "bundle", "configMap": {"name": "bundle"}}],
+            "extraVolumeMounts": [{"name": "bundle", "mountPath": "/etc/bundle", "readOnly": True}],
+            "config": {
+                "identity": {"audiences": [f"http://{self.address}"], "trust_domain": [{"name": "example.org", "bundle_file": "/etc/bundle/bundle.json"}]},
+                "policy": {"watch_interval": "1s"},
+            },
+        }
+
+    def pod(self, helm: Helm, binary: Path, port: int, **more: Any) -> Pod:
+        """A pod with all of it."""
+        pod = Pod(helm.template(None, {**self.values(port), **more}), binary, "pod")
+        for part in ("agents", "tools", "policies"):
+            pod.project(f"/etc/dayfly/{part}", self.files(part))
+        pod.project("/etc/bundle", {"bundle.json": (self.folder / "bundle.json").read_bytes()})
+        return pod
+
+    def credential(self, binary: Path, port: int) -> None:
+        """Opens a task and has a credential issued for it."""
+        about = ["--broker", f"http://127.0.0.1:{port}", "--evidence", str(self.folder / "evidence" / "support-bot.jwt")]
+
+        def run(*command: str) -> str:
+            done = subprocess.run([binary, *command, *about], capture_output=True, text=True, check=False, env={})
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        task = run("task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
+        assert run("task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only").count(".") == 2
+        run("task", "complete", task)
+
+
+def loaded(pod: Pod) -> list[str]:
+    """What became of each set of rules that was found while it ran."""
+    journal = (pod.root / "var/lib/dayfly/journal").glob("*.jsonl")
+    records = [json.loads(line) for file in sorted(journal) for line in file.read_text().splitlines()]
+    return [record["result"] for record in records if record["verb"] == "load"]
+
+
+def lives(helm: Helm, binary: Path, estate: Estate) -> None:
+    """One replica from its first start to its next: a credential, new rules without a restart, a stop in time."""
+    port = free_port()
+    pod = estate.pod(helm, binary, port)
+    try:
+        pod.start()
+        pod.ready(port)
+        estate.credential(binary, port)
+        pod.project("/etc/dayfly/policies", {**estate.files("policies"), "more.cedar": MORE})
+        until(lambda: loaded(pod) == ["permitted"], "the new revision")
+        keys = get(port, "/.well-known/jwks.json")
+        assert pod.stop() == 0, pod.log.read_text()
+
+        pod.start()
+        pod.ready(port)
+        estate.credential(binary, port)
+        assert get(port, "/.well-known/jwks.json") == keys
+        assert pod.stop() == 0, pod.log.read_text()
+
+        if PRIVILEGED:
+            # Without `OnRootMismatch` the kubelet opens every file to the group, each time that it mounts the volume.
+            for path in (pod.root / "var/lib/dayfly").rglob("*"):
+                path.chmod(path.stat().st_mode | (0o2770 if path.is_dir() else 0o660))
+            pod.start()
+            assert pod.process and pod.process.wait(PATIENCE) != 0
+            assert "others can" in pod.log.read_text(), pod.log.read_text()
+    finally:
+        pod.remove()
+
+
+def agree(helm: Helm, binary: Path, estate: Estate) -> None:
+    """Two replicas with the keys of one Secret publish the same ones, before and after these were turned."""
+    made = estate.folder / "data" / "keys"
+    secret = {it.name: it.read_bytes() for it in made.iterdir() if it.is_file()}
+    published = []
+    for ring in (secret, turned(secret)):
+        answers = []
+        for _ in range(2):
+            port = free_port()
+            pod = estate.pod(helm, binary, port, signingKeys={"kind": "secret", "existingSecret": "keys"})
+            try:
+                pod.project("/run/secrets/signing-keys", ring, 0o440)
+                pod.initialise("signing-keys")
+                pod.start()
+                pod.ready(port)
+                answers.append([key["kid"] for key in get(port, "/.well-known/jwks.json")["keys"]])
+            finally:
+                pod.remove()
+        assert answers[0] == answers[1], answers
+        published.append(answers[0])
+    before, after = published
+    # The first one signs. Whoever signs now was published before, and whoever signed is published still.
+    assert after[0] == before[1] and before[0] in after and len(after) == 3, published
+
+
+def turned(secret: dict[str, bytes]) -> dict[str, bytes]:
+    """The Secret as its README says that it is turned."""
+    ring = json.loads(secret["ring.json"])
+    now = time.time()
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now))
+    later = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now + 7200))
+    new = {**ring, "active": ring["next"], "active_since": moment, "next": None, "retiring": [{"key": ring["active"], "until": later}]}
+    command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    key = subprocess.run(command, check=True, capture_output=True).stdout
+    return {**secret, "ring.json": json.dumps(new).encode(), "2027.pem": key}
