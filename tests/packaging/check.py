@@ -7,8 +7,11 @@ ROOT is the image's file system, IMAGE its configuration (JSON). As root: it mak
 
 import json
 import os
+import re
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -120,10 +123,80 @@ def ended(task, login):
     assert gone.returncode != 0 and "authentication failed" in gone.stderr, gone
 
 
+# --- The guide, word by word
+
+GUIDE = repository / "docs/guides/run-in-a-container.md"
+# What plays `docker`: it hands its words over, and says and ends as it is told.
+DOCKER = """#!/usr/bin/env python3
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as to:
+    to.connect({address!r})
+    to.sendall(json.dumps(sys.argv[1:]).encode() + b"\\n")
+    told = json.load(to.makefile())
+sys.stdout.write(told["out"])
+sys.stderr.write(told["err"])
+sys.exit(told["code"])
+"""
+
+
+def docker(words):
+    """What Docker does with these words, as far as the guide uses it."""
+    assert words[:3] == ["compose", "--file", "packaging/compose.yaml"], words
+    match words[3:]:
+        case ["up", "--build", "--detach"]:
+            engine.start("dayfly")
+            until("Dayfly", ready)
+            return "", "", 0
+        case ["logs", service]:
+            return engine.log(service), "", 0
+        case ["run", "--rm", "cli", *rest]:
+            made = engine.run("cli", *rest)
+        case ["exec", service, *rest]:
+            made = engine.inside(service, *rest)
+        case _:
+            raise AssertionError(f"the guide asks for what nothing here does: docker {words}")
+    return made.stdout, made.stderr, made.returncode
+
+
+class Asked(socketserver.StreamRequestHandler):
+    def handle(self):
+        try:
+            out, err, code = docker(json.loads(self.rfile.readline()))
+        except AssertionError as fault:
+            out, err, code = "", f"{fault}\n", 125
+        self.wfile.write(json.dumps({"out": out, "err": err, "code": code}).encode())
+
+
+def follow():
+    """Types what the guide says to type, up to where it builds an image by hand; what was printed, block by block."""
+    text = GUIDE.read_text().split("\n## What is where")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4, blocks
+    bin = folder / "bin"
+    bin.mkdir()
+    address = str(folder / "docker.sock")
+    (bin / "docker").write_text(DOCKER.format(address=address))
+    (bin / "docker").chmod(0o755)
+    typed = "shopt -s expand_aliases\nset -e\n" + "echo '=== next'\n".join(blocks)
+    with socketserver.UnixStreamServer(address, Asked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        made = subprocess.run(
+            ["bash", "-c", typed], cwd=folder, text=True, capture_output=True,
+            env={"PATH": f"{bin}:{os.environ['PATH']}", "HOME": str(folder)},
+        )
+        server.shutdown()
+    assert made.returncode == 0, (made.returncode, made.stdout, made.stderr)
+    started, issued, ended, recorded = made.stdout.split("=== next\n")
+    assert '"message":"ready"' in started, started
+    assert "dayfly_" in issued and "postgres" in issued, issued
+    before, after = ended.split("verified_absent")
+    assert re.search(r"dayfly_[0-9a-z]{26}", before.split("id ")[0]) and not re.search(r"dayfly_[0-9a-z]{26}", after), ended
+    assert "issue permitted support-bot tool=orders" in recorded, recorded
+
+
 # What is run is a copy, so that the secrets of whoever tries it in this clone stay as they are.
 subprocess.run(["cp", "-r", repository / "packaging", folder], check=True)
 subprocess.run(["rm", "-rf", secrets], check=True)
-subprocess.run([prepare], check=True, stdout=subprocess.DEVNULL)
 leave()
 stand_ins = {
     "dayfly": libraries,
@@ -131,8 +204,7 @@ stand_ins = {
 }
 engine = Engine(packaging / "compose.yaml", folder / "engine", json.loads(image), root, stand_ins)
 try:
-    engine.start("dayfly")
-    until("Dayfly", ready)
+    follow()
     confined()
     assert "NOAUTH" in redis("ping"), "whoever has no login is let in"
     assert "NOPERM" in redis("--user", "health", "--pass", "", "get", "x")
@@ -153,9 +225,9 @@ try:
 
     evidence("ops/console")
     shown = dayfly("journal", "tail", "--evidence", "/evidence/console.jwt")
-    assert shown.count(" issue permitted support-bot tool=orders") == 2, shown
+    assert shown.count(" issue permitted support-bot tool=orders") == 3, shown
     private()
-    print("compose: two logins from issue to verified end, over a restart of everything; nothing to write but the volume")
+    print("compose: the guide word by word; a login over a restart of everything; nothing to write but the volume")
 except BaseException:
     for name in ("dayfly", "redis", "postgres"):
         if (folder / "engine" / name / "log").exists():

@@ -79,7 +79,9 @@ class Engine:
             directory = base["WorkingDir"]
         else:
             root, directory = folder / "root", "/"
-            root.mkdir(exist_ok=True)
+            (root / "var").mkdir(parents=True, exist_ok=True)
+            if not (root / "var/run").is_symlink():
+                (root / "var/run").symlink_to("/run")
             command = listed(service.get("entrypoint")) + listed(service.get("command"))
             # In compose.yaml `$$` is `$`.
             command = [word.replace("$$", "$") for word in command]
@@ -193,10 +195,15 @@ class Engine:
         kind, *words = check["test"]
         words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
         until = time.monotonic() + PATIENCE
-        while self.crun("exec", name, *words, capture_output=True).returncode != 0:
+        while self.inside(name, *words).returncode != 0:
             if self.running[name].poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"{name} is not healthy:\n{self.log(name)}")
             time.sleep(0.1)
+
+    def inside(self, name: str, *words: str) -> subprocess.CompletedProcess:
+        """`compose exec`: one more process in a container that runs, by its user."""
+        user = self.compose["services"][name]["user"]
+        return self.crun("exec", "--user", user, name, *words, stdin=subprocess.DEVNULL, capture_output=True)
 
     def log(self, name: str) -> str:
         return (self.folder / name / "log").read_text()
