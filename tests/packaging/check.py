@@ -75,6 +75,23 @@ def status(pid):
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
+def as_it_is():
+    """The image before anybody says how to run it."""
+    assert engine.image["User"] == "65532:65532" and list(engine.image["Volumes"]) == ["/var/lib/dayfly"], engine.image
+    version = re.search(r'^version = "(.*)"$', (repository / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    labels = engine.image["Labels"]
+    assert labels["org.opencontainers.image.version"] == version, labels
+    assert engine.compose["services"]["dayfly"]["image"].endswith(f":{version}"), version
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    run = [path.relative_to(root) for path in files if path.stat().st_mode & 0o111]
+    assert run == [Path("usr/local/bin/dayfly")], run
+    # It can be changed by nobody that it runs as, wherever it is run.
+    theirs = [path for path in root.rglob("*") if path.lstat().st_uid != 0 or path.lstat().st_mode & 0o6022]
+    assert theirs == [root / "var/lib/dayfly"], theirs
+    components = json.loads((root / "usr/local/share/doc/dayfly/sbom.cdx.json").read_text())["components"]
+    assert len(components) > 100, len(components)
+
+
 def confined():
     """What the kernel says about the broker."""
     pid = engine.pid("dayfly")
@@ -204,6 +221,7 @@ stand_ins = {
 }
 engine = Engine(packaging / "compose.yaml", folder / "engine", json.loads(image), root, stand_ins)
 try:
+    as_it_is()
     follow()
     confined()
     assert "NOAUTH" in redis("ping"), "whoever has no login is let in"
