@@ -27,11 +27,7 @@ fn installation() -> Installation {
     };
     let files = Installation::new();
     files.change("dayfly.toml", |text| format!("{text}\n{provider}"));
-    let head = "name = \"data\"\ndescription = \"a bucket\"\nowner = \"Data\"\nrisk = \"low\"\n\
-        sensitivity = \"internal\"\nzone = \"eu\"\nenvironment = \"production\"\n\
-        audience = \"https://data.example.org\"\ndefault_ttl = \"5m\"\nmax_ttl = \"15m\"\n";
-    let actions = "\n[actions]\nread = \"read\"\nlist = \"read\"\n";
-    fs::write(files.path("tools/data.toml"), [head, tool, actions].concat()).unwrap();
+    fs::write(files.path("tools/data.toml"), tool).unwrap();
     files
 }
 

@@ -34,11 +34,8 @@ async fn the_provider_and_the_tool_of_the_guide_fit_together() {
     let loaded = files::load(&shipped.join("agents"), folder.path()).unwrap();
     let tool = loaded.registry.tool(&"orders".parse().unwrap()).unwrap();
 
-    // The authorities of this machine may be elsewhere.
-    let provider = block("[[provider]]").replace(
-        "ca_file = \"/etc/ssl/certs/ca-certificates.crt\"",
-        "danger_plaintext = true",
-    );
+    // There is no server here whose authority it could be.
+    let provider = block("[[provider]]").replace("ca_file = \"orders-db.ca.pem\"", "danger_plaintext = true");
     let text = format!("{provider}\n[[identity.trust_domain]]\nname = \"a\"\nbundle_file = \"b\"\n");
     let config = config::parse("dayfly.toml", &shipped, &text).unwrap();
     let entropy = OsEntropy::new();
