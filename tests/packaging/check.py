@@ -245,6 +245,8 @@ try:
     shown = dayfly("journal", "tail", "--evidence", "/evidence/console.jwt")
     assert shown.count(" issue permitted support-bot tool=orders") == 3, shown
     private()
+    # The engine left the machine as it was.
+    assert os.stat("/dev/null").st_uid == 0
     print("compose: the guide word by word; a login over a restart of everything; nothing to write but the volume")
 except BaseException:
     for name in ("dayfly", "redis", "postgres"):

@@ -176,16 +176,22 @@ class Engine:
         command = ["crun", "--cgroup-manager=disabled", f"--root={self.folder}/crun", *map(str, arguments)]
         return subprocess.run(command, text=True, **options)
 
+    def nothing(self):
+        """What a container reads. Not /dev/null: crun makes the user of the container its owner, on the whole machine."""
+        empty = self.folder / "nothing"
+        empty.touch()
+        return empty.open("r+")
+
     def start(self, name: str):
         for other, wanted in self.compose["services"][name].get("depends_on", {}).items():
             if other not in self.running:
                 self.start(other)
             assert wanted == {"condition": "service_healthy"}, wanted
         folder = self.bundle(name, name)
-        self.crun("delete", "--force", name, capture_output=True)
+        self.crun("delete", "--force", name, stdin=self.nothing(), capture_output=True)
         log = (folder / "log").open("a")
         command = ["crun", "--cgroup-manager=disabled", f"--root={self.folder}/crun", "run", "--bundle", folder, name]
-        self.running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.running[name] = subprocess.Popen(command, stdin=self.nothing(), stdout=log, stderr=log)
         self.healthy(name)
 
     def healthy(self, name: str):
@@ -203,7 +209,7 @@ class Engine:
     def inside(self, name: str, *words: str) -> subprocess.CompletedProcess:
         """`compose exec`: one more process in a container that runs, by its user."""
         user = self.compose["services"][name]["user"]
-        return self.crun("exec", "--user", user, name, *words, stdin=subprocess.DEVNULL, capture_output=True)
+        return self.crun("exec", "--user", user, name, *words, stdin=self.nothing(), capture_output=True)
 
     def log(self, name: str) -> str:
         return (self.folder / name / "log").read_text()
@@ -215,14 +221,14 @@ class Engine:
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess:
         """`compose run --rm`: in a container of its own, with these arguments."""
         folder = self.bundle(name, f"{name}-run", list(arguments))
-        return self.crun("run", "--bundle", folder, f"{name}-run", stdin=subprocess.DEVNULL, capture_output=True)
+        return self.crun("run", "--bundle", folder, f"{name}-run", stdin=self.nothing(), capture_output=True)
 
     def stop(self, name: str) -> tuple[int, float]:
         """As engines stop: its signal, then patience. The exit code, and how long it took."""
         process = self.running.pop(name)
         began = time.monotonic()
         number = getattr(signal, self.image["StopSignal"]) if name == "dayfly" else signal.SIGTERM
-        self.crun("kill", name, int(number), capture_output=True)
+        self.crun("kill", name, int(number), stdin=self.nothing(), capture_output=True)
         grace = self.compose["services"][name].get("stop_grace_period", "10s")
         try:
             code = process.wait(float(grace.removesuffix("s")))
@@ -232,6 +238,6 @@ class Engine:
 
     def close(self):
         for name in list(self.running):
-            self.crun("delete", "--force", name, capture_output=True)
+            self.crun("delete", "--force", name, stdin=self.nothing(), capture_output=True)
             self.running.pop(name).wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
