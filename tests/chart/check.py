@@ -45,6 +45,7 @@ class Checks:
         self.helm, self.definitions, self.binary, self.update = helm, definitions, binary, update
         self.stood_in = helm.copy("stood-in", STAND_INS)
         config.make_authority(helm.state)
+        self.page = (ROOT / "docs" / "guides" / "install-on-kubernetes.md").read_text()
         # Where the user of the pod can reach it.
         self.shelf = Path(tempfile.mkdtemp(prefix="dayfly-chart-"))
         self.shelf.chmod(0o755)
@@ -64,6 +65,7 @@ class Checks:
         found += [(f"{it.__doc__}", it) for it in (self.all_at_once, self.several, self.alerts, self.without_alerts, self.described, self.readme, self.guide)]
         # First, since they wait most.
         found = [(f"{it.__doc__}", lambda it=it: it(self.helm, self.program, self.estate)) for it in (pod.lives, pod.agree)] + found
+        found.insert(0, (f"{pod.share.__doc__}", lambda: pod.share(self.helm, self.program, self.estate, self.page)))
         found += [(f"{it.__doc__}", it) for it in (self.rules_restart_nobody, self.token_review_only_when_asked_for, self.numbers, self.egress)]
         return found
 
@@ -241,7 +243,7 @@ class Checks:
 
     def guide(self) -> None:
         """what the guide shows works as it stands there"""
-        page = (ROOT / "docs" / "guides" / "install-on-kubernetes.md").read_text()
+        page = self.page
         rules = self.helm.state / "guide"
         guide.rules(page, rules)
         first, *changed = guide.values(page)

@@ -32,9 +32,9 @@ def files(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def make_authority(folder: Path) -> None:
-    """A certificate and its key, for who has to read some."""
+    """A certificate that vouches for itself, and its key."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=test"]
-    command += ["-addext", "subjectAltName=DNS:dayfly.dayfly.svc", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
+    command += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:dayfly.dayfly.svc,DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from config import PLACES
+from config import PLACES, make_authority
 from helm import Helm, Rendered
 
 USER = 65532
@@ -173,18 +174,19 @@ class Estate:
         pod.project("/etc/bundle", {"bundle.json": (self.folder / "bundle.json").read_bytes()})
         return pod
 
+    def run(self, binary: Path, port: int, *command: str) -> str:
+        """A command as the agent `support-bot`."""
+        about = ["--broker", f"http://127.0.0.1:{port}", "--evidence", str(self.folder / "evidence" / "support-bot.jwt")]
+        done = subprocess.run([binary, *command, *about], capture_output=True, text=True, check=False, env={})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def credential(self, binary: Path, port: int) -> None:
         """Opens a task and has a credential issued for it."""
-        about = ["--broker", f"http://127.0.0.1:{port}", "--evidence", str(self.folder / "evidence" / "support-bot.jwt")]
-
-        def run(*command: str) -> str:
-            done = subprocess.run([binary, *command, *about], capture_output=True, text=True, check=False, env={})
-            assert done.returncode == 0, done.stderr
-            return done.stdout.strip()
-
-        task = run("task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
-        assert run("task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only").count(".") == 2
-        run("task", "complete", task)
+        task = self.run(binary, port, "task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
+        token = self.run(binary, port, "task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only")
+        assert token.count(".") == 2
+        self.run(binary, port, "task", "complete", task)
 
 
 def loaded(pod: Pod) -> list[str]:
@@ -222,6 +224,63 @@ def lives(helm: Helm, binary: Path, estate: Estate) -> None:
             assert "others can" in pod.log.read_text(), pod.log.read_text()
     finally:
         pod.remove()
+
+
+class Redis:
+    """A Redis with TLS, in which nobody but the user of the guide gets in."""
+
+    def __init__(self, guide: str, folder: Path) -> None:
+        self.port = free_port()
+        line = re.search(r"^user dayfly .*$", guide, re.MULTILINE)
+        assert line, "the guide has no user for Redis"
+        folder.mkdir()
+        make_authority(folder)
+        self.authority = (folder / "certificate.pem").read_bytes()
+        (folder / "redis.conf").write_text(
+            f"port 0\ntls-port {self.port}\nbind 127.0.0.1\ndir {folder}\ntls-auth-clients no\nappendonly yes\nmaxmemory-policy noeviction\n"
+            f"tls-cert-file {folder}/certificate.pem\ntls-key-file {folder}/key.pem\ntls-ca-cert-file {folder}/certificate.pem\n"
+            f"user default off resetpass ~* &* +@all\n{line[0].replace('PASSWORD', 'a-password')}\n"
+        )
+        self.process = subprocess.Popen(["redis-server", folder / "redis.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def values(self) -> dict[str, Any]:
+        """What the chart is told of it."""
+        redis = {"urls": [f"rediss://localhost:{self.port}"], "username": "dayfly", "existingSecret": "redis", "ca": {"existingSecret": "redis-ca"}}
+        return {"kind": "redis", "redis": redis}
+
+
+def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
+    """Two replicas on one Redis with the user of the guide, and one volume of signing keys: what one issues the other knows."""
+    redis = Redis(guide, helm.state / "redis")
+    keys = Path(tempfile.mkdtemp(prefix="dayfly-keys-"))
+    pods: list[tuple[Pod, int]] = []
+    try:
+        give(keys, 0o2770)
+        for _ in range(2):
+            port = free_port()
+            pod = estate.pod(helm, binary, port, replicaCount=2, ledger=redis.values(), signingKeys={"kind": "shared", "existingClaim": "keys"})
+            pods.append((pod, port))
+            pod.project("/run/secrets/redis", {"password": b"a-password"}, 0o440)
+            pod.project("/run/secrets/redis-ca", {"ca.crt": redis.authority}, 0o440)
+            (pod.root / "var/lib/dayfly-keys").rmdir()
+            (pod.root / "var/lib/dayfly-keys").symlink_to(keys)
+            pod.start()
+        for pod, port in pods:
+            pod.ready(port)
+        (first, one), (_, other) = pods
+        assert get(one, "/.well-known/jwks.json") == get(other, "/.well-known/jwks.json")
+        task = estate.run(binary, one, "task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
+        token = estate.run(binary, one, "task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only")
+        assert token.count(".") == 2
+        assert first.stop() == 0, first.log.read_text()
+        ended = estate.run(binary, other, "task", "complete", task)
+        assert "task_completed" in ended and "denied_at" in ended, ended
+    finally:
+        for pod, _ in pods:
+            pod.remove()
+        shutil.rmtree(keys)
+        redis.process.terminate()
+        redis.process.wait(PATIENCE)
 
 
 def agree(helm: Helm, binary: Path, estate: Estate) -> None:
