@@ -447,6 +447,11 @@ def main() -> None:
     except Wrong as wrong:
         sys.exit(str(wrong))
     ran, left = 0, []
+    if not way:
+        # One after the other, since they share ports; and names of others lead nowhere.
+        lost = [page for page in to_follow if "meanwhile/database" in page.read_text()]
+        to_follow = [page for page in to_follow if page not in lost]
+        left += [f"{page.relative_to(repository)}: this system gives it no network of its own" for page in lost]
     with ThreadPoolExecutor(4 if way else 1) as readers:
         for other in pages:
             if other not in to_follow:
