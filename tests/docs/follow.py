@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 
-PATIENCE = 20
+PATIENCE = 60
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>`{3,})(?P<language>\w*)")
 REMARK = re.compile(r"^ *<!-- (?P<said>.*) -->$")
 REMARKS = {
