@@ -22,11 +22,11 @@ numbers may be others, and `…` stands for anything. Remarks in the Markdown, w
 Commands in the running text are parsed too.
 """
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -41,146 +41,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 
+from page import OUTPUTS, SHELLS, STAYS, Block, Wrong, commands, compare, inline, parse, read
+
 PATIENCE = 60
-FENCE = re.compile(r"^(?P<indent> *)(?P<mark>`{3,})(?P<language>\w*)")
-REMARK = re.compile(r"^ *<!-- (?P<said>.*) -->$")
-REMARKS = {
-    "not run", "with dayfly dev", "meanwhile", "file", "adds to", "read by", "exits", "types", "like this",
-    "wrong",  # what is expected of a page in tests/docs/wrong
-}  # fmt: skip
-STAYS = re.compile(r"stays, until (\d+) answers")
-SHELLS = ("sh", "bash", "console", "shell")
-OUTPUTS = ("text", "json")
-
-
-class Wrong(Exception):
-    """The page does not say what happens."""
-
-
-# --- Pages
-
-
-@dataclass
-class Block:
-    line: int
-    language: str
-    text: str
-    remarks: dict[str, str]
-
-
-def read(page: Path) -> list[Block]:
-    """The blocks of a page, each with the remarks that stand before it."""
-    blocks: list[Block] = []
-    remarks: dict[str, str] = {}
-    mark, indent, body, language, begun = "", 0, [], "", 0
-    for number, line in enumerate(page.read_text().splitlines(), 1):
-        fence = FENCE.match(line)
-        if mark:
-            if fence and fence["mark"].startswith(mark) and not fence["language"]:
-                blocks.append(Block(begun, language, "\n".join(body) + "\n", remarks))
-                mark, remarks = "", {}
-            else:
-                body.append(line[indent:] if not line[:indent].strip() else line)
-        elif fence:
-            mark, indent, body = fence["mark"], len(fence["indent"]), []
-            language, begun = fence["language"], number
-        elif remark := REMARK.match(line):
-            what, _, value = remark["said"].partition(": ")
-            if what not in REMARKS and not STAYS.fullmatch(what):
-                raise Wrong(f"{page}:{number}: nobody knows the remark `{what}`")
-            remarks[what] = value
-        elif line.strip() and remarks.keys() - {"with dayfly dev"}:
-            raise Wrong(f"{page}:{number}: a remark stands before a block, and this is none")
-    return blocks
-
-
-def inline(page: Path) -> list[tuple[int, str]]:
-    """The `dayfly …` commands in the running text."""
-    found, inside = [], False
-    for number, line in enumerate(page.read_text().splitlines(), 1):
-        if FENCE.match(line):
-            inside = not inside
-        elif not inside:
-            found += [(number, code) for code in re.findall(r"`(dayfly [^`]+)`", line.replace("\\|", "|"))]
-    return found
-
-
-# --- Commands that are only parsed
-
-COMMAND = re.compile(r"(?:^|[|;&(] *|\$\( *)(dayfly(?: |$).*)")
-
-
-# What stands for a name in the running text, and a name.
-TASK, LEASE = "tsk_01m813pxr5ezdtp24bwze4n0b7", "lse_01m813trvjez4sdx0nfmsb06xf"
-PLACES = {
-    "TASK": TASK, "$task": TASK, "$part": TASK, "LEASE": LEASE, "AGENT": "an-agent", "TOOL": "a-tool",
-    "URL": "https://mcp.example.org/mcp", "SUBJECT": "agent/an-agent", "NAME": "name", "NAME=VALUE": "name=value",
-}  # fmt: skip
-
-
-def commands(text: str) -> list[str]:
-    lines = text.replace("\\\n", " ").splitlines()
-    return [match[1] for line in lines if (match := COMMAND.search(line.strip()))]
-
-
-def parse(dayfly: str, command: str, where: str) -> None:
-    """Has the real command line read it. `--help` comes last, so whatever is wrong before it is an error."""
-    words = []
-    try:
-        lexer = shlex.shlex(command, posix=True, punctuation_chars="();<>|&")
-        lexer.whitespace_split = True
-        for word in lexer:
-            if set(word) <= set("();<>|&"):
-                break
-            if word == "--":
-                break
-            words.append(word)
-    except ValueError as fault:
-        raise Wrong(f"{where}: {command}: {fault}") from None
-    words = [PLACES.get(word, word) for word in words[1:] if not re.search(r"…|^\[|^#", word)]
-    done = subprocess.run([dayfly, *words, "--help"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Wrong(f"{where}: {command}\n{done.stderr}")
-
-
-# --- What was printed
-
-VARIABLE = [
-    (re.compile(r"\x1b\[[\d;]*m"), ""),
-    (re.compile(r"\w*…"), "…"),
-    (re.compile(r"\b(tsk|lse|dec|req)_[0-9a-z]+"), r"\1_ID"),
-    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
-    (re.compile(r"\b[0-9a-f]{16,}\b"), "HEX"),
-    (re.compile(r"\d+(\.\d+)?(ms|s|µs)\b"), "LENGTH"),
-    (re.compile(r"(?<![\w:])\d+(\.\d+)?\b"), "N"),
-    (re.compile(r"\s+"), " "),
-]
-
-
-def plain(line: str) -> str:
-    for what, instead in VARIABLE:
-        line = what.sub(instead, line)
-    return line.strip()
-
-
-def compare(expected: Block, printed: str, typed: str | None) -> None:
-    """Every line that the page shows was printed, in that order. Others may stand between."""
-    if expected.language == "json":
-        names = re.findall(r'"([\w.-]+)":', expected.text)
-        if missing := [name for name in names if not re.search(rf'"{re.escape(name)}" *:', printed)]:
-            raise Wrong(f"the answer lacks {missing}")
-        return
-    text, at = "\n".join(plain(line) for line in printed.splitlines()), 0
-    for line in expected.text.splitlines():
-        wanted = ".*".join(re.escape(part) for part in plain(line).split("…"))
-        if wanted in ("", ".*") or line == typed:
-            continue
-        # An answer in JSON ends without a new line, and what comes next is printed behind it.
-        end = "" if line.startswith("{") else "$"
-        match = re.compile(rf"(?:^|(?<=\}})){wanted}{end}", re.MULTILINE).search(text, at)
-        if not match:
-            raise Wrong(f"this was not printed: {line.strip()}")
-        at = match.end()
 
 
 # --- Terminals
@@ -206,7 +69,9 @@ class Terminal:
     def write(self, text: str) -> Path:
         self.blocks += 1
         file = self.files / f"{self.blocks}.sh"
-        file.write_text("set -E -o pipefail\ntrap 'failed+=(\"$?: $BASH_COMMAND\")' ERR\n" + text + "\ntrap - ERR\n:\n")
+        file.write_text(
+            "set -E -o pipefail\ntrap 'failed+=(\"$?: $BASH_COMMAND\")' ERR\n" + text + "\ntrap - ERR\n:\n"
+        )
         return file
 
     def say(self, line: str) -> None:
@@ -223,7 +88,9 @@ class Terminal:
             stdin = os.ttyname(screen)
         end = f"end-of-{file.name}-{os.getpid()}"
         failures = file.with_suffix(".failed")
-        self.say(f"failed=(); . {file} <{stdin}; printf '%s\\n' \"${{failed[@]}}\" >{failures}; printf '\\n%s\\n' {end} \"$PWD\" {end}")
+        self.say(
+            f"failed=(); . {file} <{stdin}; printf '%s\\n' \"${{failed[@]}}\" >{failures}; printf '\\n%s\\n' {end} \"$PWD\" {end}"
+        )
         out, until = b"", time.monotonic() + PATIENCE
         assert self.shell.stdout
         while out.count(f"\n{end}\n".encode()) < 2:
@@ -236,7 +103,9 @@ class Terminal:
             out += piece
         said, folder, _ = out.decode(errors="replace").split(f"\n{end}\n")
         self.folder = Path(folder.strip())
-        return said.rstrip("\n"), [line for line in failures.read_text().splitlines() if re.match(r"\d+: ", line)]
+        return said.rstrip("\n"), [
+            line for line in failures.read_text().splitlines() if re.match(r"\d+: ", line)
+        ]
 
     def start(self, text: str) -> Path:
         """Leaves it running. Where it prints to."""
@@ -245,10 +114,8 @@ class Terminal:
         return log
 
     def end(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.shell.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.shell.wait()
 
 
@@ -284,7 +151,11 @@ class Reader:
         cargo.chmod(0o755)
         # As when it prints to a screen.
         (home / ".curlrc").write_text("no-progress-meter\n")
-        self.environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(home), "LC_ALL": "C.UTF-8"}
+        self.environment = {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "HOME": str(home),
+            "LC_ALL": "C.UTF-8",
+        }
         self.terminal = self.new(self.clone)
 
     def new(self, folder: Path) -> Terminal:
@@ -303,7 +174,8 @@ class Reader:
 
     def follow(self, page: Path) -> tuple[int, list[str]]:
         """How many blocks were run, and what was not, with the reason."""
-        ran, left, printed, typed = 0, [], None, None
+        left: list[str] = []
+        ran, printed, typed = 0, None, None
         page_name = page.relative_to(self.repository)
         for block in read(page):
             where, said = f"{page_name}:{block.line}", block.remarks
@@ -451,7 +323,9 @@ def main() -> None:
         # One after the other, since they share ports; and names of others lead nowhere.
         lost = [page for page in to_follow if "meanwhile/database" in page.read_text()]
         to_follow = [page for page in to_follow if page not in lost]
-        left += [f"{page.relative_to(repository)}: this system gives it no network of its own" for page in lost]
+        left += [
+            f"{page.relative_to(repository)}: this system gives it no network of its own" for page in lost
+        ]
     with ThreadPoolExecutor(4 if way else 1) as readers:
         for other in pages:
             if other not in to_follow:
@@ -467,7 +341,9 @@ def main() -> None:
     if faults:
         sys.exit("\n\n".join(faults))
     print("\n".join(f"not run: {reason}" for reason in left))
-    print(f"docs: {len(to_follow)} pages were followed: {ran} blocks of commands were run, {len(left)} could not be")
+    print(
+        f"docs: {len(to_follow)} pages were followed: {ran} blocks of commands were run, {len(left)} could not be"
+    )
 
 
 if __name__ == "__main__":

@@ -56,14 +56,22 @@ def anchors(path: Path) -> set[str]:
         if line.startswith("#"):
             words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line.lstrip("#").strip()).lower()
             anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-            count = sum(known == anchor or re.fullmatch(re.escape(anchor) + r"-\d+", known) is not None for known in found)
+            count = sum(
+                known == anchor or re.fullmatch(re.escape(anchor) + r"-\d+", known) is not None
+                for known in found
+            )
             found.add(f"{anchor}-{count}" if count else anchor)
     return found
 
 
 def markdown() -> int:
-    sources = [str(path) for folder in ("src", "tests", "benches", "sdk/rust") for path in (repository / folder).rglob("*.rs")]
-    pages = [*repository.glob("*.md"), *repository.glob("docs/**/*.md"), *repository.glob("sdk/*/README.md")]
+    sources = [
+        str(path)
+        for folder in ("src", "tests", "benches", "sdk/rust")
+        for path in (repository / folder).rglob("*.rs")
+    ]
+    places = ("*.md", "docs/**/*.md", "sdk/*/README.md", "charts/*/README.md", "packaging/**/README.md")
+    pages = [page for place in places for page in repository.glob(place)]
     for page in pages:
         for line in prose(page.read_text())[0]:
             for target in LINK.findall(re.sub(r"`[^`]*`", "``", line)):
@@ -111,7 +119,10 @@ class Page(HTMLParser):
             self.links.append(named["href"])
         elif tag == "link" and named.get("rel") not in ("canonical", "prev", "next"):
             self.fetched.append(named.get("href", ""))
-        elif tag in ("script", "img", "iframe", "source", "audio", "video", "embed", "track") and "src" in named:
+        elif (
+            tag in ("script", "img", "iframe", "source", "audio", "video", "embed", "track")
+            and "src" in named
+        ):
             self.fetched.append(named["src"])
         for name in ("srcset", "style"):
             if "://" in named.get(name, ""):
