@@ -66,7 +66,7 @@ class Checks:
         # First, since they wait most.
         found = [(f"{it.__doc__}", lambda it=it: it(self.helm, self.program, self.estate)) for it in (pod.lives, pod.agree)] + found
         found.insert(0, (f"{pod.share.__doc__}", lambda: pod.share(self.helm, self.program, self.estate, self.page)))
-        found += [(f"{it.__doc__}", it) for it in (self.rules_restart_nobody, self.token_review_only_when_asked_for, self.numbers, self.egress)]
+        found += [(f"{it.__doc__}", it) for it in (self.rules_restart_nobody, self.token_review_only_when_asked_for, self.numbers, self.egress, self.packed)]
         return found
 
     # Each scenario.
@@ -93,8 +93,8 @@ class Checks:
 
     def accepted(self, scenario: str) -> None:
         """dayfly check takes the configuration"""
-        if scenario == "spiffe" and not config.knows_listeners(self.binary, self.helm.state):
-            print("chart: not checked: this dayfly does not know [server.tools]")
+        if unknown := config.unknown(self.helm.template(scenario), self.binary, self.helm.state / f"{scenario}.toml"):
+            print(f"chart: {scenario}: not checked: this dayfly does not know {unknown}")
             return
         sandbox = self.helm.state / f"pod-{scenario}"
         sandbox.mkdir()
@@ -195,7 +195,7 @@ class Checks:
         """the cluster's API is asked only when somebody wants it"""
         for scenario in self.helm.scenarios():
             asked = self.helm.template(scenario).kinds() & {"ClusterRole", "ClusterRoleBinding"}
-            assert bool(asked) == (scenario == "redis-sentinel"), scenario
+            assert bool(asked) == (scenario in ("redis-sentinel", "listeners")), scenario
         role = self.helm.template("redis-sentinel").one("ClusterRole", "dayfly-dayfly-tokenreview")
         assert role["rules"] == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
 
@@ -218,9 +218,21 @@ class Checks:
         assert ports("redis-sentinel") == {53, 443, 6379, 6443, 26379}
         assert ports("redis-cluster-git") == {53, 22, 6379, 8443}
         assert ports("providers") == {53, 443, 5432, 6380, 8200, 8443}
-        rules = self.helm.template("spiffe").one("NetworkPolicy")["spec"]["ingress"]
+        rules = self.helm.template("listeners").one("NetworkPolicy")["spec"]["ingress"]
         assert [rule["ports"][0]["port"] for rule in rules] == ["agents", "tools", "operators"]
         assert rules[2]["from"] != rules[0]["from"]
+        paths = self.helm.template("listeners").one("Ingress")["spec"]["rules"][0]["http"]["paths"]
+        assert [(it["path"], it["backend"]["service"]["port"]["name"]) for it in paths] == [("/oauth2", "tools"), ("/v1/revocations", "tools"), ("/", "agents")]
+        assert self.helm.template("listeners").one("ServiceMonitor")["spec"]["endpoints"][0]["port"] == "operators"
+
+    def packed(self) -> None:
+        """what is packed is the chart, and nothing that it is tested with"""
+        files = self.helm.packed()
+        assert {"Chart.yaml", "values.yaml", "values.schema.json", "README.md", "templates/NOTES.txt"} <= files
+        wrong = [it for it in files if it.startswith(("tests/", "ci/")) or not it.endswith((".yaml", ".tpl", ".txt", ".json", ".md", ".helmignore"))]
+        assert not wrong, wrong
+        shipped = {it.relative_to(self.helm.chart).as_posix() for it in (*self.helm.chart.glob("rules/*.yaml"), *self.helm.chart.glob("dashboards/*.json"))}
+        assert shipped <= files
 
     # What is written about values.
 

@@ -78,9 +78,9 @@ def check(rendered: Rendered, binary: Path, sandbox: Path, authority: Path, rule
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def knows_listeners(binary: Path, state: Path) -> bool:
-    """Whether this Dayfly has listeners apart, and a certificate from the Workload API."""
-    file = state / "listeners.toml"
-    file.write_text('[server.tls]\nworkload_api = "unix:///a"\n[server.tools]\nlisten = "127.0.0.1:1"\n')
+def unknown(rendered: Rendered, binary: Path, file: Path) -> str:
+    """The key of a newer Dayfly that this one does not know, if there is one."""
+    file.write_text(rendered.one("ConfigMap")["data"]["dayfly.toml"])
     done = subprocess.run([binary, "check", "--config", file], capture_output=True, text=True, check=False)
-    return "unknown key `tools`" not in done.stdout + done.stderr
+    found = re.search(r"unknown key `(tools|operators|workload_api|client_certificates)`", done.stdout + done.stderr)
+    return found[1] if found else ""

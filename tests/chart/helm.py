@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ class Helm:
         command = [self.program, "lint", "--strict", "--quiet", self.chart, "--values", self.values(scenario)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    def packed(self) -> set[str]:
+        """The files of the archive that `helm package` makes."""
+        subprocess.run([self.program, "package", self.chart, "--destination", self.state], check=True, capture_output=True)
+        with tarfile.open(next(self.state.glob("dayfly-*.tgz"))) as archive:
+            return {name.removeprefix("dayfly/") for name in archive.getnames()}
 
     def copy(self, name: str, extra: dict[str, str]) -> Path:
         """A copy of the chart with these files in place of its alerts and dashboards."""

@@ -66,8 +66,8 @@ REFUSED: list[Case] = [
     ("redis-sentinel", {"ingress": {"enabled": True}}, "- ingress.enabled: `httpRoute.enabled` is set too"),
     ("embedded", {"terminationGracePeriodSeconds": 29}, "- terminationGracePeriodSeconds: Dayfly would be killed while requests finish: it takes 30 at least"),
     ("embedded", {"terminationGracePeriodSeconds": 30, "config": {"server": {"drain_timeout": "1m30s"}}}, "it takes 100 at least"),
-    ("spiffe", {"listeners": {"operators": {"port": 8441}}}, "- listeners.operators.port: another listener has 8441"),
-    ("spiffe", {"listeners": {"tools": {"port": 8440}}}, "- listeners.tools.port: another listener has 8440"),
+    ("listeners", {"listeners": {"operators": {"port": 8441}}}, "- listeners.operators.port: another listener has 8441"),
+    ("listeners", {"listeners": {"tools": {"port": 8440}}}, "- listeners.tools.port: another listener has 8440"),
 ]
 
 # What the schema refuses, with where it is.
