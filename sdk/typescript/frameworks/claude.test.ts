@@ -11,7 +11,7 @@ import { createSdkMcpServer, query, tool, type McpSdkServerConfigWithInstance, t
 import { currentCredential, currentFetch, currentTask, type Broker } from "@dayfly/client";
 import { dayfly, type Dayfly, type RunOptions } from "@dayfly/client/claude";
 import { z } from "zod";
-import { World } from "../test/world.js";
+import { Gate, World } from "../test/world.js";
 
 /** What the model answers to one request: a call of a tool, or a text. */
 type Turn = string | { readonly tool: string; readonly input: Record<string, unknown> };
@@ -269,6 +269,27 @@ describe("the Claude Agent SDK", () => {
     assertTold("export_customers with crm");
     assert.equal(guard.handle, undefined);
     assert.equal((await world.task(handle.task)).outcome, "completed");
+  });
+
+  it("ends the task of a query whose sub-agent got none, because the broker failed", async () => {
+    const gate = await Gate.before(world.broker);
+    // It is never in one's own time that a broker fails.
+    gate.answer = ({ path }) => (/^\/v1\/tasks\/[^/]+\/tasks$/.test(path) ? { status: 500, body: "{}" } : undefined);
+    const far = world.as("support-bot", { address: gate.address });
+    const guard = dayfly(far, query, OPTIONS);
+    const witness: Witness = { tasks: [], parents: [], tokens: [] };
+    const input = { description: "Is the researcher", subagent_type: "researcher", prompt: "look as the researcher" };
+    api.script(
+      { mark: "You are the researcher", turns: [{ tool: READ, input: { id: 42 } }, "looked"] },
+      { mark: "ask one", turns: [{ tool: "Agent", input }, { tool: READ, input: { id: 42 } }, "done"] },
+    );
+    const agents = { researcher: { description: "researcher", prompt: "You are the researcher", tools: [READ] } };
+    for await (const message of guard.query({ prompt: "ask one", options: optionsFor(serverFor(guard, witness), { agents }) })) assert.notEqual(message, undefined);
+    assertTold("not permitted: the broker could not be asked");
+    assert.equal(witness.tasks.length, 1);
+    assert.equal((await world.task(witness.tasks[0] ?? "")).outcome, "completed");
+    far.close();
+    await gate.stop();
   });
 
   it("gives a sub-agent a part of the task, or nothing", async () => {

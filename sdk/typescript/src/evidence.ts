@@ -8,7 +8,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AttestationFailed } from "./errors.js";
 import { Secret } from "./secret.js";
-import { headerValue, isLoopback, NoAnswer, Wire } from "./wire.js";
+import { eitherSignal, headerValue, isLoopback, NoAnswer, orAborted, Wire } from "./wire.js";
 import { fetchJwtSvid } from "./workload-api.js";
 
 /** What a source may want to know. */
@@ -131,15 +131,26 @@ export function evidenceSource(given: EvidenceLike): EvidenceSource {
   return given;
 }
 
-/** The token of a source, fit for a header; every failure is an {@link AttestationFailed} without it. */
-export async function obtain(source: EvidenceSource, request: EvidenceRequest): Promise<Secret> {
+/**
+ * The token of a source, fit for a header; every failure is an {@link AttestationFailed} without it, and so is one that
+ * takes longer than `patience`, in milliseconds, whether its source heeds the signal or not.
+ */
+export async function obtain(source: EvidenceSource, request: EvidenceRequest, patience = PATIENCE): Promise<Secret> {
   let given: string | Secret;
+  const late = new AbortController();
+  const either = eitherSignal(late.signal, request.signal);
+  const timer = setTimeout(() => { late.abort(); }, patience);
   try {
-    given = await source.token(request);
+    given = await orAborted(Promise.resolve(source.token({ ...request, signal: either.signal })), either.signal);
   } catch (error) {
-    if (request.signal?.aborted === true || error instanceof AttestationFailed) throw error;
+    if (request.signal?.aborted === true) throw error;
+    if (late.signal.aborted) throw new AttestationFailed(`${source.name} gave no evidence within ${patience / 1000} s`);
+    if (error instanceof AttestationFailed) throw error;
     // What a foreign source says may hold anything.
     throw new AttestationFailed(`${source.name} gives no evidence: ${codeOf(error)}`);
+  } finally {
+    clearTimeout(timer);
+    either.done();
   }
   const value = headerValue(typeof given === "string" ? given : given.reveal());
   if (value === undefined) throw new AttestationFailed(`${source.name} gives no token: it is empty, too long, or no single word`);

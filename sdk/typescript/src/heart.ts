@@ -7,7 +7,7 @@
 export interface Beating {
   /** Milliseconds between the beginning of one beat and that of the next. */
   readonly interval: number;
-  /** Says whether it was heard. Never rejects, and takes no longer than the interval by much. */
+  /** Says whether it was heard. Takes no longer than the interval by much. One that rejects was not heard. */
   beat(): Promise<boolean>;
 }
 
@@ -53,11 +53,14 @@ export class Heart {
       if (due > now) continue;
       // Not again before this one is answered.
       this.#due.set(beating, Number.POSITIVE_INFINITY);
-      void beating.beat().then((heard) => {
-        if (!this.#due.has(beating)) return;
-        this.#due.set(beating, now + (heard ? beating.interval : Math.min(AFTER_SILENCE, beating.interval)));
-        this.#schedule();
-      });
+      void beating
+        .beat()
+        .catch(() => false)
+        .then((heard) => {
+          if (!this.#due.has(beating)) return;
+          this.#due.set(beating, now + (heard ? beating.interval : Math.min(AFTER_SILENCE, beating.interval)));
+          this.#schedule();
+        });
     }
     this.#schedule();
   }

@@ -442,8 +442,9 @@ export class Task {
 
   /** Says whether it was heard: an answer that comes after the next beat is due is of no use. */
   async #beat(interval: number): Promise<boolean> {
-    const signal = AbortSignal.timeout(Math.max(interval, SHORTEST_BEAT));
     try {
+      // A time-out takes whole milliseconds.
+      const signal = AbortSignal.timeout(Math.ceil(Math.max(interval, SHORTEST_BEAT)));
       const path = `${this.#path}/heartbeat`;
       // Evidence of a source that heeds no signal is not waited for longer either.
       await orAborted(this.#surroundings.transport.call({ method: "POST", path, retry: false, signal }), signal);

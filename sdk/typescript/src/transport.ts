@@ -93,7 +93,8 @@ export class Transport {
     const { address, audience, connectTimeout } = this.#options;
     const timeout = Math.min(this.#options.timeout, call.timeout ?? Number.POSITIVE_INFINITY);
     this.#evidence ??= this.#options.evidence();
-    const token = await obtain(this.#evidence, { audience, fresh, signal: call.signal });
+    const began = performance.now();
+    const token = await obtain(this.#evidence, { audience, fresh, signal: call.signal }, timeout);
     const headers: Record<string, string> = { authorization: `Bearer ${token.reveal()}`, accept: "application/json" };
     let body: string | undefined;
     if (call.json !== undefined) {
@@ -107,7 +108,9 @@ export class Transport {
     const url = new URL(`${address.href.replace(/\/$/, "")}${call.path}`);
     try {
       const { method, signal } = call;
-      return await this.#wire.exchange({ method, url, headers, body, timeout, connectTimeout, signal });
+      // What the evidence took is not there for the answer.
+      const left = Math.max(1, Math.ceil(timeout - (performance.now() - began)));
+      return await this.#wire.exchange({ method, url, headers, body, timeout: left, connectTimeout, signal });
     } catch (error) {
       if (!(error instanceof NoAnswer)) throw error;
       return new BrokerUnavailable(`the broker at ${address.origin} does not answer: ${error.message}`, undefined);

@@ -178,6 +178,25 @@ export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | un
   }
 }
 
+/** Aborts when one of them does. `done` takes the listeners away, however long the signals live. */
+export function eitherSignal(one: AbortSignal, other: AbortSignal | undefined): { signal: AbortSignal; done: () => void } {
+  if (other === undefined) return { signal: one, done: () => undefined };
+  const controller = new AbortController();
+  const [first, second] = [one, other].map((signal) => {
+    const abort = (): void => { controller.abort(signal.reason); };
+    if (signal.aborted) abort();
+    else signal.addEventListener("abort", abort, { once: true });
+    return () => { signal.removeEventListener("abort", abort); };
+  });
+  return {
+    signal: controller.signal,
+    done: () => {
+      first?.();
+      second?.();
+    },
+  };
+}
+
 function reasonOf(signal: AbortSignal | undefined): Error {
   const reason: unknown = signal?.reason;
   return reason instanceof Error ? reason : new DOMException("This operation was aborted", "AbortError");

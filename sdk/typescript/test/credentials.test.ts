@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, beforeEach, describe, it, mock } from "node:test";
 import { TaskEnded, type Broker } from "@dayfly/client";
-import { Gate, World, until } from "./world.js";
+import { Gate, World, until, type Seen } from "./world.js";
 
 const ACCESS = "crm:read@customers/42";
 
@@ -158,6 +158,14 @@ describe("credentials", () => {
     await assert.rejects(credential, TaskEnded);
     await done;
     assert.deepEqual(await world.live(task.id), []);
+  });
+
+  it("are kept alive by a heartbeat whose third is no whole number of milliseconds", async () => {
+    const task = await broker.openTask({ purpose: "beat", scope: ACCESS, heartbeat: "10s" });
+    const beat = ({ path }: Seen): boolean => path === `/v1/tasks/${task.id}/heartbeat`;
+    const { at } = await gate.request(beat);
+    assert.ok(at > 0);
+    assert.equal((await task.complete()).outcome, "completed");
   });
 
   it("are kept alive by heartbeats, one timer for all tasks", async () => {

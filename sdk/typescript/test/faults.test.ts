@@ -1,7 +1,8 @@
 /** A broker that is down, slow, busy or restarting. */
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { after, before, beforeEach, describe, it } from "node:test";
-import { Broker, BrokerUnavailable, DayflyError, InvalidRequest, NotFound, type Task } from "@dayfly/client";
+import { Broker, BrokerUnavailable, DayflyError, InvalidRequest, NotFound, type EvidenceRequest, type Task } from "@dayfly/client";
 import { Gate, World, type Seen } from "./world.js";
 
 const TASK = { purpose: "get through", scope: "crm:read@customers/42" } as const;
@@ -220,6 +221,32 @@ describe("a broker", () => {
     gate.answer = () => undefined;
     assert.equal((await world.task(task.id)).state, "open");
     await task.complete();
+  });
+
+  it("is not waited for at the end of a block longer than an exit takes, where evidence hangs", async () => {
+    const good = await readFile(world.evidence("support-bot"), "utf8");
+    let hangs = false;
+    const signals: (AbortSignal | undefined)[] = [];
+    const source = {
+      name: "a test",
+      token: async ({ signal }: EvidenceRequest): Promise<string> => {
+        if (!hangs) return good;
+        signals.push(signal);
+        return await new Promise<string>(() => undefined);
+      },
+    };
+    const slow = world.as("support-bot", { evidence: source, timeout: 1 });
+    const thrown = new Error("the real reason");
+    const began = performance.now();
+    const running = slow.withTask({ ...TASK, heartbeat: null, ttl: 5 }, () => {
+      hangs = true;
+      throw thrown;
+    });
+    await assert.rejects(running, (error) => error === thrown);
+    assert.ok(performance.now() - began < 8_000);
+    assert.ok(signals.length > 0 && signals.every((signal) => signal?.aborted === true), "a source that heeds it is called off");
+    await assert.rejects(slow.decide("look", ACCESS), { name: "AttestationFailed", message: /gave no evidence within 1 s/ });
+    slow.close();
   });
 
   it("that restarts is found again, and the task goes on", async () => {

@@ -10,7 +10,8 @@ import type { Broker } from "../broker.js";
 import type { Credential } from "../credential.js";
 import { ApprovalPending } from "../errors.js";
 import type { Task, TaskHandle } from "../task.js";
-import { accessOf, eitherSignal, endRun, openRun, openSubagent, refusalOf, subagentOf, type RunOptions } from "./grants.js";
+import { eitherSignal } from "../wire.js";
+import { accessOf, endRun, openRun, openSubagent, refusalOf, subagentOf, type RunOptions } from "./grants.js";
 
 export type { RunOptions, SubagentGrant, ToolGrant } from "./grants.js";
 
@@ -71,8 +72,10 @@ export function dayfly<Q extends QueryLike>(broker: Broker, query: Q, options: R
       if (grant === undefined) return undefined;
       let subtask = subtasks.get(id);
       if (subtask === undefined) {
-        subtask = openSubagent(task, type, grant);
-        subtasks.set(id, subtask);
+        const opening = (subtask = openSubagent(task, type, grant));
+        subtasks.set(id, opening);
+        // One that could not be opened is nothing to end, and the next call may try again.
+        opening.catch(() => { if (subtasks.get(id) === opening) subtasks.delete(id); });
       }
       return await subtask;
     };
@@ -99,16 +102,16 @@ export function dayfly<Q extends QueryLike>(broker: Broker, query: Q, options: R
       return Promise.resolve({});
     };
     const left = async (input: HookInputLike): Promise<object> => {
-      const subtask = await subtasks.get(input.agent_id ?? "");
+      const subtask = subtasks.get(input.agent_id ?? "");
       subtasks.delete(input.agent_id ?? "");
-      await subtask?.complete().catch(() => undefined);
+      await subtask?.then(async (open) => await open.complete()).catch(() => undefined);
       return {};
     };
     return {
       deferred: () => deferred,
       async end() {
         for (const [use, call] of calls) if (call.task === task || call.task.parent === task.id) calls.delete(use);
-        await Promise.all([...subtasks.values()].map(async (subtask) => await (await subtask).complete("cancelled").catch(() => undefined)));
+        await Promise.allSettled([...subtasks.values()].map(async (subtask) => await (await subtask).complete("cancelled")));
       },
       hooks: {
         // Whoever cannot ask may not go on.
@@ -155,9 +158,12 @@ export function dayfly<Q extends QueryLike>(broker: Broker, query: Q, options: R
       } finally {
         signal.removeEventListener("abort", abort);
         done();
-        await end();
-        if (deferred() && outcome === "completed" && task.state === "open") handle = await task.suspend();
-        else await endRun(task, outcome);
+        try {
+          await end();
+        } finally {
+          if (deferred() && outcome === "completed" && task.state === "open") handle = await task.suspend();
+          else await endRun(task, outcome);
+        }
       }
     },
   };

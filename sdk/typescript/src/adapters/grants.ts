@@ -97,22 +97,3 @@ export function refusalOf(error: unknown): string | undefined {
     error instanceof ProviderFailed;
   return said ? `not permitted: ${error.detail}` : undefined;
 }
-
-/** Aborts when one of them does. The listeners go with the run, however long the signals live. */
-export function eitherSignal(task: AbortSignal, other: AbortSignal | undefined): { signal: AbortSignal; done: () => void } {
-  if (other === undefined) return { signal: task, done: () => undefined };
-  const controller = new AbortController();
-  const [first, second] = [task, other].map((signal) => {
-    const abort = (): void => { controller.abort(signal.reason); };
-    if (signal.aborted) abort();
-    else signal.addEventListener("abort", abort, { once: true });
-    return () => { signal.removeEventListener("abort", abort); };
-  });
-  return {
-    signal: controller.signal,
-    done: () => {
-      first?.();
-      second?.();
-    },
-  };
-}

@@ -10,7 +10,8 @@ import type { Broker } from "../broker.js";
 import { ApprovalPending } from "../errors.js";
 import type { Task, TaskHandle } from "../task.js";
 import { formatAccess, parseAccess } from "../access.js";
-import { accessOf, callTool, eitherSignal, endRun, openRun, refusalOf, type RunOptions } from "./grants.js";
+import { eitherSignal } from "../wire.js";
+import { accessOf, callTool, endRun, openRun, refusalOf, type RunOptions } from "./grants.js";
 
 export type { RunOptions, SubagentGrant, ToolGrant } from "./grants.js";
 

@@ -10,7 +10,8 @@ import { withoutAmbient } from "../ambient.js";
 import type { Broker } from "../broker.js";
 import { ApprovalPending } from "../errors.js";
 import type { Task, TaskHandle } from "../task.js";
-import { accessOf, callTool, eitherSignal, openRun, refusalOf, type RunOptions } from "./grants.js";
+import { eitherSignal } from "../wire.js";
+import { accessOf, callTool, openRun, refusalOf, type RunOptions } from "./grants.js";
 
 export type { RunOptions, SubagentGrant, ToolGrant } from "./grants.js";
 
