@@ -18,13 +18,23 @@ from dayfly import Broker
 from gate import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[3]
 BINARY = Path(
     os.environ.get("DAYFLY_BIN")
     or Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/dayfly"
 ).resolve()
+
+
+def until(holds: Callable[[], Any], seconds: float = 15) -> Any:
+    """Wait until something holds, looking again and again; for what no event tells. Gives what it answered."""
+    end = time.monotonic() + seconds
+    while not (answer := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"it did not come to hold within {seconds} s")
+        time.sleep(0.02)
+    return answer
 
 
 def free_port() -> int:

@@ -7,11 +7,11 @@ import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conftest import World
+from conftest import World, until
 from dayfly import (
     AttestationFailed,
     Broker,
@@ -20,6 +20,8 @@ from dayfly import (
     NotAdmitted,
     ProviderFailed,
     Revoked,
+    Secret,
+    _core,
     _heart,
 )
 from dayfly import _transport as transport
@@ -222,8 +224,7 @@ def test_an_interrupted_opening_leaves_no_task_behind(world: World, gate: Gate) 
             async with anyio.create_task_group() as group:
 
                 async def interrupt() -> None:
-                    while not gate.seen.is_set():
-                        await anyio.sleep(0.01)
+                    await anyio.to_thread.run_sync(gate.seen.wait, 15)
                     scope.cancel()
 
                 group.start_soon(interrupt)
@@ -232,10 +233,7 @@ def test_an_interrupted_opening_leaves_no_task_behind(world: World, gate: Gate) 
 
     anyio.run(main)
     gate.set("pass")
-    over = threading.Event()
-    while not over.wait(0.02):
-        if opened and opened[0].ended.event.is_set():
-            over.set()
+    until(lambda: opened and opened[0].ended.event.is_set())
     assert world.task(opened[0].id)["outcome"] == "cancelled"
     assert opened[0].id not in before
 
@@ -268,10 +266,7 @@ def test_a_heartbeat_that_fails_is_made_again(
         gate.problem(500, "internal", times=1)
         assert gate.seen.wait(5)
         before = world.task(task.id)["beat_at"]
-        beat = threading.Event()
-        while not beat.wait(0.05):
-            if world.task(task.id)["beat_at"] != before:
-                beat.set()
+        until(lambda: world.task(task.id)["beat_at"] != before)
         assert not task.ended.is_set()
     assert "a heartbeat of the task" in caplog.text
 
@@ -280,18 +275,110 @@ def test_a_heartbeat_that_is_not_answered_keeps_no_other_waiting(
     world: World, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = world.broker(address=gate.url)
+    monkeypatch.setattr(_heart, "_AT_ONCE", 1)
     with broker.task("work", READ, heartbeat=6) as one, broker.task("work", READ, heartbeat=6) as two:
-        places = asyncio.Semaphore(1)
-        monkeypatch.setattr(_heart.heart(), "_places", places)
         before = {task.id: world.task(task.id)["beat_at"] for task in (one, two)}
         gate.set("hang", times=1)
         assert gate.seen.wait(5)
-        waiting = threading.Event()
-        while any(world.task(each)["beat_at"] == beat for each, beat in before.items()):
+
+        def both_beat() -> bool:
             assert not one.ended.is_set()
             assert not two.ended.is_set()
             assert [world.task(each)["state"] for each in before] == ["open", "open"]
-            waiting.wait(0.1)
+            return all(world.task(each)["beat_at"] != beat for each, beat in before.items())
+
+        until(both_beat)
+
+
+def test_evidence_that_hangs_takes_no_heartbeat_from_another_broker(world: World) -> None:
+    good, hangs, release = world.evidence().read_text(), threading.Event(), threading.Event()
+    calls: list[None] = []
+
+    def source() -> str:
+        if hangs.is_set():
+            calls.append(None)
+            release.wait(60)
+        return good
+
+    hanging = world.broker(evidence=source)
+    try:
+        with world.broker().task("work", READ, heartbeat=6) as other:
+            # More than there are places and threads, so that none would be left.
+            held = [hanging.task(f"hang {at}", READ, heartbeat=3).open() for at in range(40)]
+            hangs.set()
+            until(lambda: len(calls) >= 8)
+            for _ in range(3):
+                before = world.task(other.id)["beat_at"]
+
+                def has_beaten(before: str = before) -> bool:
+                    return bool(world.task(other.id)["beat_at"] != before)
+
+                until(has_beaten, 6)
+            assert not other.ended.is_set()
+            assert other.credential(READ).tool == "crm"
+            assert len(calls) <= 8, "what hangs is not asked again and again"
+            until(lambda: all(world.task(task.id)["outcome"] == "lost" for task in held))
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize(
+    "stop", [SystemExit(1), KeyboardInterrupt(), StopIteration(), asyncio.CancelledError()]
+)
+@pytest.mark.parametrize("kind", ["function", "coroutine", "source"])
+def test_a_source_of_evidence_that_stops_the_program_stops_nobody_else(
+    world: World, stop: BaseException, kind: str
+) -> None:
+    good, broken = world.evidence().read_text(), threading.Event()
+
+    def function() -> str:
+        if broken.is_set():
+            raise stop
+        return good
+
+    async def coroutine() -> str:
+        if kind == "coroutine" and isinstance(stop, asyncio.CancelledError | StopIteration):
+            return function() if not broken.is_set() else ""  # these have a meaning of their own there
+        return function()
+
+    class Source:
+        async def get(self, *, fresh: bool = False) -> Secret:
+            return Secret(await coroutine())
+
+    source: Any = {"function": function, "coroutine": coroutine, "source": Source()}[kind]
+    with (
+        world.broker().task("other", READ) as other,
+        world.broker(evidence=source).task("look", READ) as task,
+    ):
+        broken.set()
+        if kind == "source" and isinstance(stop, asyncio.CancelledError):
+            stop = RuntimeError()
+        with pytest.raises(AttestationFailed):
+            task.credential(READ)
+        assert other.credential(READ).tool == "crm"
+        assert [each.name for each in threading.enumerate()].count("dayfly") == 1
+        broken.clear()
+
+
+def test_the_end_of_a_block_waits_no_longer_than_it_says_where_evidence_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, hangs, release = world.evidence().read_text(), threading.Event(), threading.Event()
+
+    def source() -> str:
+        if hangs.is_set():
+            release.wait(60)
+        return good
+
+    monkeypatch.setattr(_core, "WAIT_FOR_PROOFS", -4)  # and five seconds beyond
+    try:
+        began = time.monotonic()
+        with pytest.raises(ZeroDivisionError), world.broker(evidence=source).task("look", READ, ttl="5s"):
+            hangs.set()
+            _ = 1 / 0
+        assert time.monotonic() - began < 8
+    finally:
+        release.set()
 
 
 def test_evidence_that_is_refused_is_fetched_anew_once(world: World) -> None:

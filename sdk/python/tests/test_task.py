@@ -6,12 +6,12 @@ import asyncio
 import os
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
+from conftest import until
 from dayfly import (
     Access,
     ApprovalPending,
@@ -117,8 +117,7 @@ def test_two_cancellations_do_not_keep_a_task_alive(world: World) -> None:
 
     async def main() -> None:
         working = asyncio.create_task(work())
-        while not tasks:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until, lambda: tasks)
         working.cancel()
         await asyncio.sleep(0)
         working.cancel()
@@ -189,13 +188,8 @@ def test_heartbeats_keep_a_task_alive_and_stop_when_nobody_holds_it(world: World
     dropped = broker.task("be forgotten", READ, heartbeat=2).open().id
     watch = broker.join(dropped).open()
     watch._core.heartbeat = None  # only to look: it does not beat
-    task = world.task(dropped)
-    ended = threading.Event()
-    while not ended.wait(0.1):
-        task = world.task(dropped)
-        if task["state"] == "ended":
-            ended.set()
-    assert task["outcome"] == "lost"
+    until(lambda: world.task(dropped)["state"] == "ended")
+    assert world.task(dropped)["outcome"] == "lost"
     assert world.task(held.id)["state"] == "open"
     assert held.complete("cancelled").outcome == "cancelled"
 
@@ -342,6 +336,25 @@ def test_a_broker_can_be_closed_and_used_again(world: World) -> None:
     broker.close()
     assert isinstance(broker.task("look", READ).open(), Task)
     assert BrokerUnavailable("x").retryable
+
+
+def test_what_somebody_wants_called_at_the_end_may_raise(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[int] = []
+    with world.broker().task("look", READ) as task:
+        task.ended.call(lambda: called.append(1))
+        task.ended.call(lambda: sys.exit(f"{1 / 0}"))
+        task.ended.call(lambda: sys.exit(1))
+        task.ended.call(lambda: called.append(2))
+    assert called == [1, 2]
+    assert task.completion is not None
+    assert world.task(task.id)["outcome"] == "completed"
+    assert "raised a ZeroDivisionError" in caplog.text
+    assert "raised a SystemExit" in caplog.text
+    task.ended.call(lambda: called.append(int("no")))
+    task.ended.call(lambda: called.append(3))
+    assert called == [1, 2, 3]
 
 
 def test_a_late_answer_to_a_heartbeat_does_not_wake_a_suspended_task(world: World) -> None:

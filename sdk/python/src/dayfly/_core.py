@@ -268,10 +268,13 @@ class Core:
 
     async def beat(self) -> None:
         """Say that the work goes on, and learn whether it may."""
-        # One that is not answered is over when the next is due, and keeps no other waiting.
-        patience = min(TIMEOUT, max(1.0, (self.heartbeat or TIMEOUT) / 3))
+        # One that is not answered, or gets no evidence, is over before the next is due, and keeps no other waiting.
+        patience = min(TIMEOUT, max(1.0, (self.heartbeat or TIMEOUT) / 4))
+        asking = self._ask(Request("POST", f"/v1/tasks/{self.id}/heartbeat", patience=patience))
         try:
-            self._take(await self._ask(Request("POST", f"/v1/tasks/{self.id}/heartbeat", patience=patience)))
+            self._take(checked(await asyncio.wait_for(asking, patience)))
+        except asyncio.TimeoutError:
+            log.warning("a heartbeat of the task %s failed: the broker did not answer in time", self.id)
         except NotFound:
             self.is_over(None)
         except (TaskEnded, TaskSuspended):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from ._worker import waker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+log = logging.getLogger("dayfly")
 
 
 class Signal:
@@ -24,7 +28,7 @@ class Signal:
             self.event.set()
             wanted, self._wanted = self._wanted, {}
         for call in wanted.values():
-            call()
+            _tell(call)
 
     def add(self, call: Callable[[], None]) -> object:
         """Have this called; at once where it is set already. It has to be quick, and may run in any thread."""
@@ -33,12 +37,20 @@ class Signal:
             if not self.event.is_set():
                 self._wanted[mark] = call
                 return mark
-        call()
+        _tell(call)
         return mark
 
     def remove(self, mark: object) -> None:
         with self._lock:
             self._wanted.pop(mark, None)
+
+
+def _tell(call: Callable[[], None]) -> None:
+    """Call somebody who wants to know. What that raises is kept from the others, and from what ends the task."""
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - somebody else's
+        log.warning("what was to be called at the end of a task raised a %s", type(error).__name__)
 
 
 class Ended:
@@ -56,7 +68,10 @@ class Ended:
         return self._signal.event.wait(timeout)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have a function called when it is over. It runs in a thread of this package, and has to be quick."""
+        """Have a function called when it is over. It runs in a thread of this package, and has to be quick.
+
+        What it raises is logged by its kind, and goes no further.
+        """
         self._signal.add(function)
 
 

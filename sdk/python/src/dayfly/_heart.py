@@ -16,9 +16,10 @@ from ._worker import Worker, worker
 
 if TYPE_CHECKING:
     from ._core import Core
+    from ._transport import Transport
 
 _AT_ONCE = 16
-"""How many heartbeats are under way at the same time."""
+"""How many heartbeats of one broker are under way at the same time."""
 
 
 class Heart:
@@ -26,20 +27,22 @@ class Heart:
 
     def __init__(self, owner: Worker) -> None:
         self._owner = owner
-        self._due: dict[int, tuple[float, weakref.ref[Core]]] = {}
+        self._due: dict[object, tuple[float, weakref.ref[Core]]] = {}
+        self._beating: set[object] = set()
         self._changed = asyncio.Event()
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        # A broker that hangs takes no place from another.
+        self._places: weakref.WeakKeyDictionary[Transport, asyncio.Semaphore] = weakref.WeakKeyDictionary()
         self._runs = False
 
     def tend(self, core: Core) -> None:
         """Beat for this task at a third of its heartbeat, while it is open and somebody holds it."""
         if core.heartbeat is None:
             return
-        mark = id(core)
+        mark = object()
         weak = weakref.ref(core, lambda _: self._due.pop(mark, None))
         self._owner.loop.call_soon_threadsafe(self._add, mark, weak, core.heartbeat)
 
-    def _add(self, mark: int, weak: weakref.ref[Core], heartbeat: int) -> None:
+    def _add(self, mark: object, weak: weakref.ref[Core], heartbeat: int) -> None:
         if weak() is None:
             return
         self._due[mark] = (time.monotonic() + _interval(heartbeat), weak)
@@ -59,8 +62,9 @@ class Heart:
                     self._due.pop(mark, None)
                     continue
                 self._due[mark] = (at + _interval(core.heartbeat), weak)
-                if core.state == "open":
-                    self._owner.spawn(self._beat(weak))
+                if core.state == "open" and mark not in self._beating:
+                    self._beating.add(mark)
+                    self._owner.spawn(self._beat(mark, weak))
                 del core
             first = min((due for due, _ in list(self._due.values())), default=None)
             self._changed.clear()
@@ -70,11 +74,20 @@ class Heart:
             except asyncio.TimeoutError:
                 pass
 
-    async def _beat(self, weak: weakref.ref[Core]) -> None:
-        async with self._places:
-            core = weak()
-            if core is not None and core.state == "open":
-                await core.beat()
+    async def _beat(self, mark: object, weak: weakref.ref[Core]) -> None:
+        try:
+            async with self._place(weak):
+                core = weak()
+                if core is not None and core.state == "open":
+                    await core.beat()
+        finally:
+            self._beating.discard(mark)
+
+    def _place(self, weak: weakref.ref[Core]) -> asyncio.Semaphore:
+        core = weak()
+        if core is None:
+            return asyncio.Semaphore(1)
+        return self._places.setdefault(core.transport, asyncio.Semaphore(_AT_ONCE))
 
 
 def _interval(heartbeat: int) -> float:

@@ -122,8 +122,10 @@ class Transport:
         """Ask, and give the answer's JSON. Raises the error that the answer stands for."""
         began, tries, fresh = time.monotonic(), 0, False
         while True:
-            evidence = await self._attest(fresh) if request.authenticated else None
-            answer = await self._send(request, evidence)
+            asked = time.monotonic()
+            evidence = await self._attest(fresh, request.patience) if request.authenticated else None
+            # What the evidence took is not there for the answer.
+            answer = await self._send(request, evidence, request.patience - (time.monotonic() - asked))
             if isinstance(answer, _Answer) and 200 <= answer.status < 300:
                 return answer.body
             error = answer if isinstance(answer, DayflyError) else from_answer(*_parts(answer))
@@ -137,20 +139,31 @@ class Transport:
                 raise error
             await asyncio.sleep(pause)
 
-    async def _attest(self, fresh: bool) -> Secret:
+    async def _attest(self, fresh: bool, patience: float) -> Secret:
+        try:
+            given = await asyncio.wait_for(self._evidence(fresh), patience)
+        except asyncio.TimeoutError:
+            given = "it gave nothing in time"
+        if isinstance(given, str):
+            raise AttestationFailed(f"the source of evidence failed ({given})")
+        return given
+
+    async def _evidence(self, fresh: bool) -> Secret | str:
+        """Give the evidence, or say what went wrong with a source that somebody else wrote."""
         try:
             return await self.evidence.get(fresh=fresh)
-        except DayflyError:
+        except (DayflyError, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception as failure:  # noqa: BLE001 - what it is becomes an error of ours
-            # Somebody else's: what it says or holds may be the evidence.
-            problem = type(failure).__name__
-        raise AttestationFailed(f"the source of evidence failed ({problem})")
+        except BaseException as failure:  # noqa: BLE001 - a SystemExit, too: it would stop the loop of everybody
+            # What it says or holds may be the evidence.
+            return type(failure).__name__
 
-    async def _send(self, request: Request, evidence: Secret | None) -> _Answer | DayflyError:
+    async def _send(
+        self, request: Request, evidence: Secret | None, patience: float
+    ) -> _Answer | DayflyError:
         # An exception of the HTTP client holds the request, and that the evidence: no such exception leaves here.
         try:
-            return await asyncio.wait_for(self._exchange(request, evidence), request.patience)
+            return await asyncio.wait_for(self._exchange(request, evidence), patience)
         except (httpx.TimeoutException, asyncio.TimeoutError):
             problem = "it did not answer in time"
         except httpx.ConnectError:

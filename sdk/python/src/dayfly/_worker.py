@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import logging
 import os
 import sys
 import threading
@@ -22,8 +23,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("dayfly")
+
 _FAREWELL = 6.0
 """Seconds for which the end of the process waits for tasks that are being completed."""
+
+
+class _Threads(futures.ThreadPoolExecutor):
+    """What the loop cannot do itself, such as look-ups of names, each in a daemon thread of its own.
+
+    One that hangs keeps no other waiting, nor the end of the process; and the farewell can look up names still when
+    the interpreter takes nothing more for its pools.
+    """
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **more: Any) -> futures.Future[T]:
+        future: futures.Future[T] = futures.Future()
+        future.set_running_or_notify_cancel()  # it is called, whoever still waits for it
+
+        def run() -> None:
+            try:
+                future.set_result(call(*args, **more))
+            except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+                future.set_exception(error)
+
+        try:
+            threading.Thread(target=run, name="dayfly call", daemon=True).start()
+        except RuntimeError:  # the process ends, and begins no thread more
+            run()
+        return future
 
 
 class Worker:
@@ -31,13 +58,25 @@ class Worker:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Threads())
         self._tasks: set[asyncio.Task[Any]] = set()
         self._awaited: set[futures.Future[Any]] = set()
         threading.Thread(target=self._run, name="dayfly", daemon=True).start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        # The loop lets SystemExit and KeyboardInterrupt through. Whoever waits for what raised it hears of it; it is no
+        # reason to leave all others waiting.
+        while self._broke_off():
+            pass
+
+    def _broke_off(self) -> bool:
+        try:
+            self.loop.run_forever()
+        except BaseException as error:  # noqa: BLE001
+            log.error("the loop of dayfly goes on after a %s", type(error).__name__)  # noqa: TRY400 - no frames
+            return True
+        return False
 
     def submit(self, work: Coroutine[Any, Any, T], *, last: bool = False) -> futures.Future[T]:
         """Begin some work. The end of the process waits a little for what is said to be the last of something."""

@@ -43,6 +43,8 @@ __all__ = [
 
 _KUBERNETES = "/var/run/secrets/dayfly/token"
 _LONGEST = 16 << 10
+_AT_ONCE = 8
+"""How many calls of one function for evidence are under way at the same time."""
 
 
 @runtime_checkable
@@ -104,6 +106,7 @@ class Callback:
 
     def __init__(self, function: Callable[[], str | Secret | Awaitable[str | Secret]]) -> None:
         self._function = function
+        self._places: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
 
     async def get(self, *, fresh: bool = False) -> Secret:
         return _found(await self._ask(), "the function for evidence")
@@ -112,10 +115,30 @@ class Callback:
         if inspect.iscoroutinefunction(self._function):
             given = await self._function()
         else:
-            given = await asyncio.to_thread(self._function)
+            given, problem = await self._in_thread()
+            if problem is not None:
+                raise AttestationFailed(f"the function for evidence failed ({problem})")
             if inspect.isawaitable(given):
                 given = await given
         return _token(given)
+
+    async def _in_thread(self) -> tuple[Any, str | None]:
+        """Call it where it may take its time. One that hangs holds a place until it returns, whoever still waits."""
+        loop = asyncio.get_running_loop()
+        if self._places is None or self._places[0] is not loop:  # a forked process has a loop of its own
+            self._places = (loop, asyncio.Semaphore(_AT_ONCE))
+        places = self._places[1]
+
+        def call() -> tuple[Any, str | None]:
+            try:
+                return self._function(), None
+            except BaseException as failure:  # noqa: BLE001 - a SystemExit, too: the thread is none of the caller's
+                return None, type(failure).__name__
+            finally:
+                loop.call_soon_threadsafe(places.release)
+
+        await places.acquire()
+        return await asyncio.to_thread(call)
 
     def __repr__(self) -> str:
         return "Callback(…)"

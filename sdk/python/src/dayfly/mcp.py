@@ -5,7 +5,7 @@ Takes ``dayfly[mcp]``. A client:
     async with broker.task("answer ticket 4711", "crm:read") as task, Client(connect(URL, task, "crm:read")) as client:
         await client.call_tool("show", {"customer": 42})
 
-A server; :func:`demand` is what decides, because scopes know nothing of resources:
+A server, which takes version 2 of ``mcp``; :func:`demand` is what decides, because scopes know nothing of resources:
 
     server = MCPServer("CRM", token_verifier=TokenVerifier(verifier), auth=AuthSettings(…))
 
@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ._errors import InvalidRequest
 from ._transport import is_loopback
 from .resource import Claims, InvalidToken, MissingToken, Stale, Verifier
 
@@ -49,7 +50,7 @@ def auth(
     taken for each request, so a connection may outlive it.
     """
     own = task.auth(tool, actions, resources, origins=origins)
-    if int(importlib.metadata.version("mcp").partition(".")[0]) < 2:
+    if _major() < 2:
         return own
     import httpx2
 
@@ -93,7 +94,7 @@ async def connect(
 
 
 class TokenVerifier:
-    """The ``token_verifier`` of an MCP server. Give ``AuthSettings(validate_token_resource=False, …)``: it checks ``aud``.
+    """The ``token_verifier`` of an MCP server of version 2 of ``mcp``. Give ``AuthSettings(validate_token_resource=False, …)``: it checks ``aud``.
 
     A token that does not hold is answered with 401. Where revocations were not read lately enough, the request fails
     (:class:`~dayfly.resource.Stale`), and the server answers 500; put :class:`dayfly.resource.Middleware` in front of
@@ -101,6 +102,7 @@ class TokenVerifier:
     """
 
     def __init__(self, verifier: Verifier) -> None:
+        _demand_two()
         self._verifier = verifier
 
     async def verify_token(self, token: str) -> AccessToken | None:
@@ -147,11 +149,23 @@ class _Accepted:
         return cls.made
 
 
+def _major() -> int:
+    return int(importlib.metadata.version("mcp").partition(".")[0])
+
+
+def _demand_two() -> None:
+    # Version 1 runs every call of a session in the context of the request that opened it, so the token to be judged
+    # would be that one, and not the one that came with the call.
+    if _major() < 2:
+        raise InvalidRequest("a server takes version 2 of the package: pip install 'mcp>=2'")
+
+
 def demand(action: str, resource: str | None = None) -> Claims:
     """Raise unless the token of the request permits this; in a tool of an MCP server. Gives the claims.
 
     Raises :class:`~dayfly.resource.NotPermitted`, or :class:`~dayfly.resource.MissingToken` outside of a request.
     """
+    _demand_two()
     from mcp.server.auth.middleware.auth_context import get_access_token
 
     claims: Claims | None = getattr(get_access_token(), "dayfly", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from mcp import Client
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
 
-from dayfly import DayflyError, OriginRefused, Secret
+from dayfly import Credential, DayflyError, InvalidRequest, OriginRefused, Secret
 from dayfly.mcp import TokenVerifier, auth, connect, demand
 from dayfly.resource import MissingToken, Verifier
 
@@ -76,6 +77,57 @@ async def test_each_request_of_a_client_bears_a_token_of_the_task(world: World, 
                     answer = await client.call_tool("show", {"customer": 42})
                     assert text(answer) == "support-bot reads 42"
     assert {lease["state"] for lease in world.leases(own.id)} == {"ended"}
+
+
+@pytest.mark.anyio
+async def test_a_request_is_judged_by_its_own_token_and_not_by_that_which_opened_the_session(
+    world: World, server: str
+) -> None:
+    import httpx
+
+    async def post(token: Credential, session: str | None, **message: Any) -> httpx.Response:
+        headers = {
+            "authorization": f"Bearer {token.token.reveal()}",
+            "accept": "application/json, text/event-stream",
+        }
+        if session is not None:
+            headers |= {"mcp-session-id": session, "mcp-protocol-version": "2025-06-18"}
+        body = {"jsonrpc": "2.0", **message}
+        return await client.post(server + "/mcp", json=body, headers=headers)
+
+    async def show(token: Credential, customer: int) -> str:
+        params = {"name": "show", "arguments": {"customer": customer}}
+        return (await post(token, session, id=customer, method="tools/call", params=params)).text
+
+    async with (
+        world.broker().task("look", "crm:read@customers") as task,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        first, second = await task.credential(READ), await task.credential("crm:read@customers/43")
+        hello = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        }
+        opened = await post(first, None, id=1, method="initialize", params=hello)
+        session = opened.headers["mcp-session-id"]
+        await post(first, session, method="notifications/initialized")
+        assert "support-bot reads 42" in await show(first, 42)
+        assert "support-bot reads 43" in await show(second, 43)
+        assert "support-bot reads" not in await show(second, 42)
+        assert "support-bot reads" not in await show(first, 43)
+
+
+def test_a_server_is_not_built_on_version_1(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(world.url, "https://crm.example.org", evidence=world.evidence("crm-server"))
+    try:
+        monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.30.0")
+        with pytest.raises(InvalidRequest, match="version 2"):
+            TokenVerifier(verifier)
+        with pytest.raises(InvalidRequest, match="version 2"):
+            demand("read")
+    finally:
+        verifier.close()
 
 
 @pytest.mark.anyio
