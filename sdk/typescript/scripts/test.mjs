@@ -30,6 +30,7 @@ const files = readdirSync(join(folder, tests))
   .filter((name) => name.endsWith(".test.js"))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.startsWith(part)))
   .map((name) => join(tests, name));
-const options = ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-timeout=60000"];
+// The time is that of a file: one of them installs packages, which takes its time where others are at work.
+const options = ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-timeout=300000"];
 const { status } = spawnSync(process.execPath, [...options, ...files], { cwd: folder, stdio: "inherit" });
 process.exit(status ?? 1);

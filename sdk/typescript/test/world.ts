@@ -29,6 +29,11 @@ export interface Plain {
   readonly json: Record<string, unknown>;
 }
 
+/** Brokers that run. None is left behind, also where the runner ends a file whose time is up. */
+const children = new Set<ChildProcess>();
+process.once("exit", () => { for (const child of children) child.kill("SIGKILL"); });
+for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => process.exit(1));
+
 export class World {
   readonly folder: string;
   readonly broker: string;
@@ -55,6 +60,8 @@ export class World {
     const listen = ["--listen", new URL(this.broker).host, "--tool", new URL(this.crm).host];
     const child = spawn(BINARY, ["dev", ...listen, "--folder", this.folder], { stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;
+    children.add(child);
+    child.once("exit", () => children.delete(child));
     let said = "";
     await new Promise<void>((ready, failed) => {
       const listenTo = (chunk: Buffer): void => {
