@@ -6,6 +6,7 @@ pub mod identity;
 pub mod journal;
 pub mod ledger;
 pub mod mark;
+mod observe;
 pub mod providers;
 pub mod recover;
 pub mod rules;
@@ -46,6 +47,7 @@ use crate::telemetry;
 
 use self::certificate::ServerCertificate;
 use self::mark::MarkFile;
+use self::observe::Observed;
 
 /// How often the keys are looked after.
 const TEND_KEYS: Duration = Duration::from_secs(60);
@@ -81,6 +83,8 @@ pub async fn start_on(listener: TcpListener, configuration: &Path) -> anyhow::Re
 }
 
 async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
+    // First, so that whatever counts finds where to.
+    let metrics = telemetry::init_metrics()?;
     let address = listener.local_addr()?;
     let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -161,16 +165,21 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
 
     spawn_background(&tracker, &stop, &broker, &verifiers, &keys, &clock, &entropy);
     spawn_streams(&tracker, &stop, &broker, &streams, polled, &entropy);
-    let metrics = telemetry::init_metrics()?;
     // A ledger that was recovered meanwhile is taken into use before the first request.
     broker.look_at_ledger().await?;
     broker.catch_up().await?;
     broker.settle_rules().await?;
     tracker.spawn(mark::keep(Arc::clone(&broker), marks, stop.clone()));
-    tracker.spawn(telemetry::upkeep(metrics.clone(), stop.clone()));
     if let Some(certificate) = &certificate {
         tracker.spawn(Arc::clone(certificate).keep(stop.clone()));
     }
+    let observed = Observed {
+        metrics: metrics.clone(),
+        journal: Arc::clone(&journal),
+        dir: config.journal.dir.clone(),
+        verifiers: Arc::clone(&verifiers),
+    };
+    tracker.spawn(observed.run(stop.clone()));
     let state = HttpState {
         broker: Arc::clone(&broker),
         streams,
@@ -321,6 +330,7 @@ fn spawn_background(
     tracker.spawn(Arc::clone(broker).watch_trust(stop.clone()));
     tracker.spawn(Arc::clone(broker).reconcile_regularly(stop.clone()));
     tracker.spawn(Arc::clone(broker).count_stuck_regularly(stop.clone()));
+    tracker.spawn(Arc::clone(broker).sample_regularly(stop.clone()));
     for source in verifiers.key_sources() {
         tracker.spawn(Arc::clone(source).run(Arc::clone(entropy), stop.clone()));
     }

@@ -33,6 +33,7 @@ pub mod recover;
 pub mod renew;
 pub mod revoke;
 pub mod rules;
+mod sampled;
 mod sightings;
 pub mod signals;
 pub mod status_lists;
@@ -157,6 +158,8 @@ impl Default for Settings {
 /// The use-cases over the seams.
 pub struct Broker {
     parts: Parts,
+    /// What is counted for every credential.
+    measures: measure::Measures,
     /// What ids are made of.
     names: Stock,
     /// Charters never change, so remembering them needs no invalidation.
@@ -217,6 +220,7 @@ impl Broker {
             .build();
         Self {
             parts,
+            measures: measure::Measures::new(),
             names: Stock::default(),
             charters,
             known: Known::default(),

@@ -29,6 +29,11 @@ use async_trait::async_trait;
 
 use record::Record;
 
+/// Seconds from a record to when it was durable.
+pub const APPEND_SECONDS: &str = "dayfly_journal_append_duration_seconds";
+/// Records that were refused.
+pub const FAILURES: &str = "dayfly_journal_failures_total";
+
 /// Takes records.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {

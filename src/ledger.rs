@@ -10,6 +10,7 @@ pub mod context;
 mod cursor;
 pub mod embedded;
 pub mod lineage;
+pub mod measured;
 pub mod record;
 pub mod redis;
 pub mod reservation;
@@ -139,6 +140,11 @@ pub trait Ledger: Lineage + Context + StatusLists {
         hold: Duration,
         limit: NonZeroUsize,
     ) -> Result<Vec<Claim>, LedgerError>;
+
+    /// Since when that has waited which [`claim_due`](Self::claim_due) would find and which is due longest; `None`
+    /// where nothing is due. What is claimed does not wait, until its hold runs out, and neither does what is to be
+    /// tried again later. Costs the same however much there is. Right for what waits up to three days.
+    async fn due_since(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError>;
 
     /// Says what became of a claimed lease; each failure counts as one attempt, and being put off as none.
     /// Refuses with

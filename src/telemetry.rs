@@ -3,14 +3,16 @@
 //! Logs go to standard error, one event a line. Metrics are held until they are scraped; labels come
 //! from closed sets, so nobody outside can make them grow.
 
+pub mod catalogue;
+pub mod process;
+
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -27,7 +29,15 @@ pub const HTTP_REQUESTS: &str = "dayfly_http_requests_total";
 /// Seconds from the headers of a request to those of its answer, by route.
 pub const HTTP_SECONDS: &str = "dayfly_http_request_duration_seconds";
 
-/// When a certificate of ours expires, in seconds since 1970, by what it is used for.
+/// 1, with the version as its label.
+pub const BUILD: &str = "dayfly_build_info";
+/// For how many seconds the oldest record without a signed checkpoint has been without.
+pub const CHECKPOINT_AGE: &str = "dayfly_journal_checkpoint_age_seconds";
+/// The part of the file system of the journal that is free.
+pub const DISK_FREE: &str = "dayfly_journal_disk_free_ratio";
+/// How many seconds ago the keys of an authority were last had.
+pub const KEYS_AGE: &str = "dayfly_evidence_keys_age_seconds";
+/// When a certificate expires, in seconds since 1970, by what it is used for.
 pub const CERTIFICATE_EXPIRY: &str = "dayfly_certificate_expiry_timestamp_seconds";
 
 /// Bounds of the histograms of durations, in seconds: issuing takes microseconds with an embedded
@@ -36,12 +46,17 @@ const SECONDS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
     30.0,
 ];
-/// Bounds of the histogram of revocation lag, in seconds: retries take minutes.
-const LAG_SECONDS: [f64; 12] = [
-    0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
+/// Bounds of the histograms of lags, in seconds: retries take minutes.
+const LAG_SECONDS: [f64; 14] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
 ];
-/// How often histograms are condensed when nobody scrapes.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// What is a lag.
+const LAGS: [&str; 4] = [
+    measure::REVOCATION_LAG,
+    measure::SIGNAL_LAG,
+    measure::RECHECK_LAG,
+    measure::TIME_TO_DENY,
+];
 
 /// How logs look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -116,7 +131,8 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     }
     let installed = builder().and_then(PrometheusBuilder::install_recorder);
     let handle = installed.map_err(TelemetryError::Metrics)?;
-    describe();
+    catalogue::describe();
+    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     *collected = Some(handle.clone());
     Ok(handle)
 }
@@ -127,56 +143,26 @@ pub fn certificate_expires(used_for: &'static str, at: Timestamp) {
     metrics::gauge!(CERTIFICATE_EXPIRY, "use" => used_for).set(seconds);
 }
 
-/// Condenses histograms until told to stop, so that they do not grow when nobody scrapes.
-pub async fn upkeep(handle: PrometheusHandle, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(UPKEEP) => handle.run_upkeep(),
-        }
-    }
+/// What waits for a signed checkpoint has waited so long.
+pub(crate) fn checkpoint_age(age: Duration) {
+    metrics::gauge!(CHECKPOINT_AGE).set(age.as_secs_f64());
+}
+
+/// This part of the file system of the journal is free.
+pub(crate) fn disk_free(ratio: f64) {
+    metrics::gauge!(DISK_FREE).set(ratio);
+}
+
+/// The keys of a configured authority were had so long ago.
+pub(crate) fn keys_age(authority: &str, age: Duration) {
+    metrics::gauge!(KEYS_AGE, "authority" => authority.to_owned()).set(age.as_secs_f64());
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets(&SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(measure::REVOCATION_LAG.into()), &LAG_SECONDS)
-}
-
-fn describe() {
-    describe_counter!(
-        HTTP_REQUESTS,
-        "requests answered, by route, method and class of status"
-    );
-    describe_histogram!(
-        HTTP_SECONDS,
-        Unit::Seconds,
-        "time from a request's headers to its answer's"
-    );
-    describe_gauge!(
-        CERTIFICATE_EXPIRY,
-        Unit::Seconds,
-        "when a certificate of ours expires, since 1970, by what it is used for"
-    );
-    describe_counter!(measure::DECISIONS, "decisions, by verb and result");
-    describe_counter!(measure::REFUSED_EVIDENCE, "evidence that was refused, by reason");
-    describe_counter!(measure::ENDED, "leases that ended, by cause and proof");
-    describe_counter!(measure::END_FAILURES, "attempts to end a lease that failed");
-    describe_counter!(measure::STUCK, "leases that became stuck: somebody has to look");
-    describe_gauge!(
-        measure::STUCK_NOW,
-        "leases that cannot be ended, by provider: somebody has to look"
-    );
-    describe_histogram!(
-        measure::REVOCATION_LAG,
-        Unit::Seconds,
-        "time from the instant that a lease had to end to its proof"
-    );
-    describe_histogram!(
-        measure::ISSUE_SECONDS,
-        Unit::Seconds,
-        "time that an issue took inside the broker"
-    );
+    let builder = PrometheusBuilder::new().set_buckets(&SECONDS)?;
+    LAGS.iter().try_fold(builder, |builder, lag| {
+        builder.set_buckets_for_metric(Matcher::Full((*lag).into()), &LAG_SECONDS)
+    })
 }
 
 /// Counts answers. What a route counts with is looked up once and kept: a look-up takes as long as a
@@ -230,7 +216,7 @@ mod tests {
         let recorder = builder().unwrap().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
-            describe();
+            catalogue::describe();
             let answers = Answers::default();
             for (method, class) in [("POST", "2xx"), ("POST", "4xx"), ("POST", "2xx")] {
                 answers.count("/v1/tasks", method, class, Duration::from_millis(3));

@@ -10,6 +10,7 @@ use crate::config::ledger::{LedgerConfig, LedgerKind, RedisConfig, RedisMode};
 use crate::ledger::Ledger;
 use crate::ledger::embedded::{self, Embedded};
 use crate::ledger::lineage::{Memory, Writer};
+use crate::ledger::measured::Measured;
 use crate::ledger::redis::{self, Mode, RedisLedger};
 use crate::model::secret::Secret;
 
@@ -27,9 +28,8 @@ pub async fn open(config: &LedgerConfig, writer: Writer, memory: Memory) -> anyh
                 ..embedded::Config::default()
             };
             let opened = Embedded::open(path, settings);
-            Ok(Arc::new(
-                opened.with_context(|| format!("the ledger {}", path.display()))?,
-            ))
+            let opened = opened.with_context(|| format!("the ledger {}", path.display()))?;
+            Ok(Arc::new(Measured::new(Arc::new(opened))))
         }
         LedgerKind::Redis(redis) => {
             let settings = redis::RedisConfig {
@@ -41,7 +41,8 @@ pub async fn open(config: &LedgerConfig, writer: Writer, memory: Memory) -> anyh
                 root_certificates: redis.ca_file.as_deref().map(read).transpose()?,
                 ..redis::RedisConfig::new(mode(redis)?)
             };
-            Ok(Arc::new(RedisLedger::connect(&settings).await?))
+            let connected = RedisLedger::connect(&settings).await?;
+            Ok(Arc::new(Measured::new(Arc::new(connected))))
         }
     }
 }

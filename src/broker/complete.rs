@@ -108,6 +108,9 @@ impl Broker {
     ) -> Result<Task, BrokerError> {
         let now = self.now();
         let task = self.parts.ledger.advance(id, change, now).await?;
+        if task.state != TaskState::Open {
+            self.denies_since(Some(request));
+        }
         self.due.notify_one();
         let record = Record {
             cause: match task.state {

@@ -19,6 +19,7 @@ use crate::model::time::Timestamp;
 use crate::registry::Caller;
 
 use super::error::{BrokerError, chain};
+use super::measure::Because;
 use super::permission::unusable;
 use super::records::Fill;
 use super::{Broker, measure};
@@ -140,6 +141,7 @@ impl Broker {
         self.record(record.clone()).await?;
         match self.state(&fact).await {
             Ok(stated) => {
+                measure::denies(Because::Fact, self.now().since(request.made_at()));
                 measure::decided(Verb::Fact, Outcome::Permitted);
                 Ok((fact, stated))
             }

@@ -37,6 +37,16 @@ pub(super) enum Found {
 }
 
 impl Found {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Active,
+        Self::Foreign,
+        Self::OtherTool,
+        Self::Untimely,
+        Self::LeaseEnded,
+        Self::TaskNotOpen,
+        Self::Cut,
+    ];
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -78,7 +88,7 @@ impl Broker {
             }
             Some(token) => self.hold_against_ledger(token).await?,
         };
-        measure::introspected(found);
+        self.measures.introspected(found);
         Ok(token)
     }
 

@@ -164,8 +164,7 @@ impl Broker {
             self.record_failure(&record, &error).await;
             return Err(error);
         }
-        measure::decided(Verb::Issue, Outcome::Permitted);
-        measure::issued(started.elapsed());
+        self.measures.issued(started.elapsed());
         let lease = Lease {
             handle: Some(minted.handle),
             expires_at: minted.expires_at,

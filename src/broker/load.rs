@@ -179,6 +179,17 @@ impl Broker {
     /// out at its end ([`Broker::keep_up`]). Whoever dies between the two leaves a mark that no revision has; who
     /// could not order all of it goes on later.
     async fn load(&self, accept: Option<u64>, record: Record) -> Result<Loaded, BrokerError> {
+        let loaded = self.try_load(accept, record).await;
+        measure::reloaded(match &loaded {
+            Ok(Loaded::Unchanged(_)) => "unchanged",
+            Ok(Loaded::InForce(_)) => "in_force",
+            Err(BrokerError::Unloadable(_) | BrokerError::BlastRadius { .. }) => "refused",
+            Err(_) => "failed",
+        });
+        loaded
+    }
+
+    async fn try_load(&self, accept: Option<u64>, record: Record) -> Result<Loaded, BrokerError> {
         let mut owed = self.loading.lock().await;
         let next = match self.parts.rules.read(None).await {
             Ok(next) => next,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use metrics::{Counter, Histogram};
+
 use crate::journal::record::{Result, Verb};
 use crate::model::lease::{Cause, Receipt};
 use crate::model::name::{ProviderName, StreamName};
@@ -9,6 +11,18 @@ use crate::model::name::{ProviderName, StreamName};
 use super::introspect::Found;
 use super::reconciler::Mismatch;
 
+/// Seconds from when an end was asked for, or something happened, to when that is durable and denies.
+pub const TIME_TO_DENY: &str = "dayfly_time_to_deny_seconds";
+/// For how many seconds the lease or task that is due longest has been waiting.
+pub const DUE_OLDEST: &str = "dayfly_due_oldest_seconds";
+/// What providers hold that should not be there, by provider, as of the last pass.
+pub const ORPHANS: &str = "dayfly_orphans";
+/// Orders to look at leases again that wait or that somebody is at.
+pub const RECHECKS_WAITING: &str = "dayfly_rechecks_waiting";
+/// Seconds from a change to when the last lease that it concerns was decided anew.
+pub const RECHECK_LAG: &str = "dayfly_recheck_lag_seconds";
+/// Loadings of policies, agents and tools, by what came of them.
+pub const RELOADS: &str = "dayfly_reloads_total";
 /// Decisions, by verb and result.
 pub const DECISIONS: &str = "dayfly_decisions_total";
 /// Evidence that was refused, by reason.
@@ -52,12 +66,94 @@ pub(super) fn decided(verb: Verb, result: Result) {
     metrics::counter!(DECISIONS, "verb" => verb.as_str(), "result" => result).increment(1);
 }
 
-pub(super) fn refused_evidence(reason: &'static str) {
-    metrics::counter!(REFUSED_EVIDENCE, "reason" => reason).increment(1);
+/// What is counted for every credential, looked up once: a look-up takes as long as a policy.
+pub(super) struct Measures {
+    issued: Counter,
+    issue_seconds: Histogram,
+    renewed: Counter,
+    introspected: [(Found, Counter); Found::ALL.len()],
 }
 
-pub(super) fn introspected(found: Found) {
-    metrics::counter!(INTROSPECTIONS, "found" => found.as_str()).increment(1);
+impl Measures {
+    /// With the recorder of now.
+    pub(super) fn new() -> Self {
+        let permitted =
+            |verb: Verb| metrics::counter!(DECISIONS, "verb" => verb.as_str(), "result" => "permitted");
+        let introspected = |found: Found| {
+            let counter = metrics::counter!(INTROSPECTIONS, "found" => found.as_str());
+            (found, counter)
+        };
+        Self {
+            issued: permitted(Verb::Issue),
+            issue_seconds: metrics::histogram!(ISSUE_SECONDS),
+            renewed: permitted(Verb::Renew),
+            introspected: Found::ALL.map(introspected),
+        }
+    }
+
+    pub(super) fn issued(&self, took: Duration) {
+        self.issued.increment(1);
+        self.issue_seconds.record(took.as_secs_f64());
+    }
+
+    pub(super) fn renewed(&self) {
+        self.renewed.increment(1);
+    }
+
+    pub(super) fn introspected(&self, found: Found) {
+        let mut counters = self.introspected.iter();
+        if let Some((_, counter)) = counters.find(|(of, _)| *of == found) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// What made it necessary to deny.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Because {
+    /// Somebody asked for an end, or for a pause.
+    Request,
+    /// A fact was stated or taken back.
+    Fact,
+    /// A signal told of an event.
+    Signal,
+}
+
+/// Something denies from now on, durably.
+pub(super) fn denies(because: Because, took: Duration) {
+    let because = match because {
+        Because::Request => "request",
+        Because::Fact => "fact",
+        Because::Signal => "signal",
+    };
+    metrics::histogram!(TIME_TO_DENY, "because" => because).record(took.as_secs_f64());
+}
+
+pub(super) fn due_oldest(waits: Duration) {
+    metrics::gauge!(DUE_OLDEST).set(waits.as_secs_f64());
+}
+
+pub(super) fn orphans(provider: &ProviderName, there: usize) {
+    let there = u32::try_from(there).unwrap_or(u32::MAX);
+    metrics::gauge!(ORPHANS, "provider" => provider.to_string()).set(f64::from(there));
+}
+
+pub(super) fn rechecks_waiting(orders: usize) {
+    let orders = u32::try_from(orders).unwrap_or(u32::MAX);
+    metrics::gauge!(RECHECKS_WAITING).set(f64::from(orders));
+}
+
+pub(super) fn rechecked(lag: Duration) {
+    metrics::histogram!(RECHECK_LAG).record(lag.as_secs_f64());
+}
+
+/// What came of loading. The word is one of a closed set.
+pub(super) fn reloaded(result: &'static str) {
+    metrics::counter!(RELOADS, "result" => result).increment(1);
+}
+
+pub(super) fn refused_evidence(reason: &'static str) {
+    metrics::counter!(REFUSED_EVIDENCE, "reason" => reason).increment(1);
 }
 
 pub(super) fn ended(cause: Cause, receipt: Receipt, lag: Duration) {
@@ -93,10 +189,6 @@ pub(super) fn not_reconciled(provider: &ProviderName) {
 
 pub(super) fn quarantine(on: bool) {
     metrics::gauge!(QUARANTINE).set(if on { 1.0 } else { 0.0 });
-}
-
-pub(super) fn issued(took: Duration) {
-    metrics::histogram!(ISSUE_SECONDS).record(took.as_secs_f64());
 }
 
 /// What came of a token. The word is one of a closed set.

@@ -122,10 +122,13 @@ impl Broker {
             self.recheck_page(&rules, &claim.recheck).await
         };
         let (settled, outcome) = match worked.await {
-            Ok((progress, done)) => (
-                ledger.settle_recheck(&claim, progress, done).await,
-                Ok(Some(urgent)),
-            ),
+            Ok((progress, done)) => {
+                let settled = ledger.settle_recheck(&claim, progress, done).await;
+                if done && settled.is_ok() {
+                    measure::rechecked(self.now().since(claim.recheck.ordered_at));
+                }
+                (settled, Ok(Some(urgent)))
+            }
             // Given back at once: another broker may be able to.
             Err(error) => {
                 let progress = claim.recheck.progress;

@@ -152,6 +152,8 @@ impl Broker {
                 tracing::warn!(provider = %name, %error, "a provider could not be compared with the ledger");
                 measure::not_reconciled(name);
                 compared.error = Some(error);
+            } else {
+                measure::orphans(name, compared.failed);
             }
             compared
         });

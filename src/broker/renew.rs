@@ -9,11 +9,11 @@ use crate::model::lease::{Lease, Vouched};
 use crate::model::ttl::Ttl;
 use crate::registry::Caller;
 
+use super::Broker;
 use super::error::BrokerError;
 use super::issue::{Issued, MOST_CATCH_UPS};
 use super::permission::denial;
 use super::records::{Fill, of_caller};
-use super::{Broker, measure};
 
 /// Why another trust domain's evidence renews nothing.
 const OTHER_DOMAIN: &str = "it was issued on evidence of another trust domain: ask for a new credential";
@@ -129,7 +129,7 @@ impl Broker {
             self.record_failure(&record, &error).await;
             return Err(error);
         }
-        measure::decided(Verb::Renew, Outcome::Permitted);
+        self.measures.renewed();
         let lease = Lease {
             expires_at: renewed.expires_at,
             ..reservation.lease().clone()

@@ -20,6 +20,7 @@ use crate::registry::Caller;
 use super::blast::Blast;
 use super::complete::Completed;
 use super::error::BrokerError;
+use super::measure::Because;
 use super::records::{Fill, of_caller};
 use super::walk::Walk;
 use super::{Broker, measure};
@@ -98,8 +99,16 @@ impl Broker {
             .map(drop)
     }
 
+    /// What this request asked for denies from now on.
+    pub(super) fn denies_since(&self, request: Option<RequestId>) {
+        if let Some(request) = request {
+            measure::denies(Because::Request, self.now().since(request.made_at()));
+        }
+    }
+
     async fn order_end(&self, id: LeaseId, record: Record) -> Result<Lease, BrokerError> {
         let lease = self.parts.ledger.revoke(id, Cause::Revoked, self.now()).await?;
+        self.denies_since(record.request);
         self.due.notify_one();
         let record = Record {
             tool: Some(lease.tool.clone()),
@@ -141,6 +150,7 @@ impl Broker {
             .ledger
             .advance(id, TaskChange::End(Outcome::Revoked), self.now())
             .await?;
+        self.denies_since(Some(request));
         self.due.notify_one();
         self.record(record.task(&task.charter).reason(reason)).await?;
         measure::decided(Verb::Revoke, Decided::Permitted);
@@ -170,6 +180,7 @@ impl Broker {
             Err(error @ BrokerError::Undrained { .. }) => Some(error),
             Err(error) => return Err(error),
         };
+        self.denies_since(Some(request));
         // Ending access is never held back by the journal: what fails here is said when all is ended.
         let drained = self.drain(&cutoff).await;
         self.record(record.reason(reason)).await?;

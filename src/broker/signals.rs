@@ -17,6 +17,7 @@ use crate::signal::set::{self, Set};
 use crate::signal::{Effect, Nothing, Signal, SignalError, Status, Stream, Whom, rules};
 
 use super::error::BrokerError;
+use super::measure::Because;
 use super::records::Fill;
 use super::sightings::Sightings;
 use super::{Broker, measure};
@@ -77,7 +78,7 @@ impl Broker {
             ..Record::new(Verb::Signal, Outcome::Permitted, now)
         };
         let taken = match self.verified(stream, compact, named, now).await {
-            Ok(set) => self.take(stream, &set, record, now).await,
+            Ok(set) => self.take(stream, &set, record).await,
             Err(error) => self.refuse(stream, &set::digest_of(compact), error, record).await,
         };
         let outcome = match &taken {
@@ -96,7 +97,6 @@ impl Broker {
         stream: &Stream,
         set: &Set,
         record: Record,
-        now: Timestamp,
     ) -> Result<(Taken, &'static str), BrokerError> {
         // Two streams may have one transmitter, which gives both the same token.
         let mark = format!("{} {}", stream.name(), set.mark());
@@ -136,7 +136,9 @@ impl Broker {
                 // What was recorded of it last is that it failed.
                 self.tell(record).await?;
             }
-            measure::signal_took(now.since(set.at()));
+            let lag = self.now().since(set.at());
+            measure::signal_took(lag);
+            measure::denies(Because::Signal, lag);
             (Taken::Effective, "taken")
         };
         self.heard.insert(mark, Heard::Taken);

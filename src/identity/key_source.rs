@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -101,6 +101,8 @@ pub struct KeySource {
     held: ArcSwapOption<Held>,
     withdrawals: AtomicU64,
     wanted: Notify,
+    /// When the newest keys came, whether they are still held or not; before that, when it was made.
+    renewed: Mutex<Instant>,
     /// When the last fetch ended. Only `run` writes it.
     attempted: watch::Sender<Option<Instant>>,
 }
@@ -133,6 +135,7 @@ impl KeySource {
             held: ArcSwapOption::empty(),
             withdrawals: AtomicU64::new(0),
             wanted: Notify::new(),
+            renewed: Mutex::new(Instant::now()),
             attempted: watch::Sender::new(None),
             origin,
         };
@@ -151,6 +154,13 @@ impl KeySource {
     /// Whose keys these are.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// How long ago the keys were last read or fetched; since the start where they never were. `None` for pinned
+    /// ones, which do not age.
+    pub fn age(&self) -> Option<Duration> {
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        (!matches!(self.origin, Origin::Inline(_))).then(|| renewed.elapsed())
     }
 
     /// How many times keys stopped being trusted. What was checked before the last time no longer counts.
@@ -309,6 +319,7 @@ impl KeySource {
             document,
             since: Instant::now(),
         };
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = held.since;
         self.held.store(Some(Arc::new(held)));
         if withdrawn {
             self.withdraw();

@@ -11,7 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use metrics::{Counter, Histogram};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
 
 use super::merkle::Hash;
 use super::note::{NoteSigner, NoteVerifier};
@@ -20,7 +22,7 @@ use super::record::Record;
 use super::recovery;
 use super::storage::{OsStorage, Storage};
 use super::writer::{Entry, Message, Writer};
-use super::{Journal, JournalError};
+use super::{APPEND_SECONDS, FAILURES, Journal, JournalError};
 
 /// How a journal on disk behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub struct FileJournal {
     waiting_bytes: u32,
     patience: Duration,
     size: watch::Receiver<u64>,
+    /// Since when there are records without a checkpoint.
+    unsigned: watch::Receiver<Option<Instant>>,
+    took: Histogram,
+    failures: Counter,
     reader: Arc<Reader>,
     verifier: NoteVerifier,
     writer: Mutex<Option<JoinHandle<Result<(), JournalError>>>>,
@@ -79,10 +85,12 @@ impl FileJournal {
         let verifier = signer.verifier();
         let appender = recovery::open(dir, options.segment_bytes, signer, storage)?;
         let (grown, size) = watch::channel(appender.size());
+        let (lagging, unsigned) = watch::channel(None);
         let (inbox, messages) = mpsc::channel();
         let writer = Writer {
             appender,
             size: grown,
+            unsigned: lagging,
             sign_records: options.sign_records,
             sign_every: options.sign_every,
             due: None,
@@ -103,6 +111,9 @@ impl FileJournal {
             waiting_bytes,
             patience: options.patience,
             size,
+            unsigned,
+            took: metrics::histogram!(APPEND_SECONDS),
+            failures: metrics::counter!(FAILURES),
             reader: Arc::new(Reader::new(dir)),
             verifier,
             writer: Mutex::new(Some(writer)),
@@ -112,6 +123,12 @@ impl FileJournal {
     /// How many records are durable: a channel that wakes whoever follows the journal.
     pub fn size(&self) -> watch::Receiver<u64> {
         self.size.clone()
+    }
+
+    /// For how long the oldest record without a signed checkpoint has been without; zero when each has one.
+    pub fn checkpoint_age(&self) -> Duration {
+        let since = *self.unsigned.borrow();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// What checks the checkpoints.
@@ -126,6 +143,26 @@ impl FileJournal {
             .await
             .map_err(|_| stopped())?
             .map_err(|_| stopped())?
+    }
+
+    async fn write(&self, record: Record) -> Result<u64, JournalError> {
+        let line = record.to_line()?;
+        let leaf = Hash::leaf(line.as_bytes());
+        let bytes = u32::try_from(line.len()).map_or(self.waiting_bytes, |bytes| bytes + 1);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let room = tokio::time::timeout(self.patience, room)
+            .await
+            .map_err(|_| JournalError::Unavailable("too many records wait for the disk".to_owned()))?
+            .map_err(|_| stopped())?;
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry {
+            line,
+            leaf,
+            answer,
+            room,
+        };
+        self.inbox.send(Message::Append(entry)).map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
     }
 
     fn stop(&self) -> Option<JoinHandle<Result<(), JournalError>>> {
@@ -150,23 +187,13 @@ impl Drop for FileJournal {
 #[async_trait]
 impl Journal for FileJournal {
     async fn append(&self, record: Record) -> Result<u64, JournalError> {
-        let line = record.to_line()?;
-        let leaf = Hash::leaf(line.as_bytes());
-        let bytes = u32::try_from(line.len()).map_or(self.waiting_bytes, |bytes| bytes + 1);
-        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
-        let room = tokio::time::timeout(self.patience, room)
-            .await
-            .map_err(|_| JournalError::Unavailable("too many records wait for the disk".to_owned()))?
-            .map_err(|_| stopped())?;
-        let (answer, answered) = oneshot::channel();
-        let entry = Entry {
-            line,
-            leaf,
-            answer,
-            room,
-        };
-        self.inbox.send(Message::Append(entry)).map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        let began = Instant::now();
+        let answer = self.write(record).await;
+        match &answer {
+            Ok(_) => self.took.record(began.elapsed().as_secs_f64()),
+            Err(_) => self.failures.increment(1),
+        }
+        answer
     }
 
     async fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, JournalError> {
@@ -321,6 +348,23 @@ mod tests {
         assert_eq!(append(&journal, 1).await.unwrap(), 1);
         drop(journal);
         assert_eq!(check(dir.path()).unwrap().records, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn says_for_how_long_records_have_had_no_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, disk) = faulty(dir.path(), quiet());
+        assert_eq!(journal.checkpoint_age(), Duration::ZERO);
+        append(&journal, 0).await.unwrap();
+        set(&disk.replace, true);
+        assert!(refused(journal.checkpoint().await));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        // The thread that writes lives by the real clock, so what this took is missing.
+        let age = journal.checkpoint_age();
+        assert!(age > Duration::from_secs(20), "{age:?}");
+        set(&disk.replace, false);
+        journal.checkpoint().await.unwrap();
+        assert_eq!(journal.checkpoint_age(), Duration::ZERO);
     }
 
     #[tokio::test]

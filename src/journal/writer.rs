@@ -38,6 +38,8 @@ pub(super) struct Writer {
     pub(super) appender: Appender,
     /// How many records are durable, for those who follow.
     pub(super) size: watch::Sender<u64>,
+    /// Since when there are durable records without a checkpoint.
+    pub(super) unsigned: watch::Sender<Option<Instant>>,
     pub(super) sign_records: u64,
     pub(super) sign_every: Duration,
     /// When the oldest record without a checkpoint has to get one.
@@ -111,6 +113,9 @@ impl Writer {
                     tracing::info!("the journal can be written again");
                 }
                 self.size.send_replace(self.appender.size());
+                if self.unsigned.borrow().is_none() {
+                    self.unsigned.send_replace(Some(Instant::now()));
+                }
                 for (index, entry) in (first..).zip(entries) {
                     entry.answer(Ok(index));
                 }
@@ -178,6 +183,7 @@ impl Writer {
                     tracing::info!("the journal can be signed again");
                 }
                 self.due = None;
+                self.unsigned.send_replace(None);
                 Ok(())
             }
             Err(error) => {

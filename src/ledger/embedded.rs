@@ -195,6 +195,10 @@ impl Ledger for Embedded {
             .await
     }
 
+    async fn due_since(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        self.snapshot()?.first_due(now)
+    }
+
     async fn settle(
         &self,
         claim: &LeaseClaim,

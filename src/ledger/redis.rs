@@ -380,6 +380,10 @@ impl Ledger for RedisLedger {
         self.sweep(now, hold, limit).await
     }
 
+    async fn due_since(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        self.first_due(now).await
+    }
+
     async fn settle(
         &self,
         claim: &LeaseClaim,

@@ -163,6 +163,24 @@ pub fn due_from(cause: Cause, now: Timestamp) -> Timestamp {
     }
 }
 
+/// Before this instant stands in a schedule what was ordered to end lately, and from it on what was due by itself.
+pub(super) fn between(now: Timestamp) -> Timestamp {
+    now.minus(HEAD_START / 2)
+}
+
+/// Since when that has waited which has waited longest, of the first entry of each half of a schedule.
+pub(super) fn waits_since(
+    ordered: Option<Timestamp>,
+    by_itself: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let ordered = ordered
+        .filter(|first| *first < between(now))
+        .map(|first| first.plus(HEAD_START).min(now));
+    let by_itself = by_itself.filter(|first| *first <= now);
+    ordered.into_iter().chain(by_itself).min()
+}
+
 /// The effort of a lease that has to end.
 pub fn effort(state: &LeaseState) -> Option<&Effort> {
     match state {

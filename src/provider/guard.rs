@@ -6,10 +6,11 @@ mod breaker;
 
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use metrics::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -68,6 +69,8 @@ pub struct Guard {
     issuing: Semaphore,
     ending: Semaphore,
     breaker: Breaker,
+    /// What every credential is counted with, looked up once.
+    minted: OnceLock<Counter>,
 }
 
 impl Guard {
@@ -80,6 +83,7 @@ impl Guard {
             issuing: places(limits.issuing),
             ending: places(limits.ending),
             breaker: Breaker::new(limits.patience),
+            minted: OnceLock::new(),
             name,
             limits,
         }
@@ -150,8 +154,14 @@ impl Guard {
     }
 
     fn count(&self, what: &'static str, result: &'static str) {
-        let provider = Arc::clone(&self.label);
-        metrics::counter!(CALLS, "provider" => provider, "call" => what, "result" => result).increment(1);
+        let counter = || {
+            let provider = Arc::clone(&self.label);
+            metrics::counter!(CALLS, "provider" => provider, "call" => what, "result" => result)
+        };
+        match (what, result) {
+            ("mint", "ok") => self.minted.get_or_init(counter).increment(1),
+            _ => counter().increment(1),
+        }
     }
 }
 

@@ -86,7 +86,10 @@ const TECHNOLOGIES: [(&str, &[&str]); 24] = [
         ],
     ),
     ("rustify", &["provider::vault"]),
-    ("rustix", &["cli::exec", "keys::file"]),
+    (
+        "rustix",
+        &["cli::exec", "keys::file", "telemetry::process", "app::observe"],
+    ),
     ("tokio_postgres", &["provider::postgres"]),
     ("tokio_postgres_rustls", &["provider::postgres"]),
     ("tokio_rustls", &["http::tls"]),

@@ -5,10 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use dayfly::broker::measure;
 use dayfly::cli::Cli;
-use dayfly::provider::guard;
-use dayfly::{config, telemetry};
+use dayfly::config;
 
 /// What the first line of a block says when the block is a whole `dayfly.toml`.
 const WHOLE: &str = "# full config";
@@ -179,52 +177,6 @@ fn the_command_line_reference_names_every_command_and_flag() {
         &mut missing,
     );
     assert_eq!(missing, Vec::<String>::new());
-}
-
-#[test]
-fn the_reference_of_metrics_names_every_metric() {
-    let page = read("docs/reference/metrics.md");
-    let metrics = [
-        measure::DECISIONS,
-        measure::REFUSED_EVIDENCE,
-        measure::INTROSPECTIONS,
-        measure::ENDED,
-        measure::END_FAILURES,
-        measure::STUCK,
-        measure::STUCK_NOW,
-        measure::RECONCILED,
-        measure::RECONCILE_FAILURES,
-        measure::REVOCATION_LAG,
-        measure::ISSUE_SECONDS,
-        measure::QUARANTINE,
-        measure::SIGNALS,
-        measure::SIGNAL_LAG,
-        measure::POLL_FAILURES,
-        measure::SILENT,
-        guard::CALLS,
-        guard::DOWN,
-        telemetry::HTTP_REQUESTS,
-        telemetry::HTTP_SECONDS,
-        telemetry::CERTIFICATE_EXPIRY,
-    ];
-    for metric in metrics {
-        assert!(page.contains(&format!("`{metric}`")), "{metric}");
-    }
-    // And none that is gone; a constant that this test does not know is found by its count.
-    let rows = page.lines().filter(|line| line.starts_with("| `dayfly_")).count();
-    assert_eq!(rows, metrics.len());
-    let constants = |path| read(path).matches("str = \"dayfly_").count();
-    assert_eq!(
-        [
-            "src/broker/measure.rs",
-            "src/provider/guard.rs",
-            "src/telemetry.rs"
-        ]
-        .map(constants)
-        .iter()
-        .sum::<usize>(),
-        metrics.len()
-    );
 }
 
 #[test]

@@ -51,6 +51,8 @@ mod losses;
 #[cfg(test)]
 mod mcp;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 #[cfg(feature = "postgres")]

@@ -266,6 +266,12 @@ pub(super) fn fallen(
     Ok(fallen)
 }
 
+/// The instant that an entry of a schedule begins with.
+pub(super) fn instant_of(entry: &[u8]) -> Result<Timestamp, LedgerError> {
+    let millis = entry.first_chunk().ok_or_else(|| damaged("the schedule"))?;
+    Ok(Timestamp::from_millis(u64::from_be_bytes(*millis)))
+}
+
 /// What two tables say does not agree.
 pub(super) fn damaged(what: &str) -> LedgerError {
     LedgerError::Corrupt(format!("{what} does not agree with the rest"))

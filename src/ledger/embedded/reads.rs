@@ -1,9 +1,12 @@
 //! Reads, all of one snapshot: what the latest commit left.
 
-use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _};
+use redb::{
+    AccessGuard, Range, ReadOnlyTable, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _,
+};
 
 use super::layout::{
     CUTOFFS, DUE, EPOCH, FEED, FORGET, INDEX, Id, LEASES, META, PUBLISHED, Property, TASKS, damaged, fallen,
+    instant_of,
 };
 use super::store::Store;
 use super::tables::read_lease;
@@ -67,6 +70,18 @@ impl Snapshot {
 
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, LedgerError> {
         Ok(self.0.open_table(META)?.get(name)?.map(|number| number.value()))
+    }
+
+    /// Since when the longest due has waited.
+    pub(super) fn first_due(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        let due = self.0.open_table(DUE)?;
+        let from = rules::between(now).as_millis().to_be_bytes();
+        let first = |mut entries: Range<'_, &[u8], ()>| {
+            let entry = entries.next().transpose()?;
+            entry.map(|(key, _)| instant_of(key.value())).transpose()
+        };
+        let (ordered, by_itself) = (first(due.iter()?)?, first(due.range(from.as_slice()..)?)?);
+        Ok(rules::waits_since(ordered, by_itself, now))
     }
 
     /// Whether a claim would find anything to hand out or to forget.

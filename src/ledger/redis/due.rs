@@ -80,6 +80,24 @@ impl RedisLedger {
         Ok(taken)
     }
 
+    /// Since when the longest due has waited.
+    pub(super) async fn first_due(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        let from = rules::between(now).as_millis();
+        let firsts = self.shards.all().map(|shard| async move {
+            let first = async |least: &str| {
+                let mut range = redis::cmd("ZRANGEBYSCORE");
+                let bounds = range.arg(shard.due()).arg(least).arg("+inf");
+                let one = bounds.arg("WITHSCORES").arg("LIMIT").arg(0).arg(1);
+                let found: Vec<(Vec<u8>, u64)> = self.reaping.query(one).await?;
+                Ok::<_, LedgerError>(found.first().map(|(_, due)| Timestamp::from_millis(*due)))
+            };
+            let (ordered, by_itself) = (first("-inf").await?, first(&from.to_string()).await?);
+            Ok::<_, LedgerError>(rules::waits_since(ordered, by_itself, now))
+        });
+        let firsts = futures_util::future::try_join_all(firsts).await?;
+        Ok(firsts.into_iter().flatten().min())
+    }
+
     /// How much is due in a shard, and how much there is to forget.
     async fn look_at(
         &self,

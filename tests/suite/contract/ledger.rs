@@ -364,7 +364,7 @@ macro_rules! ledger_contract {
                 only_what_is_active_is_renewed, only_what_is_active_is_live, nothing_is_live_without_its_task,
                 a_revoked_lease_is_due_at_once,
                 revoking_again_changes_nothing, an_unknown_lease_is_refused;
-            claims: an_expired_lease_is_claimed, a_lease_that_was_bound_to_its_evidence_ends_with_it,
+            claims: an_expired_lease_is_claimed, what_waits_longest_is_known_without_looking_at_the_rest, a_lease_that_was_bound_to_its_evidence_ends_with_it,
                 a_curtailed_lease_falls_due_before_its_credential_does, an_abandoned_reservation_is_claimed,
                 a_short_reservation_is_claimed_at_its_expiry, a_task_past_its_deadline_is_claimed,
                 a_lost_task_is_claimed, a_claimed_task_returns_until_it_is_ended,

@@ -172,6 +172,10 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "claim_due", self.ledger.claim_due(now, hold, limit))
     }
 
+    async fn due_since(&self, now: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        pass!(self, "due_since", self.ledger.due_since(now))
+    }
+
     async fn settle(
         &self,
         claim: &LeaseClaim,

@@ -37,6 +37,29 @@ pub(super) async fn an_expired_lease_is_claimed(ledger: Subject) {
     assert_eq!(ledger.told().await, [], "its time was up for everybody");
 }
 
+pub(super) async fn what_waits_longest_is_known_without_looking_at_the_rest(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let since = async |now| ledger.due_since(at(now)).await.unwrap();
+    assert_eq!(since(1).await, None);
+    let lease = ledger.hold(active_at(&task, at(1))).await;
+    let due = lease.expires_at;
+    assert_eq!(since(300).await, None, "one second too early");
+    assert_eq!(ledger.due_since(due.plus(secs(20))).await.unwrap(), Some(due));
+
+    let ordered = ledger.hold(active_at(&task, at(2))).await;
+    ledger.revoke(ordered.id, Cause::Revoked, at(290)).await.unwrap();
+    assert_eq!(
+        since(290).await,
+        Some(at(290)),
+        "an order goes ahead, and does not wait longer for it"
+    );
+    assert_eq!(since(299).await, Some(at(290)));
+    assert_eq!(ledger.due_since(due.plus(secs(20))).await.unwrap(), Some(at(290)));
+
+    assert_eq!(ledger.due_leases(at(299)).await.len(), 1);
+    assert_eq!(since(299).await, None, "somebody is at it");
+}
+
 pub(super) async fn a_lease_that_was_bound_to_its_evidence_ends_with_it(ledger: Subject) {
     let task = ledger.open_task().await;
     let bound = Lease {
