@@ -1,6 +1,6 @@
 """Everything about the chart that can be known without a cluster.
 
-    check.py HELM DEFINITIONS BINARY STATE [--update]
+check.py HELM DEFINITIONS BINARY STATE [--update]
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import config
 import guide
 import pod
 import refusals
 import schemas
 import values
 from helm import Helm, Rendered
+
+import config
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = """groups:
@@ -33,7 +34,11 @@ RULES = """groups:
         annotations: {summary: "{{ $value }} at {{ $labels.provider }}"}
 """
 # In place of the shipped alerts and dashboards, which change for reasons of their own.
-STAND_INS = {"rules/a.yaml": RULES, "rules/b.yaml": RULES.replace("name: a", "name: b"), "dashboards/operations.json": '{"title": "{{ not a template }}"}\n'}
+STAND_INS = {
+    "rules/a.yaml": RULES,
+    "rules/b.yaml": RULES.replace("name: a", "name: b"),
+    "dashboards/operations.json": '{"title": "{{ not a template }}"}\n',
+}
 
 Test = tuple[str, Callable[[], None]]
 
@@ -58,15 +63,49 @@ class Checks:
         """Every check, with its name."""
         found: list[Test] = []
         for scenario in self.helm.scenarios():
-            for part in (self.lint, self.golden, self.notes, self.valid, self.accepted, self.restricted, self.own_journal):
+            for part in (
+                self.lint,
+                self.golden,
+                self.notes,
+                self.valid,
+                self.accepted,
+                self.restricted,
+                self.own_journal,
+            ):
                 found.append((f"{scenario}: {part.__doc__}", lambda part=part, scenario=scenario: part(scenario)))
-        for kind, cases, how in (("refused", refusals.REFUSED, self.refused), ("invalid", refusals.INVALID, self.invalid), ("unsafe", refusals.UNSAFE, self.unsafe)):
+        for kind, cases, how in (
+            ("refused", refusals.REFUSED, self.refused),
+            ("invalid", refusals.INVALID, self.invalid),
+            ("unsafe", refusals.UNSAFE, self.unsafe),
+        ):
             found += [(f"{kind}: {case[2]}", lambda how=how, case=case: how(*case)) for case in cases]
-        found += [(f"{it.__doc__}", it) for it in (self.all_at_once, self.several, self.alerts, self.without_alerts, self.described, self.readme, self.guide)]
+        found += [
+            (f"{it.__doc__}", it)
+            for it in (
+                self.all_at_once,
+                self.several,
+                self.alerts,
+                self.without_alerts,
+                self.described,
+                self.readme,
+                self.guide,
+            )
+        ]
         # First, since they wait most.
-        found = [(f"{it.__doc__}", lambda it=it: it(self.helm, self.program, self.estate)) for it in (pod.lives, pod.agree)] + found
+        found = [
+            (f"{it.__doc__}", lambda it=it: it(self.helm, self.program, self.estate)) for it in (pod.lives, pod.agree)
+        ] + found
         found.insert(0, (f"{pod.share.__doc__}", lambda: pod.share(self.helm, self.program, self.estate, self.page)))
-        found += [(f"{it.__doc__}", it) for it in (self.rules_restart_nobody, self.token_review_only_when_asked_for, self.numbers, self.egress, self.packed)]
+        found += [
+            (f"{it.__doc__}", it)
+            for it in (
+                self.rules_restart_nobody,
+                self.token_review_only_when_asked_for,
+                self.numbers,
+                self.egress,
+                self.packed,
+            )
+        ]
         return found
 
     # Each scenario.
@@ -88,7 +127,11 @@ class Checks:
         """every object is one that Kubernetes takes"""
         # Alerts and dashboards as they are shipped, too.
         for chart in (self.helm.chart, self.stood_in):
-            wrong = [said for thing in self.helm.template(scenario, chart=chart).objects for said in schemas.faults(thing, self.definitions)]
+            wrong = [
+                said
+                for thing in self.helm.template(scenario, chart=chart).objects
+                for said in schemas.faults(thing, self.definitions)
+            ]
             assert not wrong, "\n".join(wrong)
 
     def accepted(self, scenario: str) -> None:
@@ -106,11 +149,17 @@ class Checks:
         assert "Secret" not in rendered.kinds()
         pod = rendered.one("StatefulSet")["spec"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["seccompProfile"] == {
+            "type": "RuntimeDefault"
+        }
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             context = container["securityContext"]
-            assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False, container["name"]
-            assert context["capabilities"] == {"drop": ["ALL"]} and context.get("runAsUser", 65532) > 0, container["name"]
+            assert context["readOnlyRootFilesystem"] is True and context["allowPrivilegeEscalation"] is False, (
+                container["name"]
+            )
+            assert context["capabilities"] == {"drop": ["ALL"]} and context.get("runAsUser", 65532) > 0, container[
+                "name"
+            ]
             assert "memory" in container["resources"]["limits"], container["name"]
         for volume in pod["volumes"]:
             assert "hostPath" not in volume, volume
@@ -172,7 +221,9 @@ class Checks:
         assert [it["name"] for it in groups] == ["a", "b"]
         assert groups[0]["rules"][0]["annotations"]["summary"] == "{{ $value }} at {{ $labels.provider }}"
         dashboard = rendered.one("ConfigMap", "dayfly-dashboard-operations")
-        assert dashboard["data"] == {"operations.json": '{"title": "{{ not a template }}"}\n'} or dashboard["data"] == {"operations.json": '{"title": "{{ not a template }}"}'}
+        assert dashboard["data"] == {"operations.json": '{"title": "{{ not a template }}"}\n'} or dashboard["data"] == {
+            "operations.json": '{"title": "{{ not a template }}"}'
+        }
         assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
 
     def without_alerts(self) -> None:
@@ -197,11 +248,18 @@ class Checks:
             asked = self.helm.template(scenario).kinds() & {"ClusterRole", "ClusterRoleBinding"}
             assert bool(asked) == (scenario in ("redis-sentinel", "listeners")), scenario
         role = self.helm.template("redis-sentinel").one("ClusterRole", "dayfly-dayfly-tokenreview")
-        assert role["rules"] == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
+        assert role["rules"] == [
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        ]
 
     def numbers(self) -> None:
         """numbers stay what they are, and null leaves a default alone"""
-        more = {"config": {"tasks": {"live_credentials": 1000000, "default_heartbeat": None}, "telemetry": {"traces": {"sample": 0.5, "many": [1, 2.5, "a", True]}}}}
+        more = {
+            "config": {
+                "tasks": {"live_credentials": 1000000, "default_heartbeat": None},
+                "telemetry": {"traces": {"sample": 0.5, "many": [1, 2.5, "a", True]}},
+            }
+        }
         text = self.helm.template("embedded", more).one("ConfigMap")["data"]["dayfly.toml"]
         for line in ("live_credentials = 1000000", "sample = 0.5", 'many = [1, 2.5, "a", true]'):
             assert line in text, text
@@ -222,16 +280,28 @@ class Checks:
         assert [rule["ports"][0]["port"] for rule in rules] == ["agents", "tools", "operators"]
         assert rules[2]["from"] != rules[0]["from"]
         paths = self.helm.template("listeners").one("Ingress")["spec"]["rules"][0]["http"]["paths"]
-        assert [(it["path"], it["backend"]["service"]["port"]["name"]) for it in paths] == [("/oauth2", "tools"), ("/v1/revocations", "tools"), ("/", "agents")]
+        assert [(it["path"], it["backend"]["service"]["port"]["name"]) for it in paths] == [
+            ("/oauth2", "tools"),
+            ("/v1/revocations", "tools"),
+            ("/", "agents"),
+        ]
         assert self.helm.template("listeners").one("ServiceMonitor")["spec"]["endpoints"][0]["port"] == "operators"
 
     def packed(self) -> None:
         """what is packed is the chart, and nothing that it is tested with"""
         files = self.helm.packed()
         assert {"Chart.yaml", "values.yaml", "values.schema.json", "README.md", "templates/NOTES.txt"} <= files
-        wrong = [it for it in files if it.startswith(("tests/", "ci/")) or not it.endswith((".yaml", ".tpl", ".txt", ".json", ".md", ".helmignore"))]
+        wrong = [
+            it
+            for it in files
+            if it.startswith(("tests/", "ci/"))
+            or not it.endswith((".yaml", ".tpl", ".txt", ".json", ".md", ".helmignore"))
+        ]
         assert not wrong, wrong
-        shipped = {it.relative_to(self.helm.chart).as_posix() for it in (*self.helm.chart.glob("rules/*.yaml"), *self.helm.chart.glob("dashboards/*.json"))}
+        shipped = {
+            it.relative_to(self.helm.chart).as_posix()
+            for it in (*self.helm.chart.glob("rules/*.yaml"), *self.helm.chart.glob("dashboards/*.json"))
+        }
         assert shipped <= files
 
     # What is written about values.
@@ -263,7 +333,11 @@ class Checks:
         sandbox.mkdir()
         config.check(self.helm.template(None, first), self.binary, sandbox, self.helm.state, rules)
         for values_ in [first, *changed]:
-            wrong = [said for thing in self.helm.template(None, values_).objects for said in schemas.faults(thing, self.definitions)]
+            wrong = [
+                said
+                for thing in self.helm.template(None, values_).objects
+                for said in schemas.faults(thing, self.definitions)
+            ]
             assert not wrong, "\n".join(wrong)
         for thing in guide.objects(page):
             assert not schemas.faults(thing, self.definitions), thing

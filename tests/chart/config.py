@@ -33,8 +33,30 @@ def files(config: Any) -> Iterator[tuple[str, str]]:
 
 def make_authority(folder: Path) -> None:
     """A certificate that vouches for itself, and its key."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=test"]
-    command += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:dayfly.dayfly.svc,DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=test",
+    ]
+    command += [
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-addext",
+        "subjectAltName=DNS:dayfly.dayfly.svc,DNS:localhost",
+        "-keyout",
+        folder / "key.pem",
+        "-out",
+        folder / "certificate.pem",
+    ]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -65,7 +87,11 @@ def check(rendered: Rendered, binary: Path, sandbox: Path, authority: Path, rule
     for folder in folders:
         place = sandbox / folder.lstrip("/")
         part = folder.rsplit("/", 1)[-1]
-        written = [it for it in rendered.objects if it["kind"] == "ConfigMap" and it["metadata"]["name"] == f"dayfly-{part}" and it["data"]]
+        written = [
+            it
+            for it in rendered.objects
+            if it["kind"] == "ConfigMap" and it["metadata"]["name"] == f"dayfly-{part}" and it["data"]
+        ]
         if written:
             place.mkdir(parents=True)
             for name, body in written[0]["data"].items():

@@ -14,7 +14,12 @@ from typing import Any
 import yaml
 
 # A scenario's notes are rendered as an object: `helm template` leaves them out, and `helm install` asks a cluster.
-NOTES = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "notes"}, "data": {"notes": '{{ include "dayfly.notes" . | b64enc }}'}}
+NOTES = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "notes"},
+    "data": {"notes": '{{ include "dayfly.notes" . | b64enc }}'},
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class Helm:
 
     def packed(self) -> set[str]:
         """The files of the archive that `helm package` makes."""
-        subprocess.run([self.program, "package", self.chart, "--destination", self.state], check=True, capture_output=True)
+        subprocess.run(
+            [self.program, "package", self.chart, "--destination", self.state], check=True, capture_output=True
+        )
         with tarfile.open(next(self.state.glob("dayfly-*.tgz"))) as archive:
             return {name.removeprefix("dayfly/") for name in archive.getnames()}
 

@@ -17,15 +17,20 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from config import PLACES, make_authority
 from helm import Helm, Rendered
+
+from config import PLACES, make_authority
 
 USER = 65532
 PATIENCE = 30
 MORE = b'@id("more") permit (principal in Role::"support", action == Action::"crm:comment", resource in Tool::"crm");\n'
 # Only root can give files away. Others run as who they are.
 PRIVILEGED = os.geteuid() == 0
-AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={USER}", "--no-new-privs", "--bounding-set=-all"] if PRIVILEGED else []
+AS_USER = (
+    ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={USER}", "--no-new-privs", "--bounding-set=-all"]
+    if PRIVILEGED
+    else []
+)
 
 
 def until(what: Any, wanted: str) -> Any:
@@ -51,7 +56,8 @@ class Pod:
     def __init__(self, rendered: Rendered, binary: Path, name: str) -> None:
         self.root = Path(tempfile.mkdtemp(prefix=f"dayfly-{name}-"))
         self.root.chmod(0o755)
-        self.binary, self.process, self.versions = binary, None, 0
+        self.binary, self.versions = binary, 0
+        self.process: subprocess.Popen[bytes] | None = None
         self.pod = rendered.one("StatefulSet")["spec"]["template"]["spec"]
         text = rendered.one("ConfigMap")["data"]["dayfly.toml"]
         self.configuration = self.root / "dayfly.toml"
@@ -92,9 +98,14 @@ class Pod:
 
     def start(self) -> None:
         """Starts Dayfly with the arguments of the container."""
-        arguments = [str(self.configuration) if it == "/etc/dayfly/dayfly.toml" else it for it in self._container("containers", "dayfly")["args"]]
+        arguments = [
+            str(self.configuration) if it == "/etc/dayfly/dayfly.toml" else it
+            for it in self._container("containers", "dayfly")["args"]
+        ]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*AS_USER, self.binary, *arguments], stdout=log, stderr=log, env={}, cwd="/")
+            self.process = subprocess.Popen(
+                [*AS_USER, self.binary, *arguments], stdout=log, stderr=log, env={}, cwd="/"
+            )
 
     def ready(self, port: int) -> None:
         """Waits until the probe says so."""
@@ -141,7 +152,16 @@ class Estate:
     def __init__(self, binary: Path, folder: Path) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.folder = folder / "estate"
-        command = [binary, "dev", "--folder", self.folder, "--listen", self.address, "--tool", f"127.0.0.1:{free_port()}"]
+        command = [
+            binary,
+            "dev",
+            "--folder",
+            self.folder,
+            "--listen",
+            self.address,
+            "--tool",
+            f"127.0.0.1:{free_port()}",
+        ]
         made = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
         until(lambda: get(int(self.address.rsplit(":", 1)[1]), "/readyz"), "dayfly dev")
         made.terminate()
@@ -161,7 +181,10 @@ class Estate:
             "extraVolumes": [{"name": "bundle", "configMap": {"name": "bundle"}}],
             "extraVolumeMounts": [{"name": "bundle", "mountPath": "/etc/bundle", "readOnly": True}],
             "config": {
-                "identity": {"audiences": [f"http://{self.address}"], "trust_domain": [{"name": "example.org", "bundle_file": "/etc/bundle/bundle.json"}]},
+                "identity": {
+                    "audiences": [f"http://{self.address}"],
+                    "trust_domain": [{"name": "example.org", "bundle_file": "/etc/bundle/bundle.json"}],
+                },
                 "policy": {"watch_interval": "1s"},
             },
         }
@@ -176,15 +199,43 @@ class Estate:
 
     def run(self, binary: Path, port: int, *command: str) -> str:
         """A command as the agent `support-bot`."""
-        about = ["--broker", f"http://127.0.0.1:{port}", "--evidence", str(self.folder / "evidence" / "support-bot.jwt")]
+        about = [
+            "--broker",
+            f"http://127.0.0.1:{port}",
+            "--evidence",
+            str(self.folder / "evidence" / "support-bot.jwt"),
+        ]
         done = subprocess.run([binary, *command, *about], capture_output=True, text=True, check=False, env={})
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def credential(self, binary: Path, port: int) -> None:
         """Opens a task and has a credential issued for it."""
-        task = self.run(binary, port, "task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
-        token = self.run(binary, port, "task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only")
+        task = self.run(
+            binary,
+            port,
+            "task",
+            "open",
+            "--purpose",
+            "answer ticket 4711",
+            "--access",
+            "crm:read@customers/42",
+            "--id-only",
+        )
+        token = self.run(
+            binary,
+            port,
+            "task",
+            "issue",
+            task,
+            "--tool",
+            "crm",
+            "--action",
+            "read",
+            "--resource",
+            "customers/42",
+            "--token-only",
+        )
         assert token.count(".") == 2
         self.run(binary, port, "task", "complete", task)
 
@@ -241,16 +292,23 @@ class Redis:
             f"tls-cert-file {folder}/certificate.pem\ntls-key-file {folder}/key.pem\ntls-ca-cert-file {folder}/certificate.pem\n"
             f"user default off resetpass ~* &* +@all\n{line[0].replace('PASSWORD', 'a-password')}\n"
         )
-        self.process = subprocess.Popen(["redis-server", folder / "redis.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            ["redis-server", folder / "redis.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def values(self) -> dict[str, Any]:
         """What the chart is told of it."""
-        redis = {"urls": [f"rediss://localhost:{self.port}"], "username": "dayfly", "existingSecret": "redis", "ca": {"existingSecret": "redis-ca"}}
+        redis = {
+            "urls": [f"rediss://localhost:{self.port}"],
+            "username": "dayfly",
+            "existingSecret": "redis",
+            "ca": {"existingSecret": "redis-ca"},
+        }
         return {"kind": "redis", "redis": redis}
 
 
 def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
-    """Two replicas on one Redis with the user of the guide, and one volume of signing keys: what one issues the other knows."""
+    """Two replicas on one Redis with the user of the guide, and one volume of keys: what one issues the other knows."""
     redis = Redis(guide, helm.state / "redis")
     keys = Path(tempfile.mkdtemp(prefix="dayfly-keys-"))
     pods: list[tuple[Pod, int]] = []
@@ -258,7 +316,14 @@ def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
         give(keys, 0o2770)
         for _ in range(2):
             port = free_port()
-            pod = estate.pod(helm, binary, port, replicaCount=2, ledger=redis.values(), signingKeys={"kind": "shared", "existingClaim": "keys"})
+            pod = estate.pod(
+                helm,
+                binary,
+                port,
+                replicaCount=2,
+                ledger=redis.values(),
+                signingKeys={"kind": "shared", "existingClaim": "keys"},
+            )
             pods.append((pod, port))
             pod.project("/run/secrets/redis", {"password": b"a-password"}, 0o440)
             pod.project("/run/secrets/redis-ca", {"ca.crt": redis.authority}, 0o440)
@@ -269,8 +334,31 @@ def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
             pod.ready(port)
         (first, one), (_, other) = pods
         assert get(one, "/.well-known/jwks.json") == get(other, "/.well-known/jwks.json")
-        task = estate.run(binary, one, "task", "open", "--purpose", "answer ticket 4711", "--access", "crm:read@customers/42", "--id-only")
-        token = estate.run(binary, one, "task", "issue", task, "--tool", "crm", "--action", "read", "--resource", "customers/42", "--token-only")
+        task = estate.run(
+            binary,
+            one,
+            "task",
+            "open",
+            "--purpose",
+            "answer ticket 4711",
+            "--access",
+            "crm:read@customers/42",
+            "--id-only",
+        )
+        token = estate.run(
+            binary,
+            one,
+            "task",
+            "issue",
+            task,
+            "--tool",
+            "crm",
+            "--action",
+            "read",
+            "--resource",
+            "customers/42",
+            "--token-only",
+        )
         assert token.count(".") == 2
         assert first.stop() == 0, first.log.read_text()
         ended = estate.run(binary, other, "task", "complete", task)
@@ -314,7 +402,13 @@ def turned(secret: dict[str, bytes]) -> dict[str, bytes]:
     now = time.time()
     moment = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now))
     later = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now + 7200))
-    new = {**ring, "active": ring["next"], "active_since": moment, "next": None, "retiring": [{"key": ring["active"], "until": later}]}
+    new = {
+        **ring,
+        "active": ring["next"],
+        "active_since": moment,
+        "next": None,
+        "retiring": [{"key": ring["active"], "until": later}],
+    }
     command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
     key = subprocess.run(command, check=True, capture_output=True).stdout
     return {**secret, "ring.json": json.dumps(new).encode(), "2027.pem": key}

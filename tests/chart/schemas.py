@@ -37,7 +37,11 @@ def _of_kubernetes(version: str, kind: str, group: str, api: str) -> jsonschema.
 
 def _strict(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a definition, as JSON Schema, with unknown keys refused."""
-    strict = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes-") and key not in ("default", "nullable")}
+    strict = {
+        key: value
+        for key, value in schema.items()
+        if not key.startswith("x-kubernetes-") and key not in ("default", "nullable")
+    }
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
     for key in ("properties",):
@@ -79,5 +83,8 @@ def faults(thing: dict[str, Any], definitions: Path) -> list[str]:
         if validator is None:
             said.append(f"{name}: Kubernetes {which} has no {api} {kind}")
             continue
-        said += [f"{name}: {which}: {'.'.join(map(str, it.absolute_path))}: {it.message}" for it in validator.iter_errors(thing)]
+        said += [
+            f"{name}: {which}: {'.'.join(map(str, it.absolute_path))}: {it.message}"
+            for it in validator.iter_errors(thing)
+        ]
     return said
