@@ -10,6 +10,7 @@ numbers may be others, and `…` stands for anything. Remarks in the Markdown, w
     <!-- not run: REASON -->          the block cannot be run here. Its `dayfly` commands are still parsed by the real one
     <!-- not run: `COMMAND`: REASON -->   the lines that begin with it
     <!-- stays, until 8440 answers -->    it goes on running: what follows is typed into a new terminal, in the folder of before
+    <!-- in a second terminal, until 8450 answers -->   the same, and what follows is typed where the reader was
     <!-- with dayfly dev -->          the page says, or takes for granted, that `dayfly dev` runs
     <!-- meanwhile: COMMANDS -->      what others do at that moment; the reader does not
     <!-- file: PATH -->               the block is the content of that file
@@ -145,7 +146,7 @@ class Reader:
             place.symlink_to(self.dayfly)
         cargo = self.bin / "cargo"
         cargo.write_text(
-            '#!/bin/sh\ncase "$1 $2" in\n"run --") shift 2; exec dayfly "$@" ;;\n"build ") ;;\n'
+            '#!/bin/sh\ncase "$1 $2" in\n"run --") shift 2; exec target/debug/dayfly "$@" ;;\n"build ") ;;\n'
             '*) echo "cargo $*: nobody plays that" >&2; exit 1 ;;\nesac\n'
         )
         cargo.chmod(0o755)
@@ -162,10 +163,10 @@ class Reader:
         self.terminals.append(Terminal(folder, self.environment))
         return self.terminals[-1]
 
-    def stay(self, text: str, port: int) -> None:
-        before = self.terminal
+    def stay(self, text: str, port: int, second: bool = False) -> None:
+        new = self.new(self.terminal.folder)
+        before, self.terminal = (new, self.terminal) if second else (self.terminal, new)
         log = before.start(text)
-        self.terminal = self.new(before.folder)
         until = time.monotonic() + PATIENCE
         while not answers(port):
             if time.monotonic() > until or before.shell.poll() is not None:
@@ -176,6 +177,9 @@ class Reader:
         """How many blocks were run, and what was not, with the reason."""
         left: list[str] = []
         ran, printed, typed = 0, None, None
+        # A page that says where the binary is has to say so in every terminal.
+        if 'target/debug:$PATH"' in page.read_text():
+            (self.bin / "dayfly").unlink()
         page_name = page.relative_to(self.repository)
         for block in read(page):
             where, said = f"{page_name}:{block.line}", block.remarks
@@ -220,7 +224,7 @@ class Reader:
             text = "\n".join(line for line in text.splitlines() if not line.startswith(only[1]))
         for key in said:
             if stays := STAYS.fullmatch(key):
-                self.stay(text, int(stays[1]))
+                self.stay(text, int(stays[2]), second=stays[1] != "stays")
                 return None
         printed, failed = self.terminal.run(text, said.get("types"))
         wanted = said.get("exits", "").split()

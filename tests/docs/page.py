@@ -12,7 +12,7 @@ REMARKS = {
     "not run", "with dayfly dev", "meanwhile", "file", "adds to", "read by", "exits", "types", "like this",
     "wrong",  # what is expected of a page in tests/docs/wrong
 }  # fmt: skip
-STAYS = re.compile(r"stays, until (\d+) answers")
+STAYS = re.compile(r"(stays|in a second terminal), until (\d+) answers")
 SHELLS = ("sh", "bash", "console", "shell")
 OUTPUTS = ("text", "json")
 
