@@ -52,7 +52,7 @@ def scraped(text: str) -> dict[str, Metric]:
 
 
 def used(expression: str, known: dict[str, Metric], recorded: dict[str, set[str]]) -> tuple[set[str], set[str]]:
-    """The metrics that an expression asks for, and the labels that are left of them at most. Fails on what is unknown."""
+    """The metrics that an expression asks for, and the labels that are left at most. Fails on what is unknown."""
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     names: set[str] = set()
     labels: set[str] = set()
@@ -96,8 +96,5 @@ def used(expression: str, known: dict[str, Metric], recorded: dict[str, set[str]
     for label in groupings:
         assert label in labels | TARGET, f"nothing has a label {label}: {expression}"
     kept = re.findall(r"\bby\s*\(([^)]*)\)", bare)
-    if kept:
-        left = {label.strip() for group in kept for label in group.split(",")}
-    else:
-        left = labels | TARGET
-    return names, left
+    left = {label.strip() for group in kept for label in group.split(",")}
+    return names, left if kept else labels | TARGET
