@@ -85,6 +85,7 @@ class Checks:
                 self.all_at_once,
                 self.several,
                 self.alerts,
+                self.runbooks,
                 self.without_alerts,
                 self.described,
                 self.readme,
@@ -225,6 +226,12 @@ class Checks:
             "operations.json": '{"title": "{{ not a template }}"}'
         }
         assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+    def runbooks(self) -> None:
+        """alerts and dashboards link to where the runbooks are served"""
+        served = "https://wiki.example.com/dayfly/alerts"
+        text = str(self.helm.template("redis-sentinel", {"metrics": {"runbooks": served}}).objects)
+        assert f"{served}#dayflyleasestuck" in text and "docs.example.org" not in text
 
     def without_alerts(self) -> None:
         """without any there is no empty object"""
