@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+import config
 import guide
 import pod
 import refusals
 import schemas
 import values
 from helm import Helm, Rendered
-
-import config
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = """groups:
@@ -105,6 +106,7 @@ class Checks:
                 self.numbers,
                 self.egress,
                 self.packed,
+                self.version,
             )
         ]
         return found
@@ -293,6 +295,12 @@ class Checks:
             ("/", "agents"),
         ]
         assert self.helm.template("listeners").one("ServiceMonitor")["spec"]["endpoints"][0]["port"] == "operators"
+
+    def version(self) -> None:
+        """the chart runs the version that it lies beside"""
+        chart = yaml.load((self.helm.chart / "Chart.yaml").read_text(), yaml.CSafeLoader)
+        cargo = config.tomllib.loads((ROOT / "Cargo.toml").read_text())
+        assert chart["appVersion"] == cargo["package"]["version"]
 
     def packed(self) -> None:
         """what is packed is the chart, and nothing that it is tested with"""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tomllib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from helm import Rendered
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # Where files are in the pod.
 PLACES = re.compile(r'"(/(?:etc|run|var)/)')

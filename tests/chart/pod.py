@@ -17,12 +17,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from config import PLACES, make_authority
 from helm import Helm, Rendered
 
-from config import PLACES, make_authority
-
 USER = 65532
-PATIENCE = 30
+PATIENCE = 90
 MORE = b'@id("more") permit (principal in Role::"support", action == Action::"crm:comment", resource in Tool::"crm");\n'
 # Only root can give files away. Others run as who they are.
 PRIVILEGED = os.geteuid() == 0

@@ -237,6 +237,7 @@ INVALID: list[Case] = [
     ("embedded", {"rules": {"git": {"path": "../other"}}}, "/rules/git/path"),
     ("embedded", {"rules": {"git": {"period": "often"}}}, "/rules/git/period"),
     ("embedded", {"service": {"port": 0}}, "/service/port"),
+    ("embedded", {"service": {"listen": "127.0.0.1"}}, "/service/listen"),
     ("embedded", {"service": {"type": "ExternalName"}}, "/service/type"),
     ("embedded", {"networkPolicy": {"enabled": None, "allow": []}}, "/networkPolicy"),
     ("embedded", {"podDisruptionBudget": {"maxUnavailable": "half"}}, "/podDisruptionBudget/maxUnavailable"),

@@ -32,7 +32,7 @@
 {{/* What the chart writes itself, as YAML. */}}
 {{- define "dayfly.managed" -}}
 server:
-  listen: {{ printf "0.0.0.0:%d" (int .Values.service.port) | quote }}
+  listen: {{ printf "%s:%d" .Values.service.listen (int .Values.service.port) | quote }}
   public_url: {{ .Values.publicUrl | quote }}
   {{- if not (include "dayfly.tls" .) }}
   danger_plaintext_listen: true
@@ -50,11 +50,11 @@ server:
   {{- end }}
   {{- if .Values.listeners.tools.enabled }}
   tools:
-    listen: {{ printf "0.0.0.0:%d" (int .Values.listeners.tools.port) | quote }}
+    listen: {{ printf "%s:%d" .Values.service.listen (int .Values.listeners.tools.port) | quote }}
   {{- end }}
   {{- if .Values.listeners.operators.enabled }}
   operators:
-    listen: {{ printf "0.0.0.0:%d" (int .Values.listeners.operators.port) | quote }}
+    listen: {{ printf "%s:%d" .Values.service.listen (int .Values.listeners.operators.port) | quote }}
   {{- end }}
 registry:
   agents: {{ include "dayfly.rulesAt" . }}/agents
