@@ -261,6 +261,7 @@ UNSAFE: list[Case] = [
     ("embedded", {}, "- thisCluster.tokenReview: it is off"),
     ("embedded", {}, "- listeners.operators: it is off, so /metrics is where agents are"),
     ("embedded", {}, "- metrics: without `serviceMonitor` and `prometheusRule`"),
+    ("redis-sentinel", {}, "- metrics.runbooks: it is a placeholder"),
     ("tls", {}, "- rules: there are no agents, no tools or no policies"),
     (
         "redis-sentinel",

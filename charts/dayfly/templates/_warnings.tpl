@@ -44,6 +44,9 @@
 {{- if not (and .metrics.serviceMonitor.enabled .metrics.prometheusRule.enabled) }}
 - metrics: without `serviceMonitor` and `prometheusRule` nobody is told that a credential cannot be ended.
 {{- end }}
+{{- if and .metrics.prometheusRule.enabled (hasPrefix "https://docs.example.org/" .metrics.runbooks) }}
+- metrics.runbooks: it is a placeholder, so alerts link to nothing. Say where you serve docs/guides/alerts.md.
+{{- end }}
 {{- if and $several (not .podDisruptionBudget.enabled) }}
 - podDisruptionBudget.enabled: it is off. Draining nodes can stop all replicas at once.
 {{- end }}
