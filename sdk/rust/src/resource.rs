@@ -82,7 +82,8 @@ pub struct Settings {
     pub most_cutoffs: usize,
     /// The keys are fetched no more often than this, whatever keys tokens name; 10 seconds.
     pub between_key_fetches: Duration,
-    /// Evidence may go over plain HTTP to other machines.
+    /// Keys and revocations may come, and evidence go, over plain HTTP from and to other machines: whoever is on the way
+    /// can give out keys of their own.
     pub allow_plain_http: bool,
 }
 

@@ -27,6 +27,7 @@ log = logging.getLogger("dayfly")
 WAIT = 20
 """Seconds for which the broker may let us wait when there is nothing new."""
 PATIENCE = 10.0
+"""Seconds that an answer may take beyond that at most. Less where that would make everything stale."""
 PAUSE = 1.0
 KEYS_AGE = 300.0
 LONGEST_BACKOFF = 15.0
@@ -133,10 +134,14 @@ class Follower:
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing is accepted because of it
                     log.warning("the broker's keys cannot be read: %s", _said(error))
 
+    def patience(self) -> float:
+        """How long an answer may take before it counts as lost. Who has heard nothing yet has nothing to lose."""
+        return min(PATIENCE, self._max_staleness / 4) if self.first.done() else PATIENCE
+
     async def read_keys(self) -> None:
-        """Read the keys."""
+        """Read the keys. Nothing comes from the feed meanwhile."""
         self._keys_asked = time.monotonic()
-        request = Request("GET", "/.well-known/jwks.json", authenticated=False, patience=PATIENCE)
+        request = Request("GET", "/.well-known/jwks.json", authenticated=False, patience=self.patience())
         self.keys = Keys(await self.transport.call(request))
 
     async def read_feed(self) -> bool:
@@ -146,7 +151,7 @@ class Follower:
         wait = 0 if first else max(1, int(min(WAIT, self._max_staleness / 4)))
         query = {"wait": str(wait)} if self._cursor is None else {"wait": str(wait), "cursor": self._cursor}
         asked, asked_at = time.monotonic(), time.time()
-        request = Request("GET", "/v1/revocations", query=query, patience=wait + PATIENCE)
+        request = Request("GET", "/v1/revocations", query=query, patience=wait + self.patience())
         try:
             answer = await self.transport.call(request)
         except DayflyError as error:

@@ -25,7 +25,7 @@ use crate::transport;
 const LONGEST_ANSWER: usize = 8 << 20;
 /// How long the broker may let us wait when there is nothing new.
 const WAIT: Duration = Duration::from_secs(20);
-/// How long an answer may take beyond that.
+/// How long an answer may take beyond that at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The feed is asked no more often than this when it has nothing to say.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -66,6 +66,15 @@ impl Source {
             url.ok_or_else(|| InvalidSettings(format!("`{text}` is no https or http URL")))
         };
         let (jwks, feed) = (url(&settings.jwks)?, url(&settings.feed)?);
+        // Whoever is on the way could give out keys of their own, and keep revocations back.
+        let plain = |url: &&Url| url.scheme() == "http" && !transport::is_loopback(url);
+        if let Some(plain) = [&jwks, &feed].into_iter().find(plain)
+            && !settings.allow_plain_http
+        {
+            return Err(InvalidSettings(format!(
+                "keys and revocations are not read over plain HTTP: write `https` for {plain}, or allow it"
+            )));
+        }
         let wrong = |error: crate::Error| InvalidSettings(error.to_string());
         let evidence = match &settings.evidence {
             Some(evidence) => evidence.clone(),
@@ -76,12 +85,6 @@ impl Source {
             })
             .map_err(wrong)?,
         };
-        let plain = feed.scheme() == "http" && !transport::is_loopback(&feed);
-        if plain && !settings.allow_plain_http && !evidence.is_none() {
-            return Err(InvalidSettings(format!(
-                "evidence is not sent over plain HTTP: write `https` for {feed}, or allow it"
-            )));
-        }
         Ok(Self {
             client: transport::for_broker(&feed, WAIT + 2 * PATIENCE, true, transport::ca_file().as_deref())
                 .map_err(wrong)?,
@@ -94,32 +97,38 @@ impl Source {
         })
     }
 
-    /// Reads what is there, and proves itself to the feed alone: the keys are for everybody.
-    async fn get(&self, url: Url, longest: usize, patience: Duration) -> Result<Vec<u8>, Outcome> {
-        let proves = url.path() == self.feed.path();
-        let mut request = self.client.get(url);
-        if proves {
-            let anew = self.refused.swap(false, Ordering::Relaxed);
-            let failed = |error: crate::Error| Outcome::Failed(error.to_string());
-            if let Some(evidence) = self.evidence.fetch(anew).await.map_err(failed)? {
-                request = request.header(header::AUTHORIZATION, bearer(&evidence).map_err(failed)?);
-            }
-        }
+    /// Reads what is there. Only the feed wants a proof: the keys are for everybody, wherever they are.
+    async fn get(
+        &self,
+        url: Url,
+        proves: bool,
+        longest: usize,
+        patience: Duration,
+    ) -> Result<Vec<u8>, Outcome> {
         let read = async {
-            let mut response = request.send().await?;
+            let mut request = self.client.get(url);
+            if proves {
+                let anew = self.refused.swap(false, Ordering::Relaxed);
+                let failed = |error: crate::Error| Outcome::Failed(error.to_string());
+                if let Some(evidence) = self.evidence.fetch(anew).await.map_err(failed)? {
+                    request = request.header(header::AUTHORIZATION, bearer(&evidence).map_err(failed)?);
+                }
+            }
+            let lost = |error| Outcome::Failed(transport::cause(error));
+            let mut response = request.send().await.map_err(lost)?;
             let status = response.status();
             let mut body = Vec::new();
-            while let Some(chunk) = response.chunk().await? {
+            while let Some(chunk) = response.chunk().await.map_err(lost)? {
                 if body.len() + chunk.len() > longest {
                     return Ok((status, None));
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok::<_, reqwest::Error>((status, Some(body)))
+            Ok((status, Some(body)))
         };
         match timeout(patience, read).await {
             Err(_) => Err(Outcome::Failed("no answer in time".into())),
-            Ok(Err(error)) => Err(Outcome::Failed(transport::cause(error))),
+            Ok(Err(failed)) => Err(failed),
             Ok(Ok((StatusCode::OK, Some(body)))) => Ok(body),
             Ok(Ok((StatusCode::OK, None))) => Err(Outcome::Failed("the answer is too long".into())),
             Ok(Ok((status, _))) => {
@@ -158,6 +167,15 @@ impl State {
         timeout(PATIENCE, asked.changed()).await.is_ok()
     }
 
+    /// How long an answer may take before it counts as lost. Two that are lost one after the other make nothing stale; who
+    /// has heard nothing yet has nothing to lose, and may wait for longer.
+    fn patience(&self) -> Duration {
+        match self.as_of.borrow().is_none() {
+            true => PATIENCE,
+            false => PATIENCE.min(self.settings.max_staleness / 4),
+        }
+    }
+
     fn may_ask_for_keys(&self) -> bool {
         let last = *self.source.keys_asked.borrow();
         last.is_none_or(|last| last.elapsed() >= self.settings.between_key_fetches)
@@ -165,7 +183,9 @@ impl State {
 
     async fn read_keys(&self) -> Result<(), Failure> {
         let source = &self.source;
-        let read = source.get(source.jwks.clone(), Keys::LONGEST, PATIENCE).await;
+        // Nothing comes from the feed while these are waited for.
+        let read = source.get(source.jwks.clone(), false, Keys::LONGEST, self.patience());
+        let read = read.await;
         let parsed = read.map_err(Failure::from);
         let parsed = parsed.and_then(|json| Keys::parse(&json).map_err(|error| error.to_string()));
         let outcome = parsed.map(|keys| {
@@ -194,7 +214,8 @@ impl State {
         let first = cursor.is_none();
         let wait = match first {
             true => Duration::ZERO,
-            false => WAIT.min(self.settings.max_staleness / 4),
+            // As the broker is told, in whole seconds.
+            false => Duration::from_secs(WAIT.min(self.settings.max_staleness / 4).as_secs()),
         };
         let mut url = self.source.feed.clone();
         {
@@ -206,7 +227,8 @@ impl State {
         }
         let asked_at = self.now();
         let started = Instant::now();
-        let body = match self.source.get(url, LONGEST_ANSWER, wait + PATIENCE).await {
+        let patience = wait + self.patience();
+        let body = match self.source.get(url, true, LONGEST_ANSWER, patience).await {
             // The ledger behind the feed is not the one of before: its cursors mean nothing now.
             Err(Outcome::Status(StatusCode::BAD_REQUEST | StatusCode::GONE)) if cursor.is_some() => {
                 *cursor = None;

@@ -433,6 +433,123 @@ mod tests {
         let [key] = &set.0[..] else { panic!() };
         assert!(key.verify(Algorithm::Rs256, signed.as_bytes(), &signature));
         assert!(!key.verify(Algorithm::Rs256, b"something else", &signature));
+        let (_, payload) = signed.split_once('.').unwrap();
+        let mut token = Unverified {
+            signed: signed.as_bytes(),
+            algorithm: Algorithm::Rs256,
+            kid: "rsa".to_owned(),
+            payload: BASE64URL.decode(payload).unwrap(),
+            signature,
+        };
+        assert_eq!(token.verified::<Value>(&set).unwrap()["iss"], "joe");
+        token.algorithm = Algorithm::Es256;
+        assert_eq!(token.verified::<Value>(&set), Err(InvalidToken::NoKey));
+        (token.algorithm, token.signature[7]) = (Algorithm::Rs256, 0);
+        assert_eq!(token.verified::<Value>(&set), Err(InvalidToken::BadSignature));
+    }
+
+    #[test]
+    fn known_signatures_over_curves_are_verified() {
+        // RFC 7515 §A.3 and RFC 8037 §A.4.
+        let es256 = json!({
+            "kty": "EC", "crv": "P-256", "kid": "a", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        });
+        let ed25519 = json!({
+            "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        });
+        for (jwk, algorithm, signed, signature) in [
+            (
+                es256,
+                Algorithm::Es256,
+                "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ",
+                "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+            ),
+            (
+                ed25519,
+                Algorithm::EdDsa,
+                "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc",
+                "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg",
+            ),
+        ] {
+            let set = Keys::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+            let signature = BASE64URL.decode(signature).unwrap();
+            assert!(set.0[0].verify(algorithm, signed.as_bytes(), &signature));
+            assert!(!set.0[0].verify(algorithm, b"something else", &signature));
+        }
+    }
+
+    #[test]
+    fn every_token_that_was_changed_in_one_letter_is_refused() {
+        for key in [SigningKey::es256(), SigningKey::ed25519()] {
+            let (set, claims) = (keys(&[&key]), json!({"a": 1}));
+            let token = key.sign("at+jwt", &claims);
+            for place in 0..token.len() {
+                let mut bytes = token.as_bytes().to_vec();
+                bytes[place] = if bytes[place] == b'A' { b'B' } else { b'A' };
+                let changed = String::from_utf8(bytes).unwrap();
+                // As of another type it is not for us, and nothing in it counts.
+                assert!(
+                    matches!(read(&changed, &set), Err(_) | Ok(Value::Null)),
+                    "letter {place}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_many_keys_have_makes_no_more_than_a_few_tried() {
+        let key = SigningKey::es256().renamed("k");
+        let token = key.sign("at+jwt", &json!({}));
+        let others: Vec<_> = (0..Keys::TRIED)
+            .map(|_| SigningKey::es256().renamed("k"))
+            .collect();
+        let mut of: Vec<_> = others.iter().skip(1).chain([&key]).collect();
+        assert_eq!(read(&token, &keys(&of)), Ok(json!({})), "the last that is tried");
+        of.insert(0, &others[0]);
+        assert_eq!(read(&token, &keys(&of)), Err(InvalidToken::BadSignature));
+    }
+
+    #[test]
+    fn a_set_that_is_too_large_is_refused() {
+        let jwk = key().jwk();
+        let set = |many: usize| json!({ "keys": vec![jwk.clone(); many] }).to_string();
+        assert_eq!(
+            Keys::parse(set(Keys::MOST).as_bytes()).unwrap().0.len(),
+            Keys::MOST
+        );
+        assert!(Keys::parse(set(Keys::MOST + 1).as_bytes()).is_err());
+        let long = |length: usize| format!(r#"{{"keys":[],"x":"{}"}}"#, "a".repeat(length));
+        assert!(Keys::parse(long(Keys::LONGEST - 100).as_bytes()).is_ok());
+        assert!(Keys::parse(long(Keys::LONGEST).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn errors_do_not_quote_the_token() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Numbers {
+            sub: u64,
+        }
+        let key = key();
+        let token = key.sign("at+jwt", &json!({"sub": "a-secret-name"}));
+        let Ok(Parsed::Token(parsed)) = Unverified::parse(&token, "at+jwt", 4096) else {
+            panic!("it is one");
+        };
+        let refused = parsed.verified::<Numbers>(&keys(&[&key])).unwrap_err();
+        let header = json!({"alg": "a-secret-name", "kid": "a-secret-name", "typ": "at+jwt"});
+        let twice = r#"{"a-secret-name":1,"a-secret-name":2}"#;
+        let others = [
+            compact(header, "{}", &key),
+            key.sign_raw(r#"{"alg":"ES256","kid":7,"typ":"a-secret-name"}"#, "{}"),
+            key.sign_raw(r#"{"alg":"ES256","kid":"a-secret-name","typ":"at+jwt"}"#, twice),
+            "a-secret-name.a-secret-name!.a-secret-name".to_owned(),
+        ];
+        let others = others
+            .iter()
+            .map(|token| read(token, &keys(&[&key])).unwrap_err());
+        for error in [refused].into_iter().chain(others) {
+            assert!(!format!("{error} {error:?}").contains("a-secret-name"), "{error}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ import { parse, readKeys, type KeySet } from "./jose.js";
 import { InvalidToken, Stale, TokenRevoked } from "./refusal.js";
 
 const TYP = "at+jwt";
-/** How long the broker may let us wait when there is nothing new, in seconds, and how long it may take beyond that. */
+/** How long the broker may let us wait when there is nothing new, in seconds, and how long it may take beyond that at most. */
 const WAIT = 20;
 const PATIENCE = 10_000;
 /** The feed is asked no more often than this when it has nothing to say. */
@@ -210,7 +210,7 @@ export class Verifier {
         method: "GET",
         path: `/v1/revocations?${query.toString()}`,
         signal: this.#closing.signal,
-        timeout: wait * 1000 + PATIENCE,
+        timeout: wait * 1000 + this.#patience(),
         retry: false,
       });
     } catch (error) {
@@ -246,6 +246,11 @@ export class Verifier {
     }
   }
 
+  /** How long an answer may take before it counts as lost. Who has heard nothing yet has nothing to lose. */
+  #patience(): number {
+    return this.#asOf === undefined ? PATIENCE : Math.min(PATIENCE, this.#staleness / 4);
+  }
+
   async #readKeys(): Promise<void> {
     this.#readingKeys ??= (async () => {
       try {
@@ -253,7 +258,7 @@ export class Verifier {
           method: "GET",
           url: new URL(`${this.#address.href.replace(/\/$/, "")}/.well-known/jwks.json`),
           headers: { accept: "application/json" },
-          timeout: PATIENCE,
+          timeout: this.#patience(),
           connectTimeout: 5_000,
           signal: this.#closing.signal,
         });
