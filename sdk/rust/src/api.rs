@@ -24,6 +24,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MOST_TRIES: u32 = 4;
 /// How long after the first try the last one begins at the latest.
 const LONGEST: Duration = Duration::from_secs(10);
+/// The longest answer that is read: 64 MiB, more than any page has.
+const LONGEST_ANSWER: usize = 64 << 20;
 /// The longest pause before the second try; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -158,13 +160,23 @@ impl Api {
             request.headers_mut().insert(AUTHORIZATION, bearer(evidence)?);
         }
         let lost = |error| self.unreachable(transport::cause(error));
-        let response = self.0.http.execute(request).await.map_err(lost)?;
+        let mut response = self.0.http.execute(request).await.map_err(lost)?;
         let seconds = response.headers().get(RETRY_AFTER);
         let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = seconds.map(Duration::from_secs);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                let title = "the broker's answer cannot be read";
+                let problem = Problem::here("unreadable", title, "it is longer than 64 MiB");
+                return Err(Error::Refused(problem));
+            }
+            body.extend_from_slice(&chunk);
+        }
         Ok(Answer {
             status: response.status(),
-            retry_after: seconds.map(Duration::from_secs),
-            body: response.bytes().await.map_err(lost)?.to_vec(),
+            retry_after,
+            body,
         })
     }
 }
@@ -286,8 +298,8 @@ fn pause(error: &Error, tries: u32, most: u32, elapsed: Duration) -> Option<Dura
         .problem()
         .and_then(|problem| problem.retry_after)
         .unwrap_or_default();
-    let pause = ambient::jitter(longest) + asked;
-    (elapsed + pause <= LONGEST).then_some(pause)
+    let pause = ambient::jitter(longest).saturating_add(asked);
+    (elapsed.saturating_add(pause) <= LONGEST).then_some(pause)
 }
 
 impl fmt::Debug for Api {
@@ -349,6 +361,7 @@ mod tests {
         assert!(asked >= Duration::from_secs(3) && asked <= Duration::from_millis(3100));
         assert_eq!(pause(&busy(Some(3)), 1, MOST_TRIES, Duration::from_secs(8)), None);
         assert_eq!(pause(&busy(Some(60)), 1, MOST_TRIES, Duration::ZERO), None);
+        assert_eq!(pause(&busy(Some(u64::MAX)), 1, MOST_TRIES, Duration::ZERO), None);
     }
 
     #[test]

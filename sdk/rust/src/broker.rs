@@ -188,16 +188,15 @@ impl Broker {
     }
 
     /// Takes up a task that was suspended, here or in another process of the same agent. [`Error::InvalidRequest`] for
-    /// a handle of a broker at another address.
+    /// a handle of a broker at another address. Dropped on the way, it leaves the task suspended.
     pub async fn resume(&self, handle: &TaskHandle) -> Result<OpenTask, Error> {
         if handle.broker() != self.address() {
             let (there, here) = (handle.broker(), self.address());
             let detail = format!("the task is at `{there}`, and this broker is `{here}`");
             return Err(Error::invalid(detail));
         }
-        let path = wire::path(handle.task_id()) + "/resume";
-        let task = self.0.api.request(Method::POST, &path).json(&json!({}));
-        Ok(OpenTask::new(Task::new(self.0.clone(), task.send().await?)))
+        let task = self.0.worker().resume(handle.task_id()).await?;
+        Ok(OpenTask::new(Task::new(self.0.clone(), task)))
     }
 
     /// Takes up a task of one's own by its id: one that another agent handed on.

@@ -37,6 +37,15 @@ struct Held {
     good_until: Instant,
 }
 
+/// A renewal under way. However it ends, even by a panic in what fetches evidence, the next one may be ordered.
+struct Ordered<'s>(&'s AtomicBool);
+
+impl Drop for Ordered<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// A request whose answer nobody has heard yet.
 pub(crate) struct Unheard {
     key: String,
@@ -122,18 +131,13 @@ impl Slot {
 
     /// Gets the next one, while the one of before is good still: the same lease with a later expiry, where that can be.
     pub(crate) async fn renew(&self, task: &Arc<State>, api: &Api) {
+        let _ordered = Ordered(&self.renewing);
         let mut asking = self.asking.lock().await;
-        let before = match self.find() {
-            Found::Ripe(credential) => Some(credential),
-            Found::Good(_) => return self.renewing.store(false, Ordering::Release),
-            Found::None => None,
+        let Found::Ripe(before) = self.find() else {
+            return;
         };
         let began = Instant::now();
-        let renewed = match &before {
-            Some(before) => task.renew(api, before).await,
-            None => return self.renewing.store(false, Ordering::Release),
-        };
-        let next = match renewed {
+        let next = match task.renew(api, &before).await {
             Ok(credential) => {
                 self.hold(&credential, began);
                 Ok(credential)
@@ -147,7 +151,6 @@ impl Slot {
         {
             held.renew_at = Instant::now() + AFTER_FAILURE;
         }
-        self.renewing.store(false, Ordering::Release);
     }
 
     /// Whether the caller is the one to order the renewal.

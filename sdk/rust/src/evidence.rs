@@ -6,8 +6,10 @@ mod github;
 mod spiffe;
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +24,9 @@ use crate::error::Error;
 use crate::secret::Secret;
 
 pub(crate) use discover::{Surroundings, discover};
+
+/// The longest file that is read as evidence, in bytes.
+const LONGEST: u64 = 64 * 1024;
 
 /// What a callable source answers.
 type Asked = Pin<Box<dyn Future<Output = Result<Secret, Error>> + Send>>;
@@ -106,7 +111,7 @@ impl Evidence {
             Source::File(path) => {
                 let name = path.display().to_string();
                 // A file of a kilobyte, in memory more often than not: no thread is worth it.
-                let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+                let text = read(path).map_err(|error| unreadable(&name, &error))?;
                 (name, Secret::from(text))
             }
             Source::Fn(ask) => ("given".to_owned(), ask().await?),
@@ -136,6 +141,20 @@ impl fmt::Debug for Evidence {
             #[cfg(feature = "spiffe")]
             Source::Spiffe(api) => write!(f, "Evidence::spiffe({:?})", api.endpoint()),
         }
+    }
+}
+
+/// Reads a file, and nothing else: a pipe would hold up everybody on this thread.
+fn read(path: &Path) -> io::Result<String> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if !std::fs::metadata(path)?.is_file() {
+        return refused("it is no file");
+    }
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    match u64::try_from(text.len()).is_ok_and(|length| length <= LONGEST) {
+        true => Ok(text),
+        false => refused("it is longer than 64 KiB"),
     }
 }
 
@@ -218,6 +237,23 @@ mod tests {
             assert!(error.contains("not the text of one token"), "{error}");
             assert!(bad.trim().is_empty() || !error.contains(bad), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_or_too_long_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("long.jwt");
+        std::fs::write(&long, "a".repeat(64 * 1024 + 1)).unwrap();
+        let error = Evidence::file(&long).fetch(false).await.unwrap_err();
+        assert!(error.to_string().contains("64 KiB"), "{error}");
+        let error = Evidence::file(folder.path()).fetch(false).await.unwrap_err();
+        assert!(error.to_string().contains("no file"), "{error}");
+        // Nobody writes to it, and nobody waits for that.
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let error = Evidence::file(&pipe).fetch(false).await.unwrap_err();
+        assert!(error.to_string().contains("no file"), "{error}");
     }
 
     #[tokio::test]

@@ -24,8 +24,8 @@ use crate::opening::SubTask;
 use crate::time::seconds;
 use crate::wire::{self, Conclusion, Outcome};
 
-/// How long the end of a task waits for the proofs that its credentials are dead.
-const WAIT_FOR_PROOFS: &str = "5s";
+/// How long the end of a task waits for the proofs that its credentials are dead, when nobody says so.
+const WAIT_FOR_PROOFS: Duration = Duration::from_secs(5);
 
 /// A task that was opened. A clone is the same one: hand it to whatever works on it.
 ///
@@ -253,11 +253,15 @@ impl Task {
         self.0.ensure_open()
     }
 
-    /// Ends it, and waits for the proofs.
-    async fn end(&self, outcome: Outcome) -> Result<Conclusion, Error> {
+    /// Ends it, and waits so long for the proofs.
+    async fn end(&self, outcome: Outcome, wait: Duration) -> Result<Conclusion, Error> {
         self.0.stop_beating();
         self.0.cache.clear();
-        let path = format!("{}/complete?wait={WAIT_FOR_PROOFS}", self.0.path());
+        let wait = match wait.is_zero() {
+            true => String::new(),
+            false => format!("?wait={}s", seconds(wait)),
+        };
+        let path = format!("{}/complete{wait}", self.0.path());
         let body = json!({ "outcome": outcome.as_str() });
         let ended = self.0.api().request(Method::POST, &path).json(&body).send().await;
         match ended {
@@ -543,6 +547,7 @@ pub struct OpenTask {
     task: Task,
     /// What is said when it is dropped; nothing once that has been said.
     farewell: Option<Outcome>,
+    wait_for_proofs: Duration,
 }
 
 impl OpenTask {
@@ -550,11 +555,19 @@ impl OpenTask {
         Self {
             task,
             farewell: Some(Outcome::Cancelled),
+            wait_for_proofs: WAIT_FOR_PROOFS,
         }
     }
 
+    /// How long its end waits for the proofs that its credentials are dead: whole seconds, at most 30, and five
+    /// when nobody says so. With zero the end is told, and what became of the credentials is not waited for.
+    pub fn wait_for_proofs(mut self, wait: Duration) -> Self {
+        self.wait_for_proofs = wait;
+        self
+    }
+
     /// Works on the task and ends it: as completed on `Ok`, as failed on `Err`, as cancelled when the future is
-    /// dropped. The end waits up to five seconds for the proofs. The error of the work is never hidden by one of the
+    /// dropped. The end waits for the [proofs](Self::wait_for_proofs). The error of the work is never hidden by one of the
     /// end; work that went well and whose end did not is an error, since its credentials may be live still.
     pub async fn run<T, E, F>(self, work: F) -> Result<T, E>
     where
@@ -579,7 +592,7 @@ impl OpenTask {
         }
     }
 
-    /// The work is done. Says what became of the credentials within five seconds.
+    /// The work is done. Says what became of the credentials within the [wait](Self::wait_for_proofs).
     pub async fn complete(self) -> Result<Conclusion, Error> {
         self.end(Outcome::Completed).await
     }
@@ -602,7 +615,7 @@ impl OpenTask {
     async fn end(mut self, outcome: Outcome) -> Result<Conclusion, Error> {
         // Dropped on the way, or unheard, it is said once more in the background.
         self.farewell = Some(outcome);
-        let ended = self.task.end(outcome).await;
+        let ended = self.task.end(outcome, self.wait_for_proofs).await;
         if !ended.as_ref().is_err_and(Error::retryable) {
             self.farewell = None;
         }

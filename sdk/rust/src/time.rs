@@ -49,6 +49,23 @@ pub(crate) fn read_optional<'de, D: Deserializer<'de>>(
     text.map(|text| parse(&text).ok_or_else(wrong)).transpose()
 }
 
+/// The longest length of time that is believed, in seconds: ten years. More than that cannot always be added to an
+/// instant, and nobody waits for it.
+const LONGEST: u64 = 10 * 366 * 86_400;
+
+/// Seconds, for serde.
+pub(crate) fn read_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(deserializer)?.min(LONGEST))
+}
+
+/// Seconds, for serde, where they may be absent.
+pub(crate) fn read_optional_seconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u64>, D::Error> {
+    let seconds = Option::<u64>::deserialize(deserializer)?;
+    Ok(seconds.map(|seconds| seconds.min(LONGEST)))
+}
+
 /// A length of time as the broker takes it: whole seconds, at least one.
 pub(crate) fn seconds(length: Duration) -> u64 {
     let rounded = length.as_secs() + u64::from(length.subsec_nanos() > 0);

@@ -22,6 +22,7 @@ pub(crate) struct Task {
     #[serde(deserialize_with = "time::read")]
     pub(crate) deadline: SystemTime,
     /// Seconds.
+    #[serde(default, deserialize_with = "time::read_optional_seconds")]
     pub(crate) heartbeat: Option<u64>,
     pub(crate) state: State,
     pub(crate) outcome: Option<Outcome>,
@@ -88,6 +89,7 @@ pub(crate) struct Issued {
     /// Absent where a renewal lets the one of before live on.
     pub(crate) credential: Option<Material>,
     /// Seconds.
+    #[serde(deserialize_with = "time::read_seconds")]
     pub(crate) granted: u64,
     pub(crate) bounded_by: String,
     pub(crate) revocation: String,
@@ -104,7 +106,7 @@ pub(crate) struct LeaseId {
     pub(crate) id: String,
 }
 
-/// How a task ended, and what became of its credentials within five seconds.
+/// How a task ended, and what became of its credentials while the end waited for them.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[non_exhaustive]
 pub struct Conclusion {
@@ -179,6 +181,20 @@ mod tests {
         .unwrap();
         assert_eq!(task.outcome, Some(Outcome::Unknown));
         assert_eq!(task.state, State::Ended);
+    }
+
+    #[test]
+    fn no_length_of_time_is_too_long_to_count_with() {
+        let task = |heartbeat: u64| -> Task {
+            serde_json::from_value(serde_json::json!({
+                "id": "tsk_1", "agent": "support-bot", "purpose": "p", "scope": [], "state": "open",
+                "deadline": "2026-11-22T08:49:41.253Z", "heartbeat": heartbeat,
+            }))
+            .unwrap()
+        };
+        assert_eq!(task(30).heartbeat, Some(30));
+        let longest = std::time::Duration::from_secs(task(u64::MAX).heartbeat.unwrap());
+        assert!(tokio::time::Instant::now().checked_add(longest * 2).is_some());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The one worker of a broker: it opens tasks, beats for all of them, renews their credentials, hands back those that were refused, and
+//! The one worker of a broker: it opens and resumes tasks, beats for all of them, renews their credentials, hands back those that were refused, and
 //! says farewell for tasks that were dropped. It has a thread and a runtime of its own, so that none of this waits for the program's work, nor dies with a
 //! runtime of the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc as std_mpsc};
@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 
 use crate::ambient;
@@ -51,17 +51,37 @@ struct Beat {
     every: Duration,
 }
 
-/// A task to be opened for somebody who may go away meanwhile.
+/// A task to be opened or resumed for somebody who may go away meanwhile.
 struct Opening {
     path: String,
     body: Value,
     key: String,
+    /// How it is left where nobody takes it.
+    unclaimed: Leave,
     answer: oneshot::Sender<Result<Opened, Error>>,
     orders: mpsc::UnboundedSender<Order>,
     pending: Pending,
 }
 
-/// A task that was opened. It is cancelled when nobody claims it.
+/// What becomes of a task that has no owner.
+#[derive(Clone, Copy)]
+enum Leave {
+    Cancelled,
+    Suspended,
+}
+
+impl Leave {
+    /// Where to say so, and what.
+    fn told(self, id: &str) -> (String, Value) {
+        let path = wire::path(id);
+        match self {
+            Self::Cancelled => (ending(&path), end(Outcome::Cancelled)),
+            Self::Suspended => (format!("{path}/suspend"), json!({})),
+        }
+    }
+}
+
+/// A task that was opened or resumed. It is left again when nobody claims it.
 struct Opened {
     task: wire::Task,
     unclaimed: Unclaimed,
@@ -69,6 +89,7 @@ struct Opened {
 
 struct Unclaimed {
     path: String,
+    body: Value,
     orders: mpsc::UnboundedSender<Order>,
     /// None once it is claimed.
     pending: Option<Pending>,
@@ -84,8 +105,7 @@ impl Opened {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(pending) = self.pending.take() {
-            let path = std::mem::take(&mut self.path);
-            let body = end(Outcome::Cancelled);
+            let (path, body) = (std::mem::take(&mut self.path), self.body.take());
             let _ = self.orders.send(Order::Tell(path, body, pending));
         }
     }
@@ -153,6 +173,16 @@ impl Worker {
     /// Opens a task, the same one however often it takes. Where the caller goes away before it has the answer, the task
     /// is cancelled: it would have no owner.
     pub(crate) async fn open(&self, path: String, body: Value) -> Result<wire::Task, Error> {
+        self.enter(path, body, Leave::Cancelled).await
+    }
+
+    /// Resumes a task. Where the caller goes away before it has the answer, the task is suspended again.
+    pub(crate) async fn resume(&self, task: &str) -> Result<wire::Task, Error> {
+        let path = wire::path(task) + "/resume";
+        self.enter(path, json!({}), Leave::Suspended).await
+    }
+
+    async fn enter(&self, path: String, body: Value, unclaimed: Leave) -> Result<wire::Task, Error> {
         let nobody = |why: &str| {
             let title = "nobody can keep tasks alive on this machine";
             Error::Refused(Problem::here("no-worker", title, why))
@@ -169,6 +199,7 @@ impl Worker {
             path,
             body,
             key,
+            unclaimed,
             answer,
             orders,
             pending,
@@ -233,15 +264,17 @@ impl Drop for Worker {
     }
 }
 
-/// What became of a job.
-type Done = Option<(Instant, Beat)>;
+/// What became of a job: when to beat again, where it was a heartbeat.
+type Done = Option<Instant>;
 
 async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &AtomicUsize) {
     let places = Arc::new(Semaphore::new(MOST_AT_ONCE));
     let beating = Arc::new(Semaphore::new(MOST_BEATS));
     let mut jobs: JoinSet<Done> = JoinSet::new();
     // By when they are due, and a number, so that two may be due at once.
-    let mut beats: BTreeMap<(Instant, u64), Beat> = BTreeMap::new();
+    let mut beats: BTreeMap<(Instant, u64), Arc<Beat>> = BTreeMap::new();
+    // Those under way, by their jobs.
+    let mut under_way: HashMap<task::Id, Arc<Beat>> = HashMap::new();
     let mut number = 0;
     let mut drains: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
@@ -262,7 +295,7 @@ async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &A
                 }
                 Some(Order::Beat(beat)) => {
                     number += 1;
-                    beats.insert((Instant::now() + beat.every, number), beat);
+                    beats.insert((Instant::now() + beat.every, number), Arc::new(beat));
                 }
                 Some(Order::Renew(task, slot)) => {
                     let (api, places) = (api.clone(), places.clone());
@@ -286,20 +319,25 @@ async fn serve(api: Api, mut orders: mpsc::UnboundedReceiver<Order>, pending: &A
                 Some(Order::Drain(done)) => drains.push(done),
                 None => break,
             },
-            Some(done) = jobs.join_next(), if !jobs.is_empty() => {
-                if let Ok(Some((at, beat))) = done {
+            Some(done) = jobs.join_next_with_id(), if !jobs.is_empty() => {
+                let (id, next) = match done {
+                    Ok(done) => done,
+                    // What fetches the evidence is the program's, and may panic. The task lives even so.
+                    Err(broken) => (broken.id(), Some(Instant::now() + AFTER_SILENCE)),
+                };
+                if let (Some(beat), Some(at)) = (under_way.remove(&id), next) {
                     number += 1;
                     beats.insert((at, number), beat);
                 }
             }
             () = until(due) => {
                 if let Some((_, beat)) = beats.pop_first() {
-                    let (api, beating) = (api.clone(), beating.clone());
-                    jobs.spawn(async move {
+                    let (api, beating, own) = (api.clone(), beating.clone(), beat.clone());
+                    let job = jobs.spawn(async move {
                         let _place = beating.acquire().await;
-                        let next = once(&api, &beat).await?;
-                        Some((next, beat))
+                        once(&api, &own).await
                     });
+                    under_way.insert(job.id(), beat);
                 }
             }
         }
@@ -324,20 +362,22 @@ fn end(outcome: Outcome) -> Value {
     json!({ "outcome": outcome.as_str() })
 }
 
-/// Opens a task, if somebody waits for it still.
+/// Opens a task, or resumes it, if somebody waits for it still.
 async fn open(api: &Api, opening: Opening) {
     if opening.answer.is_closed() {
         return;
     }
     let call = api.request(Method::POST, &opening.path).json(&opening.body);
     let told = call.key(&opening.key).send::<wire::Task>().await;
-    let opened = told.map(|task| Opened {
-        unclaimed: Unclaimed {
-            path: ending(&wire::path(&task.id)),
+    let opened = told.map(|task| {
+        let (path, body) = opening.unclaimed.told(&task.id);
+        let unclaimed = Unclaimed {
+            path,
+            body,
             orders: opening.orders,
             pending: Some(opening.pending),
-        },
-        task,
+        };
+        Opened { task, unclaimed }
     });
     // What nobody takes any more is dropped, here or on its way.
     let _ = opening.answer.send(opened);
@@ -377,5 +417,101 @@ async fn tell(api: &Api, path: &str, body: &Value) {
             return;
         }
         tokio::time::sleep(AFTER_SILENCE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::State as Shared;
+    use axum::http::Uri;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{Broker, Evidence};
+
+    /// What a broker was asked, and how many tasks it may resume.
+    struct House {
+        asked: Mutex<Vec<String>>,
+        resumes: Semaphore,
+    }
+
+    /// A broker that answers everything with the one task.
+    async fn broker(evidence: Evidence) -> (Broker, Arc<House>, JoinSet<()>) {
+        let house = Arc::new(House {
+            asked: Mutex::default(),
+            resumes: Semaphore::new(0),
+        });
+        let answer = async |Shared(house): Shared<Arc<House>>, path: Uri| {
+            house.asked.lock().unwrap().push(path.path().to_owned());
+            if path.path().ends_with("/resume") {
+                house.resumes.acquire().await.unwrap().forget();
+            }
+            axum::Json(json!({
+                "id": "tsk_1", "agent": "support-bot", "purpose": "p", "scope": [], "state": "open",
+                "deadline": "2126-11-22T08:49:41.253Z", "heartbeat": 1,
+            }))
+        };
+        let router = Router::new().fallback(answer).with_state(house.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut serving = JoinSet::new();
+        serving.spawn(async { axum::serve(listener, router).await.unwrap() });
+        let broker = Broker::builder().address(address).evidence(evidence);
+        (broker.build().unwrap(), house, serving)
+    }
+
+    async fn until(house: &House, path: &str, times: usize) {
+        let asked = || house.asked.lock().unwrap().clone();
+        let found = || asked().iter().filter(|asked| *asked == path).count() >= times;
+        let waiting = async {
+            while !found() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        assert!(waited.is_ok(), "{path}: {:?}", asked());
+    }
+
+    #[tokio::test]
+    async fn a_panic_where_evidence_comes_from_stops_no_heartbeats() {
+        let times = Arc::new(AtomicUsize::new(0));
+        let evidence = Evidence::from_fn(move || {
+            // The first one opens the task.
+            let time = times.fetch_add(1, Ordering::Relaxed);
+            assert!(
+                !(1..3).contains(&time),
+                "where the evidence comes from something is broken"
+            );
+            async { Ok::<_, Error>("eyJ") }
+        });
+        let (broker, house, _serving) = broker(evidence).await;
+        let task = broker.task("p", ["crm:read"]).open().await.unwrap();
+        until(&house, "/v1/tasks/tsk_1/heartbeat", 2).await;
+        drop(task);
+        until(&house, "/v1/tasks/tsk_1/complete", 1).await;
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_while_it_resumes_leaves_the_task_suspended() {
+        let (broker, house, _serving) = broker(Evidence::none()).await;
+        let handle = format!(r#"{{"v":1,"broker":"{}","task":"tsk_1"}}"#, broker.address());
+        let handle = handle.parse().unwrap();
+        tokio::select! {
+            resumed = broker.resume(&handle) => panic!("{resumed:?}"),
+            () = until(&house, "/v1/tasks/tsk_1/resume", 1) => {}
+        }
+        // Nobody is there when the answer comes.
+        house.resumes.add_permits(2);
+        until(&house, "/v1/tasks/tsk_1/suspend", 1).await;
+        let kept = broker.resume(&handle).await.unwrap();
+        assert!(kept.ensure_open().is_ok());
+        broker.drain().await;
+        let suspended = |path: &&String| path.ends_with("/suspend");
+        assert_eq!(
+            house.asked.lock().unwrap().iter().filter(suspended).count(),
+            1,
+            "it has an owner"
+        );
     }
 }

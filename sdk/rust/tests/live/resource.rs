@@ -22,7 +22,7 @@ async fn follow(world: &World, way: &Way) -> Verifier {
         feed: format!("{}/v1/revocations", way.address),
         jwks: format!("{}/.well-known/jwks.json", way.address),
         evidence: Some(Evidence::file(world.evidence_file("crm-server"))),
-        max_staleness: Duration::from_secs(5),
+        max_staleness: Duration::from_secs(10),
         ..Settings::new(&world.broker, AUDIENCE)
     };
     let verifier = Verifier::follow(settings).unwrap();
