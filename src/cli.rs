@@ -15,6 +15,7 @@ pub mod inventory;
 pub mod journal;
 pub mod lease;
 pub mod mcp;
+mod memory;
 pub mod policy;
 pub mod receipt;
 pub mod reconcile;

@@ -20,6 +20,7 @@ use super::exec::task::{Issued, Order, Task};
 use super::exec::wallet::{Ask, Unserved, choose_by_resource};
 use super::exec::{SOCKET, socket};
 use super::exit::Exit;
+use super::memory::keep_to_oneself;
 use super::terminal::Terminal;
 use crate::model::access::{Access, Scope};
 use crate::model::ids::TaskId;
@@ -85,6 +86,7 @@ pub struct Called {
 impl CredentialCommand {
     /// Runs it.
     pub async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
+        keep_to_oneself();
         match self {
             Self::Aws(source) => aws::run(source, terminal).await,
             Self::Git(called) => git::run(&called.operation, called.source, terminal).await,

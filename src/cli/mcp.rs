@@ -22,12 +22,13 @@ use clap::{Args, Subcommand};
 use dayfly_client::{Broker, Evidence};
 use reqwest::Url;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use super::Remote;
 use super::client::CallError;
 use super::exit::Exit;
+use super::memory::keep_to_oneself;
 use super::task::access;
 use super::terminal::Terminal;
 use crate::model::access::Access;
@@ -42,7 +43,7 @@ use upstream::Upstream;
 
 /// How long answers are waited for once the client has closed standard input. Clients kill what takes much longer.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long the end of the session, and what is written, may take.
+/// How long what is under way may take to stop, and the end of the session, and what is written still.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// `dayfly mcp …`
@@ -136,6 +137,29 @@ impl McpCommand {
     }
 }
 
+/// What tells the bridge to stop.
+struct Orders {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Orders {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Ready once it is told to, each time anew.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Why the bridge ends.
 enum End {
     /// The client closed standard input.
@@ -148,14 +172,8 @@ enum End {
 
 impl Connect {
     async fn run(self, terminal: &Terminal) -> anyhow::Result<Exit> {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut stopped = pin!(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
+        keep_to_oneself();
+        let mut orders = Orders::listen()?;
         let origin = origin(&self.url).map_err(anyhow::Error::msg)?;
         let broker = self.remote.broker()?;
         let http = upstream::http(&self.url)?;
@@ -170,17 +188,19 @@ impl Connect {
             task = task.ttl(ttl.as_duration());
         }
         let task = tokio::select! {
-            () = &mut stopped => return Ok(Exit::Done),
+            () = orders.stop() => return Ok(Exit::Done),
             task = task.open() => task?,
         };
         let tool = Arc::new(Tool::new(broker, task, access, origin.to_string(), http.clone()));
-        let note = |text: &str| terminal.note(format!("dayfly: {text}"));
+        let (notes, noted) = stdio::notes(*terminal)?;
         if let Err(fault) = tool.credential().await {
-            note(&fault.reason)?;
+            notes.tell(&fault.reason);
             if fault.kind == Kind::OriginRefused {
                 tool.end(false)
                     .await
                     .map_err(|fault| anyhow::anyhow!(fault.reason))?;
+                drop(notes);
+                let _ = timeout(LEAVE, noted).await;
                 return Ok(Exit::Denied);
             }
             // Anything else may be otherwise when the client asks, and is said then.
@@ -188,7 +208,7 @@ impl Connect {
         let (out, written) = stdio::output()?;
         let mut lines = stdio::lines()?;
         let upstream = Upstream::new(self.url, http, Arc::clone(&tool));
-        let bridge = Arc::new(Bridge::new(Arc::clone(&tool), upstream, out, *terminal));
+        let bridge = Arc::new(Bridge::new(Arc::clone(&tool), upstream, out, notes.clone()));
         let passing = async {
             while let Some(line) = lines.recv().await {
                 bridge.take(line).await;
@@ -201,7 +221,7 @@ impl Connect {
         });
         let end = tokio::select! {
             biased;
-            () = &mut stopped => End::Stopped,
+            () = orders.stop() => End::Stopped,
             () = bridge.gone() => End::SessionGone,
             () = bridge.unheard() => End::Stopped,
             () = &mut watching => End::Stopped,
@@ -211,25 +231,27 @@ impl Connect {
             if !matches!(end, End::Stopped) {
                 bridge.settle(GRACE).await;
             }
-            bridge.stop().await;
+            let _ = timeout(LEAVE, bridge.stop()).await;
             let _ = timeout(LEAVE, bridge.leave()).await;
         };
+        // Whoever says it once more is in a hurry. The task is ended even so.
         tokio::select! {
-            () = &mut stopped, if !matches!(end, End::Stopped) => {}
+            () = orders.stop() => {}
             () = parting => {}
         }
         if let Err(fault) = tool.end(!matches!(end, End::SessionGone)).await {
-            note(&format!("the task ends for want of heartbeats: {}", fault.reason))?;
+            notes.tell(&format!("the task ends for want of heartbeats: {}", fault.reason));
         }
-        drop(bridge);
-        let _ = timeout(LEAVE, written).await;
-        Ok(match end {
+        let exit = match end {
             End::SessionGone => {
-                note("the server ended the session")?;
+                notes.tell("the server ended the session");
                 Exit::Failed
             }
             _ => Exit::Done,
-        })
+        };
+        drop((bridge, notes));
+        let _ = timeout(LEAVE, async { tokio::join!(written, noted) }).await;
+        Ok(exit)
     }
 
     fn configuration(self, name: Option<String>, terminal: &Terminal) -> anyhow::Result<Exit> {

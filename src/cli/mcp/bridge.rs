@@ -1,5 +1,5 @@
 //! The bridge: takes the client's messages to the server, and brings back what it says. Each request is answered
-//! exactly once, by the server or by the bridge.
+//! exactly once, by the server or by the bridge, until the bridge stops.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,12 +12,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::terminal::Terminal;
-
 use super::events::Events;
 use super::fault::{Fault, Kind};
 use super::message::{self, Id, LARGEST, Message, Shape, Stated};
-use super::stdio::Line;
+use super::stdio::{Line, Notes};
 use super::task::Tool;
 use super::upstream::{self, Answer, Failed, Upstream};
 
@@ -53,7 +51,7 @@ pub(super) struct Bridge {
     stop: CancellationToken,
     requests: TaskTracker,
     listeners: TaskTracker,
-    terminal: Terminal,
+    notes: Notes,
 }
 
 /// Whether a stream goes on.
@@ -63,12 +61,7 @@ enum Heard {
 }
 
 impl Bridge {
-    pub(super) fn new(
-        tool: Arc<Tool>,
-        upstream: Upstream,
-        out: mpsc::Sender<String>,
-        terminal: Terminal,
-    ) -> Self {
+    pub(super) fn new(tool: Arc<Tool>, upstream: Upstream, out: mpsc::Sender<String>, notes: Notes) -> Self {
         Self {
             tool,
             upstream,
@@ -79,7 +72,7 @@ impl Bridge {
             stop: CancellationToken::new(),
             requests: TaskTracker::new(),
             listeners: TaskTracker::new(),
-            terminal,
+            notes,
         }
     }
 
@@ -401,14 +394,18 @@ impl Bridge {
         }
     }
 
-    /// Says a message to the client, as soon as it reads.
+    /// Says a message to the client, as soon as it reads, or until the bridge stops.
     async fn say(&self, text: String) {
-        // Where nobody reads, the bridge is about to end.
-        let _ = self.out.send(self.tool.blot(text)).await;
+        tokio::select! {
+            biased;
+            // Where nobody reads, the bridge is about to end.
+            _ = self.out.send(self.tool.blot(text)) => {}
+            () = self.stop.cancelled() => {}
+        }
     }
 
     fn note(&self, text: &str) {
-        let _ = self.terminal.note(format!("dayfly: {text}"));
+        self.notes.tell(text);
     }
 }
 

@@ -1,17 +1,22 @@
-//! Standard input and output as MCP has them: one message a line.
+//! Standard input and output as MCP has them, one message a line, and the notes on standard error.
 //!
 //! Each has a thread of its own, since a read of standard input cannot be called off: the process ends while it
-//! waits there, which a task of the runtime would hold up.
+//! waits there, which a task of the runtime would hold up. Neither can a write to somebody who does not read.
 
 use std::io::{self, BufRead, Write};
 use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::message::{Id, LARGEST};
+use crate::cli::terminal::Terminal;
 
 /// How many messages wait for a client that does not read. Whoever has another one waits too.
 const WAITING: usize = 16;
+/// How many notes wait for a person. A server causes them, and nobody may be reading: what is more is left out.
+const NOTES: usize = 64;
 
 /// The longest id that is looked for in a message that is too large.
 const LONGEST_ID: usize = 300;
@@ -40,26 +45,62 @@ pub(super) fn lines() -> io::Result<mpsc::Receiver<Line>> {
 
 /// Where to put what goes to standard output, and what is ready when all of it is written and nothing more can come.
 pub(super) fn output() -> io::Result<(mpsc::Sender<String>, oneshot::Receiver<()>)> {
-    let (sender, mut receiver) = mpsc::channel::<String>(WAITING);
+    writer("stdout", WAITING, |mut line| {
+        line.push('\n');
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(line.as_bytes())?;
+        stdout.flush()
+    })
+}
+
+/// What a person is told beside the messages. Never waited for.
+#[derive(Clone)]
+pub(super) struct Notes {
+    sender: mpsc::Sender<String>,
+    left_out: Arc<AtomicUsize>,
+}
+
+impl Notes {
+    /// Tells it, unless too much waits to be read already.
+    pub(super) fn tell(&self, text: &str) {
+        if self.sender.try_send(format!("dayfly: {text}")).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where to put notes, and what is ready when all of them are written and nothing more can come.
+pub(super) fn notes(terminal: Terminal) -> io::Result<(Notes, oneshot::Receiver<()>)> {
+    let left_out = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&left_out);
+    let (sender, done) = writer("stderr", NOTES, move |line| {
+        terminal.note(line)?;
+        match count.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            more => terminal.note(format!("dayfly: and {more} more notes that nobody read in time")),
+        }
+    })?;
+    Ok((Notes { sender, left_out }, done))
+}
+
+/// A thread that writes what is sent to it.
+fn writer(
+    name: &str,
+    waiting: usize,
+    mut write: impl FnMut(String) -> io::Result<()> + Send + 'static,
+) -> io::Result<(mpsc::Sender<String>, oneshot::Receiver<()>)> {
+    let (sender, mut receiver) = mpsc::channel::<String>(waiting);
     let (written, done) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("stdout".to_owned())
-        .spawn(move || {
-            while let Some(mut line) = receiver.blocking_recv() {
-                line.push('\n');
-                let mut stdout = io::stdout().lock();
-                // A client that went away reads nothing more; whoever sends sees the channel closed.
-                if stdout
-                    .write_all(line.as_bytes())
-                    .and_then(|()| stdout.flush())
-                    .is_err()
-                {
-                    break;
-                }
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while let Some(line) = receiver.blocking_recv() {
+            // Who went away reads nothing more; whoever sends sees the channel closed.
+            if write(line).is_err() {
+                break;
             }
-            drop(receiver);
-            let _ = written.send(());
-        })?;
+        }
+        drop(receiver);
+        let _ = written.send(());
+    })?;
     Ok((sender, done))
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault::{Fault, Kind};
 
-/// How long the end of the task may take to be told. What does not get there in time is told once more while the
+/// How long the end of the task may take to be told: nobody waits for proofs. What does not get there in time is told once more while the
 /// process ends, and otherwise the missing heartbeats say it.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How many tokens are known again in what the server sends.
@@ -45,6 +45,8 @@ pub(super) struct Tool {
     origin: String,
     http: reqwest::Client,
     held: Mutex<Held>,
+    /// Held by whoever looks whether it was resumed: one looks for all.
+    taking_up: tokio::sync::Mutex<()>,
     /// Somebody resumed it elsewhere, and it was taken up again.
     resumed: Notify,
     seen: Mutex<VecDeque<Secret>>,
@@ -67,6 +69,7 @@ impl Tool {
             origin,
             http,
             held: Mutex::new(Held::new(task)),
+            taking_up: tokio::sync::Mutex::default(),
             resumed: Notify::new(),
             seen: Mutex::default(),
             ended: CancellationToken::new(),
@@ -133,12 +136,14 @@ impl Tool {
         response.map_err(|error| Fault::of(&error))
     }
 
-    /// Ends it, as completed or as failed. What is live ends with it.
+    /// Ends it, as completed or as failed, suspended or not. What is live ends with it.
     pub(super) async fn end(&self, completed: bool) -> Result<(), Fault> {
         let owner = self.held().owner.take();
-        let Some(owner) = owner.filter(|task| task.ensure_open().is_ok()) else {
+        let over = |task: &OpenTask| matches!(task.ensure_open(), Err(Error::TaskEnded { .. }));
+        let Some(owner) = owner.filter(|task| !over(task)) else {
             return Ok(());
         };
+        let owner = owner.wait_for_proofs(Duration::ZERO);
         let ending = async {
             match completed {
                 true => owner.complete().await,
@@ -164,7 +169,13 @@ impl Tool {
 
     /// The task again, if somebody resumed it since it was suspended.
     async fn take_up(&self) -> Result<Task, Fault> {
-        let joined = self.broker.join(self.task().id()).await;
+        let _turn = self.taking_up.lock().await;
+        let known = self.task();
+        // Whoever looked before us has it. To put another in its place would end it.
+        if known.ensure_open().is_ok() {
+            return Ok(known);
+        }
+        let joined = self.broker.join(known.id()).await;
         let joined = Held::new(joined.map_err(|error| Fault::of(&error))?);
         let task = joined.task.clone();
         *self.held() = joined;

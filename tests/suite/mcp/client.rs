@@ -1,7 +1,7 @@
 //! An MCP client that starts `dayfly mcp connect` as its server, and a broker for it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Output, Stdio};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ impl House {
         Client::start(env!("CARGO_BIN_EXE_dayfly"), &self.arguments(server, more).await)
     }
 
-    async fn arguments(&self, server: &Server, more: &[&str]) -> Vec<String> {
+    pub(super) async fn arguments(&self, server: &Server, more: &[&str]) -> Vec<String> {
         let mut arguments = vec!["mcp".to_owned(), "connect".to_owned()];
         arguments.extend(self.flags(&server.url(), more).await);
         arguments
@@ -101,6 +101,27 @@ impl House {
         (text("state"), text("outcome"))
     }
 
+    /// Tells the broker something about the task, as its agent.
+    pub(super) async fn tell(&self, task: &str, deed: &str) {
+        let path = format!("/v1/tasks/{task}/{deed}");
+        let (status, answer) = self
+            .api("support-bot")
+            .await
+            .post(&path, &json!({}))
+            .await
+            .unwrap();
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Waits for the end of a task, which may be told in the background, and says how it has to be.
+    pub(super) async fn ends_as(&self, task: &str, outcome: &str) {
+        let ended = until("the end of the task", async || {
+            let (state, outcome) = self.state_of(task).await;
+            (state == "ended").then_some(outcome)
+        });
+        assert_eq!(ended.await, outcome);
+    }
+
     /// Whether the broker would still let a token pass.
     pub(super) async fn is_active(&self, token: &str) -> bool {
         let (_, found) = self
@@ -119,6 +140,8 @@ pub(super) struct Client {
     stdin: Option<ChildStdin>,
     lines: mpsc::UnboundedReceiver<String>,
     notes: Option<JoinHandle<String>>,
+    /// Open, and not read.
+    unread: Option<ChildStderr>,
 }
 
 /// How a bridge ended.
@@ -129,6 +152,19 @@ pub(super) struct Ended {
 
 impl Client {
     pub(super) fn start(program: &str, arguments: &[String]) -> Self {
+        let mut client = Self::start_unread(program, arguments);
+        let mut stderr = client.unread.take().unwrap();
+        let notes = std::thread::Builder::new().spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        client.notes = Some(notes.unwrap());
+        client
+    }
+
+    /// One that reads no notes.
+    pub(super) fn start_unread(program: &str, arguments: &[String]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).env_clear();
         let piped = command
@@ -145,17 +181,12 @@ impl Client {
                 }
             })
             .unwrap();
-        let mut stderr = child.stderr.take().unwrap();
-        let notes = std::thread::Builder::new().spawn(move || {
-            let mut text = String::new();
-            stderr.read_to_string(&mut text).unwrap();
-            text
-        });
         Self {
             stdin: child.stdin.take(),
+            unread: child.stderr.take(),
             child,
             lines,
-            notes: Some(notes.unwrap()),
+            notes: None,
         }
     }
 
@@ -231,7 +262,11 @@ impl Client {
     pub(super) async fn ended(mut self) -> Ended {
         let child = &mut self.child;
         let status = until("the end of the bridge", async || child.try_wait().unwrap()).await;
-        let notes = self.notes.take().unwrap().join().unwrap();
+        let notes = self
+            .notes
+            .take()
+            .map(|notes| notes.join().unwrap())
+            .unwrap_or_default();
         assert!(!notes.contains("eyJ"), "{notes}");
         Ended {
             code: status.code(),

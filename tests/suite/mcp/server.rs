@@ -8,6 +8,10 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dayfly::clock::{Clock as _, SystemClock};
+use dayfly::model::time::Timestamp;
 use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -23,6 +27,8 @@ pub(super) struct Seen {
     pub(super) verb: Method,
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
+    /// When it came.
+    pub(super) at: Timestamp,
 }
 
 impl Seen {
@@ -38,6 +44,17 @@ impl Seen {
     pub(super) fn token(&self) -> String {
         let bearer = self.header("authorization").unwrap();
         bearer.strip_prefix("Bearer ").unwrap().to_owned()
+    }
+
+    /// When the token of the request expires, as it says itself.
+    pub(super) fn token_expires_at(&self) -> Timestamp {
+        let claims = self
+            .token()
+            .split('.')
+            .nth(1)
+            .map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let claims: Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+        Timestamp::from_secs(claims["exp"].as_u64().unwrap())
     }
 }
 
@@ -107,6 +124,7 @@ async fn serve(State(inside): State<Arc<Inside>>, request: Request) -> Response 
     let seen = Seen {
         verb: parts.method,
         headers: parts.headers,
+        at: SystemClock::new().now(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
     };
     inside.seen.lock().unwrap().push(seen.clone());
