@@ -33,6 +33,7 @@ use self::task::{Order, Sign, Task};
 use self::wallet::Wallet;
 use super::Remote;
 use super::exit::Exit;
+use super::memory::keep_to_oneself;
 use super::terminal::Terminal;
 use crate::clock::SystemClock;
 use crate::entropy::OsEntropy;
@@ -298,11 +299,19 @@ impl Exec {
                 (true, None) => Duration::ZERO,
                 (false, _) => self.grace.as_duration(),
             };
-            let mut clearing = std::pin::pin!(program.clear(grace));
+            let hurry = CancellationToken::new();
+            let mut clearing = std::pin::pin!(program.clear(grace, &hurry));
             // The task goes on meanwhile: so does what that still has to do.
-            let (asked, left) = tokio::select! {
-                cleared = &mut clearing => cleared,
-                _ = &mut beating, if !ended_elsewhere => clearing.await,
+            let (asked, left) = loop {
+                tokio::select! {
+                    cleared = &mut clearing => break cleared,
+                    why = &mut beating, if !ended_elsewhere => {
+                        tell(format!("task {} has ended: {why}", task.id()));
+                        ended_elsewhere = true;
+                    }
+                    // Whoever asks has a patience of his own, and the end of the task has to come before that.
+                    _ = signals.next_to_end() => hurry.cancel(),
+                }
             };
             if asked > 0 {
                 tell(format!("ended what the program left running: {asked}"));
@@ -468,17 +477,6 @@ fn part(wallet: &Wallet, source: &str) -> anyhow::Result<String> {
         )
     })
 }
-
-/// The system writes no memory of this process to disk, and lets no other process of the same user read it.
-#[cfg(target_os = "linux")]
-fn keep_to_oneself() {
-    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    // Where it cannot be had, it is as it is for every other program.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn keep_to_oneself() {}
 
 #[cfg(test)]
 mod tests {

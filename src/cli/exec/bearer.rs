@@ -27,7 +27,7 @@ fn origins(wallet: &Wallet) -> BTreeSet<Origin> {
         .collect()
 }
 
-/// Sets git and docker up. Nothing where the task has no token.
+/// Sets git and docker up. Where the task has no token, git has none either: what was inherited for it is taken out.
 pub(super) fn give(
     wallet: &Wallet,
     folder: &Folder,
@@ -35,10 +35,10 @@ pub(super) fn give(
     itself: &Path,
 ) -> anyhow::Result<()> {
     let origins = origins(wallet);
+    git(&origins, environment, itself);
     if wallet.of_kind(KIND).next().is_none() {
         return Ok(());
     }
-    git(&origins, environment, itself);
     let docker = folder.folder("docker")?;
     folder.write("docker/config.json", &docker_config(&origins).to_string())?;
     environment.set("DOCKER_CONFIG", docker);
@@ -64,6 +64,9 @@ fn git(origins: &BTreeSet<Origin>, environment: &mut Environment, itself: &Path)
         settings.push((key("helper"), format!("!'{quoted}' credential git").into()));
         settings.push((key("useHttpPath"), "true".into()));
     }
+    // Git reads no further than the count, and whoever looks at the environment does.
+    environment.drop_beginning("GIT_CONFIG_KEY_");
+    environment.drop_beginning("GIT_CONFIG_VALUE_");
     environment.set("GIT_CONFIG_COUNT", settings.len().to_string());
     for (at, (key, value)) in settings.into_iter().enumerate() {
         environment.set(&format!("GIT_CONFIG_KEY_{at}"), key);
@@ -83,7 +86,9 @@ fn inherited_settings(environment: &mut Environment) -> Vec<(OsString, OsString)
             continue;
         };
         let name = key.to_string_lossy().to_ascii_lowercase();
-        if !name.starts_with("credential.") && !name.ends_with(".extraheader") && !name.contains("@") {
+        if name.starts_with("credential.") || name.ends_with(".extraheader") || name.contains("@") {
+            environment.withhold(format!("GIT_CONFIG_VALUE_{at}"));
+        } else {
             settings.push((key, value));
         }
     }
@@ -193,6 +198,10 @@ mod tests {
         );
         let said = |name: &str| environment.get(name).unwrap().to_str().unwrap();
         assert_eq!(said("GIT_CONFIG_COUNT"), "5");
+        assert_eq!(
+            environment.withheld(),
+            ["GIT_CONFIG_VALUE_1", "GIT_CONFIG_VALUE_2"]
+        );
         let settings: Vec<(&str, &str)> = (0..5)
             .map(|at| (said_key(&environment, at), said_value(&environment, at)))
             .collect();
@@ -209,6 +218,37 @@ mod tests {
                 ("credential.https://git.example.org.useHttpPath", "true"),
             ]
         );
+    }
+
+    #[test]
+    fn a_task_without_tokens_has_none_of_git_either() {
+        let inherited = [
+            ("GIT_CONFIG_COUNT", "1"),
+            ("GIT_CONFIG_KEY_0", "http.https://git.example.org/.extraHeader"),
+            ("GIT_CONFIG_VALUE_0", "Authorization: Basic c2VjcmV0"),
+            ("GIT_CONFIG_KEY_7", "http.extraHeader"),
+            ("GIT_CONFIG_VALUE_7", "Authorization: Basic c2VjcmV0"),
+        ];
+        let mut environment = Environment::scrubbed(inherited.map(|(n, v)| (n.into(), v.into())), &[]);
+        let wallet = Wallet::holding(&[], std::sync::Arc::new(crate::clock::SystemClock::new()));
+        let place = tempfile::tempdir().unwrap();
+        let runtime = Some(place.path().to_owned());
+        let folder = Folder::make(runtime, &crate::entropy::OsEntropy::new()).unwrap();
+        give(&wallet, &folder, &mut environment, Path::new("/opt/dayfly")).unwrap();
+        let left: Vec<_> = environment.variables().iter().collect();
+        let left: Vec<_> = left
+            .iter()
+            .map(|(n, v)| (n.to_str().unwrap(), v.to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            left,
+            [
+                ("GIT_CONFIG_COUNT", "1"),
+                ("GIT_CONFIG_KEY_0", "credential.helper"),
+                ("GIT_CONFIG_VALUE_0", ""),
+            ]
+        );
+        assert_eq!(environment.withheld(), ["GIT_CONFIG_VALUE_0"]);
     }
 
     fn said_key(environment: &Environment, at: usize) -> &str {

@@ -47,6 +47,18 @@ impl Environment {
         self.variables.remove(OsStr::new(name))
     }
 
+    /// Takes out whatever begins so.
+    pub(super) fn drop_beginning(&mut self, beginning: &str) {
+        let begins = |name: &OsString| name.as_encoded_bytes().starts_with(beginning.as_bytes());
+        self.variables.retain(|name, _| !begins(name));
+    }
+
+    /// Names what was left out besides.
+    pub(super) fn withhold(&mut self, name: String) {
+        self.withheld.push(name);
+        self.withheld.sort();
+    }
+
     /// Its value now.
     #[cfg(test)]
     pub(super) fn get(&self, name: &str) -> Option<&OsStr> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustix::fs::{Mode, OFlags};
 
 use crate::entropy::{Entropy, draw};
 use crate::keys::file::write_private;
@@ -111,10 +112,20 @@ fn clear(place: &Path, own: &Path) {
             continue;
         }
         // Without a lock it is being made at this moment, or being removed.
-        let abandoned = File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
-        if abandoned {
+        if open_lock(&path).is_ok_and(|lock| lock.try_lock().is_ok()) {
             let _ = fs::remove_dir_all(&path);
         }
+    }
+}
+
+/// Opens the lock of a folder, which any program of the same user may have made. A pipe would be waited for until
+/// somebody writes, and a link leads elsewhere.
+fn open_lock(folder: &Path) -> io::Result<File> {
+    let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = File::from(rustix::fs::open(folder.join(LOCK), how, Mode::empty())?);
+    match lock.metadata()?.is_file() {
+        true => Ok(lock),
+        false => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -162,6 +173,24 @@ mod tests {
         let second = make();
         assert!(!left.exists());
         assert!(first.path.exists() && second.path.exists() && somebodys.exists());
+    }
+
+    #[test]
+    fn a_lock_that_is_no_file_is_not_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let left = place.path().join(format!("{PREFIX}pipe"));
+        fs::create_dir(&left).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, left.join(LOCK), Mode::RUSR | Mode::WUSR).unwrap();
+        let (made, done) = std::sync::mpsc::channel();
+        let runtime = Some(place.path().to_owned());
+        let making = std::thread::Builder::new().spawn(move || {
+            let _nobody_waits_any_more = made.send(Folder::make(runtime, &OsEntropy::new()).is_ok());
+        });
+        assert_eq!(done.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
+        making.unwrap().join().unwrap();
+        assert!(left.exists(), "nobody knows whose it is");
+        std::os::unix::fs::symlink(&left, place.path().join("elsewhere")).unwrap();
+        assert!(open_lock(&place.path().join("elsewhere")).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,7 +12,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+/// Where the system shows what runs.
+const PROC: &str = "/proc";
 /// How often it is looked for what is left.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long what was killed may take to be gone: a process can be held up in the system.
@@ -148,33 +152,46 @@ impl Program {
 
     /// Asks the program and all below it to end.
     pub(super) fn terminate(&self) {
-        for pid in below(Pid::as_raw(Some(rustix::process::getpid()))) {
+        for pid in self.everything(Path::new(PROC)) {
             send(pid, Signal::TERM);
         }
     }
 
     /// Ends the program and all below it.
     pub(super) fn kill(&self) {
-        for pid in below(Pid::as_raw(Some(rustix::process::getpid()))) {
+        for pid in self.everything(Path::new(PROC)) {
             send(pid, Signal::KILL);
         }
     }
 
-    /// Ends what the program left behind: asks, waits, and then kills. How many there were, and how many could
-    /// not be ended.
-    pub(super) async fn clear(&mut self, grace: Duration) -> (usize, usize) {
+    /// The program, while it runs, and all below this process. Where nobody can be seen the program is known still.
+    fn everything(&self, proc: &Path) -> BTreeSet<i32> {
+        let mut everything = below(proc, Pid::as_raw(Some(rustix::process::getpid())));
+        if self.ended.is_none() {
+            everything.insert(Pid::as_raw(Some(self.pid)));
+        }
+        everything
+    }
+
+    /// Ends what the program left behind: asks, waits, and then kills, at once where there is a `hurry`. How many there
+    /// were, and how many could not be ended.
+    pub(super) async fn clear(&mut self, grace: Duration, hurry: &CancellationToken) -> (usize, usize) {
         let itself = Pid::as_raw(Some(rustix::process::getpid()));
-        let began = Instant::now();
+        let mut kill_at = Instant::now() + grace;
         let mut asked = BTreeSet::new();
         loop {
             self.reap();
-            let left = below(itself);
-            if left.is_empty() || began.elapsed() > grace + AFTER_KILL {
+            let now = Instant::now();
+            if hurry.is_cancelled() {
+                kill_at = kill_at.min(now);
+            }
+            let left = below(Path::new(PROC), itself);
+            if left.is_empty() || now > kill_at + AFTER_KILL {
                 return (asked.len(), left.len());
             }
             for pid in left {
                 let first = asked.insert(pid);
-                if began.elapsed() >= grace {
+                if now >= kill_at {
                     send(pid, Signal::KILL);
                 } else if first {
                     send(pid, Signal::TERM);
@@ -214,12 +231,12 @@ fn in_foreground() -> bool {
     rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
-/// Every process below this one that has not ended.
-fn below(root: i32) -> BTreeSet<i32> {
+/// Every process below this one that has not ended, as `/proc` has them.
+fn below(proc: &Path, root: i32) -> BTreeSet<i32> {
     let mut children: BTreeMap<i32, Vec<(i32, bool)>> = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(proc).into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let stat = pid.and_then(|pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        let stat = pid.and_then(|pid: i32| std::fs::read_to_string(proc.join(format!("{pid}/stat"))).ok());
         if let (Some(pid), Some((parent, alive))) = (pid, stat.as_deref().and_then(parent_of)) {
             children.entry(parent).or_default().push((pid, alive));
         }
@@ -275,13 +292,44 @@ mod tests {
             .spawn()
             .unwrap();
         let root = Pid::from_child(&shell);
-        let began = std::time::Duration::from_secs(10);
-        let looked = std::iter::repeat_with(|| below(Pid::as_raw(Some(root))))
-            .take(usize::try_from(began.as_millis()).unwrap())
+        let found = || below(Path::new(PROC), Pid::as_raw(Some(root)));
+        let looked = std::iter::repeat_with(found)
+            .take(10_000)
             .find(|found| found.len() == 2);
-        assert!(looked.is_some());
+        let looked = looked.unwrap();
         rustix::process::kill_process_group(root, Signal::KILL).unwrap();
         shell.wait().unwrap();
-        assert!(below(Pid::as_raw(Some(root))).is_empty());
+        // What is killed is reaped by somebody else, sooner or later, and has ended before.
+        let alive = |pid: &i32| {
+            let stat = std::fs::read_to_string(format!("{PROC}/{pid}/stat"));
+            stat.is_ok_and(|stat| parent_of(&stat).is_some_and(|(_, alive)| alive))
+        };
+        let gone = std::iter::repeat_with(|| !looked.iter().any(alive))
+            .take(1_000_000)
+            .any(|gone| gone);
+        assert!(gone, "{looked:?}");
+    }
+
+    #[tokio::test]
+    async fn the_program_is_known_where_nobody_can_be_seen() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let child = command.spawn().unwrap();
+        let mut program = Program {
+            pid: Pid::from_child(&child),
+            children: signal(SignalKind::child()).unwrap(),
+            ended: None,
+        };
+        let nobody = tempfile::tempdir().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(program.everything(nobody.path()), BTreeSet::from([pid]));
+        assert!(program.everything(Path::new(PROC)).contains(&pid));
+        program.ended = Some(End::Signal(9));
+        assert!(
+            program.everything(nobody.path()).is_empty(),
+            "its number may be somebody else's"
+        );
+        send(pid, Signal::KILL);
+        { child }.wait().unwrap();
     }
 }

@@ -2,11 +2,10 @@
 //! workload. By name, and where a URL carries a password, by value.
 
 /// The names themselves.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 31] = [
     "ACTIONS_ID_TOKEN_REQUEST_URL",
     "BUNDLE_RUBYGEMS__ORG",
     "CI_JOB_JWT_V2",
-    "COSIGN_KEY",
     "DAYFLY_AGENT",
     "DAYFLY_EXEC_SOCKET",
     "DAYFLY_TASK",
@@ -38,7 +37,7 @@ const NAMES: [&str; 32] = [
 ];
 
 /// Whatever begins so.
-const BEGINNINGS: [&str; 11] = [
+const BEGINNINGS: [&str; 12] = [
     "AWS_",
     "AZURE_",
     "ARM_",
@@ -48,18 +47,15 @@ const BEGINNINGS: [&str; 11] = [
     "GITLAB_",
     "NPM_CONFIG__AUTH",
     "NPM_CONFIG_//",
+    "OP_SESSION",
     "TF_TOKEN_",
     "VAULT_",
 ];
 
 /// Whatever ends so.
-const ENDS: [&str; 24] = [
-    "_ACCESS_KEY",
+const ENDS: [&str; 21] = [
     "_ACCESS_KEY_ID",
-    "_ACCOUNT_KEY",
     "_APIKEY",
-    "_API_KEY",
-    "_APP_KEY",
     "_AUTH",
     "_AUTHTOKEN",
     "_BEARER",
@@ -67,21 +63,22 @@ const ENDS: [&str; 24] = [
     "_CREDENTIAL",
     "_CREDENTIALS",
     "_JWT",
+    "_KEY",
+    "_KEY_BASE",
     "_PASS",
     "_PASSPHRASE",
     "_PASSWD",
     "_PASSWORD",
     "_PAT",
-    "_PRIVATE_KEY",
     "_PWD",
     "_SECRET",
-    "_SECRET_KEY",
-    "_SIGNING_KEY",
+    "_SESSION",
     "_TOKEN",
+    "_TOKENS",
 ];
 
 /// What begins like a credential and says only where and how. An endpoint is whoever called's to choose.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 19] = [
     "AWS_CA_BUNDLE",
     "AWS_CLI_AUTO_PROMPT",
     "AWS_DEFAULT_OUTPUT",
@@ -93,17 +90,36 @@ const HARMLESS: [&str; 16] = [
     "AWS_STS_REGIONAL_ENDPOINTS",
     "AWS_USE_DUALSTACK_ENDPOINT",
     "AWS_USE_FIPS_ENDPOINT",
+    "DESKTOP_SESSION",
     "GH_HOST",
     "GITLAB_HOST",
     "GITLAB_CI",
+    "KDE_FULL_SESSION",
+    "SESSION",
     "VAULT_ADDR",
     "VAULT_CACERT",
+];
+
+/// Keys that are no secret.
+const OPEN_KEYS: [&str; 7] = [
+    "_CACHE_KEY",
+    "_FOREIGN_KEY",
+    "_PARTITION_KEY",
+    "_PRIMARY_KEY",
+    "_PUBLIC_KEY",
+    "_PUBLISHABLE_KEY",
+    "_SORT_KEY",
 ];
 
 /// Whether a variable may carry a credential.
 pub(super) fn is_ambient_credential(name: &str, value: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    if HARMLESS.contains(&name.as_str()) || name.starts_with("AWS_ENDPOINT_URL") {
+    let harmless = HARMLESS.contains(&name.as_str())
+        || name.starts_with("AWS_ENDPOINT_URL")
+        || OPEN_KEYS.iter().any(|end| name.ends_with(end))
+        // How many tokens a model may use, say.
+        || name.ends_with("TOKENS") && value.bytes().all(|b| b.is_ascii_digit());
+    if harmless {
         return carries_password(value);
     }
     // A word that is a secret as a whole, without anything before it.
@@ -119,15 +135,34 @@ pub(super) fn is_ambient_credential(name: &str, value: &str) -> bool {
         || !name.ends_with("_PROXY") && carries_password(value)
 }
 
-/// Whether it is a URL with a password in it, such as that of a database.
+/// Whether there is a password in it, as in the URL of a database, or in the words by which a driver finds one.
 fn carries_password(value: &str) -> bool {
+    is_url_with_password(value) || names_password(value)
+}
+
+/// Such as `…?user=me&password=pw`, `host=db password=pw`, or `Server=db;Pwd=pw`.
+fn names_password(value: &str) -> bool {
+    let parts = value.split(|c: char| c.is_whitespace() || "?&;,".contains(c));
+    parts
+        .filter_map(|part| part.split_once('='))
+        .any(|(name, password)| {
+            let named = ["password", "passwd", "pwd"]
+                .iter()
+                .any(|word| name.eq_ignore_ascii_case(word));
+            named && !password.is_empty()
+        })
+}
+
+/// Whether a URL has one beside its user.
+fn is_url_with_password(value: &str) -> bool {
     let Some((scheme, rest)) = value.split_once("://") else {
         return false;
     };
     let named = !scheme.is_empty()
         && scheme
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+            // A scheme of JDBC has another within.
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.:".contains(&b));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     let password = user.and_then(|user| user.split_once(':'));
@@ -173,6 +208,15 @@ mod tests {
             "TOKEN",
             "password",
             "TF_TOKEN_app_terraform_io",
+            "RAILS_MASTER_KEY",
+            "SECRET_KEY_BASE",
+            "SOPS_AGE_KEY",
+            "ENCRYPTION_KEY",
+            "STRIPE_KEY",
+            "COSIGN_KEY",
+            "OP_SESSION_my",
+            "BW_SESSION",
+            "SERVICE_TOKENS",
         ] {
             assert!(is_ambient_credential(name, "x"), "{name}");
         }
@@ -197,6 +241,11 @@ mod tests {
             ("HOMEPAGE", "https://example.org/a:b@c"),
             ("COMPASS", "north"),
             ("TOKENIZERS_PARALLELISM", "false"),
+            ("MAX_TOKENS", "4096"),
+            ("MAX_THINKING_TOKENS", "31999"),
+            ("RELEASE_PUBLIC_KEY", "RWQ"),
+            ("DESKTOP_SESSION", "gnome"),
+            ("OPTIONS", "user=me;password="),
             ("GITHUB_ACTIONS", "true"),
         ] {
             assert!(!is_ambient_credential(name, value), "{name}");
@@ -209,6 +258,10 @@ mod tests {
             "postgres://me:pw@db.example.org/orders",
             "redis://:pw@cache:6379",
             "amqp+ssl://a:b@c",
+            "jdbc:mysql://me:pw@db/orders",
+            "jdbc:postgresql://db/orders?user=me&password=pw",
+            "host=db user=me password=pw",
+            "Server=db;Uid=me;PWD=pw;",
         ] {
             assert!(is_ambient_credential("WHATEVER", value), "{value}");
         }

@@ -112,14 +112,14 @@ impl Task {
         })
     }
 
-    /// A task of a broker that is not there.
+    /// A task of the broker at this address.
     #[cfg(test)]
-    pub(super) fn nowhere() -> Self {
+    pub(super) fn at(broker: &str) -> Self {
         // The first one counts, and all are the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
-            client: Client::new("http://127.0.0.1:1", None).unwrap(),
-            id: "tsk_nowhere".into(),
+            client: Client::new(broker, None).unwrap(),
+            id: "tsk_1".into(),
             deadline: Timestamp::MAX,
         }
     }

@@ -20,6 +20,8 @@ use crate::model::time::Timestamp;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A credential that was refused is minted anew at most this often.
 const REFUSED_AGAIN: Duration = Duration::from_secs(10);
+/// How long giving a credential back may hold up who waits for the next.
+const TO_GIVE_BACK: Duration = Duration::from_secs(2);
 /// How long before a task's deadline nothing is renewed any more: it would live no longer.
 const BEFORE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -81,9 +83,18 @@ struct Held {
     /// When it is renewed.
     due: Timestamp,
     renewable: bool,
-    /// Somebody was refused with it.
-    refused: bool,
+    /// Why it is not given out any more.
+    unusable: Option<Unusable>,
     problem: Option<String>,
+}
+
+/// Why a credential is not given out, though its time is not over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unusable {
+    /// A server refused it. Its lease may be live.
+    Refused,
+    /// Its lease ended elsewhere.
+    Ended,
 }
 
 impl Held {
@@ -94,7 +105,7 @@ impl Held {
             issued,
             since: now,
             renewable,
-            refused: false,
+            unusable: None,
             problem: None,
         }
     }
@@ -117,7 +128,7 @@ impl Entry {
 
     fn good(&self, now: Timestamp) -> Option<Issued> {
         let held = self.held();
-        (!held.refused && now < held.issued.expires_at).then(|| held.issued.clone())
+        (held.unusable.is_none() && now < held.issued.expires_at).then(|| held.issued.clone())
     }
 }
 
@@ -151,6 +162,11 @@ impl Wallet {
     /// A wallet that holds these, without a broker behind it.
     #[cfg(test)]
     pub(super) fn holding(held: &[(&str, serde_json::Value)], clock: Arc<dyn Clock>) -> Self {
+        Self::of(Task::at("http://127.0.0.1:1"), held, clock)
+    }
+
+    #[cfg(test)]
+    fn of(task: Task, held: &[(&str, serde_json::Value)], clock: Arc<dyn Clock>) -> Self {
         let entry = |(access, answer): &(&str, serde_json::Value)| {
             let access = crate::cli::task::access(access).unwrap();
             let issued = Issued::read(answer, None).unwrap();
@@ -164,7 +180,7 @@ impl Wallet {
         };
         Self {
             entries: held.iter().map(entry).collect(),
-            task: Task::nowhere(),
+            task,
             clock,
             changed: watch::Sender::default(),
         }
@@ -232,7 +248,7 @@ impl Wallet {
         let same = matches!(&held.issued.credential, Credential::Bearer(token)
             if *token == crate::model::secret::Secret::new(refused));
         if same && self.clock.now().since(held.since) >= REFUSED_AGAIN {
-            held.refused = true;
+            held.unusable.get_or_insert(Unusable::Refused);
         }
     }
 
@@ -252,7 +268,7 @@ impl Wallet {
             if !leases.contains(&held.issued.lease) {
                 continue;
             }
-            held.refused = true;
+            held.unusable = Some(Unusable::Ended);
             held.due = self.clock.now();
             drop(held);
             entry.woken.notify_one();
@@ -276,10 +292,10 @@ impl Wallet {
 
     /// A renewed credential in place of this one, or a new one. By whoever holds the turn.
     async fn replace(&self, entry: &Entry) -> anyhow::Result<Issued> {
-        let (before, try_renewing) = {
+        let (before, unusable, try_renewing) = {
             let held = entry.held();
-            let alive = self.clock.now() < held.issued.expires_at;
-            (held.issued.clone(), held.renewable && alive && !held.refused)
+            let alive = self.clock.now() < held.issued.expires_at && held.unusable.is_none();
+            (held.issued.clone(), held.unusable, held.renewable && alive)
         };
         let renewed = match try_renewing {
             true => self.task.renew(&before).await?,
@@ -293,6 +309,11 @@ impl Wallet {
         *entry.held() = Held::new(issued.clone(), self.clock.now(), renewable);
         self.changed.send_modify(|count| *count += 1);
         entry.woken.notify_one();
+        if unusable == Some(Unusable::Refused) && issued.lease != before.lease {
+            // Nobody uses it any more. What cannot be given back ends with its time, or with the task.
+            let giving = self.task.give_back(&before.lease, "its server refuses it");
+            let _ = tokio::time::timeout(TO_GIVE_BACK, giving).await;
+        }
         Ok(issued)
     }
 
@@ -449,6 +470,52 @@ mod tests {
         assert!(wallet.give(&ask).await.is_ok(), "it was not this one");
         ask.refused = Some("crm".to_owned());
         assert!(matches!(wallet.give(&ask).await, Err(Unserved::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_given_back_and_what_ended_elsewhere_is_not() {
+        use axum::extract::Path;
+        use axum::routing::post;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        let (issued, given_back) = (Arc::new(AtomicU32::new(1)), Arc::new(Mutex::new(Vec::new())));
+        let (count, noted) = (issued.clone(), given_back.clone());
+        let issue = async move || {
+            let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+            let mut answer = token(&format!("crm-{number}"), "https://crm.example.org");
+            answer["lease"]["id"] = json!(format!("lse_{number}"));
+            axum::Json(answer)
+        };
+        let revoke = async move |Path(lease): Path<String>| {
+            noted.lock().unwrap().push(lease);
+            axum::Json(json!({}))
+        };
+        let router = axum::Router::new()
+            .route("/v1/tasks/tsk_1/credentials", post(issue))
+            .route("/v1/leases/{id}/revoke", post(revoke));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let task = Task::at(&format!("http://{}", listener.local_addr().unwrap()));
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, router).await });
+
+        let clock = Arc::new(ManualClock::at(MORNING));
+        let held = [("crm:read", token("crm-1", "https://crm.example.org"))];
+        let wallet = Wallet::of(task, &held, clock.clone());
+        let given = async |refused: Option<&str>| {
+            let ask = Ask {
+                kind: "bearer_token".to_owned(),
+                refused: refused.map(str::to_owned),
+                ..Ask::default()
+            };
+            wallet.give(&ask).await.unwrap().part(None).unwrap()
+        };
+        assert_eq!(given(Some("crm-1")).await, "crm-1", "it is new");
+        clock.advance(REFUSED_AGAIN);
+        assert_eq!(given(Some("crm-1")).await, "crm-2");
+        assert_eq!(*given_back.lock().unwrap(), ["lse_1"]);
+        wallet.forget(&wallet.leases());
+        assert_eq!(given(None).await, "crm-3");
+        assert_eq!(*given_back.lock().unwrap(), ["lse_1"]);
     }
 
     #[tokio::test]

@@ -45,10 +45,54 @@ async fn what_the_program_left_behind_is_ended_however_it_hid_unless_it_may_stay
 }
 
 #[tokio::test]
+async fn who_is_asked_to_end_while_it_clears_away_hurries_and_still_ends_the_task() {
+    let stage = Stage::new().await;
+    // What is left behind does not end when it is asked to.
+    let script = "sh -c 'trap \"\" TERM; echo $$ > left; while :; do sleep 1; done' >/dev/null 2>&1 & \
+                  while ! [ -s left ]; do sleep 0.05; done; echo $$ > pid; exit 4";
+    for revoked in [false, true] {
+        let log = fs::File::create(stage.path("notes")).unwrap();
+        let mut command = stage.exec(&["--grace", "10m", "--heartbeat", "9s"], script);
+        let mut child = command.stderr(Stdio::from(log)).spawn().unwrap();
+        gone(&stage.written("pid").await).await;
+        let left = stage.written("left").await;
+        let id = task_in(&stage.written("notes").await);
+        if revoked {
+            let body = json!({"reason": "it does what nobody asked for"});
+            let path = format!("/v1/tasks/{id}/revoke");
+            let (status, answer) = stage.api().await.post(&path, &body).await.unwrap();
+            assert_eq!(status, 200, "{answer}");
+            let notes = stage.path("notes");
+            until("it is not noticed", async || {
+                let notes = fs::read_to_string(&notes).unwrap();
+                notes.contains("has ended: revoked").then_some(())
+            })
+            .await;
+        }
+        // Once more, since what comes before the end of the program was noticed is the program's.
+        let status = until("it takes its time", async || {
+            let ended = child.try_wait().unwrap();
+            if ended.is_none() {
+                signal("-TERM", child.id());
+            }
+            ended
+        })
+        .await;
+        assert!(!runs(&left));
+        let (code, outcome) = if revoked { (8, "revoked") } else { (4, "failed") };
+        assert_eq!(status.code(), Some(code));
+        assert_eq!(stage.task(&id).await["outcome"], outcome);
+        for name in ["left", "pid"] {
+            fs::remove_file(stage.path(name)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_killed_exec_takes_its_program_along_and_its_task_ends_by_silence() {
     let stage = Stage::new().await;
     let script = "trap 'echo asked > asked; exit' TERM; echo $$ > pid; while :; do sleep 0.05; done";
-    let mut child = stage.exec(&["--heartbeat", "2s"], script);
+    let mut child = stage.exec(&["--heartbeat", "6s"], script);
     let log = fs::File::create(stage.path("notes")).unwrap();
     let child = child.stderr(Stdio::from(log)).spawn().unwrap();
     let pid = stage.written("pid").await;
@@ -73,7 +117,7 @@ async fn a_task_that_is_ended_elsewhere_ends_its_program_whether_it_wants_or_not
         ("trap '' TERM", false),
     ] {
         let script = format!("{trap}; echo $$ > pid; while :; do sleep 0.05; done");
-        let mut command = stage.exec(&["--heartbeat", "2s", "--grace", "1s"], &script);
+        let mut command = stage.exec(&["--heartbeat", "9s", "--grace", "1s"], &script);
         let log = fs::File::create(stage.path("notes")).unwrap();
         let child = command.stderr(Stdio::from(log)).spawn().unwrap();
         let pid = stage.written("pid").await;
@@ -149,9 +193,10 @@ async fn signals_reach_the_program_and_its_answer_is_its_own() {
 #[tokio::test]
 async fn a_terminal_interrupts_the_program_once() {
     let stage = Stage::new().await;
-    // The first interrupt is counted, so that a second would be seen.
-    let script = "trap 'n=$((n + 1)); echo interrupted $n' INT; echo $$ > pid; n=0; i=0; \
-                  while [ $i -lt 40 ]; do sleep 0.05; i=$((i + 1)); done; exit 5";
+    // The first interrupt is counted, so that a second would be seen within a second of it.
+    let script = "n=0; i=0; trap 'n=$((n + 1)); echo interrupted $n' INT; echo $$ > pid; \
+                  while [ $n -eq 0 ] && [ $i -lt 600 ]; do sleep 0.05; i=$((i + 1)); done; \
+                  i=0; while [ $i -lt 20 ]; do sleep 0.05; i=$((i + 1)); done; exit 5";
     let command = stage.exec(&[], script);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<String> = words
@@ -196,7 +241,7 @@ async fn a_suspended_task_has_no_credentials_until_it_resumes() {
         "echo $$ > pid; while ! [ -e ask ]; do sleep 0.05; done; {ask} > without 2>/dev/null; echo >> without; \
          while ! [ -e again ]; do sleep 0.05; done; {ask} | grep -c password= "
     );
-    let mut command = stage.exec(&["--heartbeat", "3s"], &script);
+    let mut command = stage.exec(&["--heartbeat", "9s"], &script);
     let log = fs::File::create(stage.path("notes")).unwrap();
     let child = command.stderr(Stdio::from(log)).spawn().unwrap();
     stage.written("pid").await;
@@ -232,7 +277,7 @@ async fn a_credential_that_was_ended_elsewhere_is_not_given_out_any_more() {
     let script = format!(
         "{ask} > before; while ! [ -e go ]; do sleep 0.05; done; {ask} > after; ! cmp -s before after"
     );
-    let mut command = stage.exec(&["--heartbeat", "1s"], &script);
+    let mut command = stage.exec(&["--heartbeat", "10s"], &script);
     let log = fs::File::create(stage.path("notes")).unwrap();
     let child = command.stderr(Stdio::from(log)).spawn().unwrap();
     stage.written("before").await;
