@@ -182,6 +182,19 @@ def test_what_no_answer_should_hold_does_not_end_a_verifier(world: World, gate: 
     verifier.close()
 
 
+def test_one_poll_that_is_lost_makes_nothing_stale(world: World, gate: Gate) -> None:
+    verifier = Verifier(world.url, AUDIENCE, broker=gate.url, evidence=world.evidence("crm-server"))
+    assert verifier.ready(15)
+    known = verifier.as_of
+    gate.set("hang", times=1)
+    assert gate.seen.wait(15)
+    lost = time.monotonic()
+    while verifier.as_of == known:
+        assert time.monotonic() - lost < 10
+        threading.Event().wait(0.02)
+    verifier.close()
+
+
 def test_a_cursor_that_means_nothing_now_is_dropped(world: World, gate: Gate) -> None:
     verifier = Verifier(
         world.url, AUDIENCE, broker=gate.url, evidence=world.evidence("crm-server"), max_staleness=5

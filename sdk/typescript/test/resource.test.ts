@@ -141,6 +141,23 @@ describe("a verifier", () => {
     await gate.stop();
   });
 
+  it("loses nothing to one poll that hangs", async () => {
+    const gate = await Gate.before(world.broker);
+    await using verifier = follow({ address: gate.address });
+    await verifier.ready();
+    const known = verifier.asOf?.getTime();
+    let lost: number | undefined;
+    gate.answer = ({ path, at }) => {
+      if (lost !== undefined || !path.includes("cursor=")) return undefined;
+      lost = at;
+      return "hold";
+    };
+    await until(() => lost !== undefined && verifier.asOf?.getTime() !== known, 30);
+    // The one of before was asked two seconds earlier, and the limit is ten.
+    assert.ok(performance.now() - (lost ?? 0) < 8_000);
+    await gate.stop();
+  });
+
   it("begins anew when its cursor means nothing any more, and keeps what it held", async () => {
     const gate = await Gate.before(world.broker);
     const { token: bearer, task } = await token();
