@@ -11,6 +11,7 @@ pub mod providers;
 pub mod recover;
 pub mod rules;
 pub mod signals;
+pub mod traces;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,7 +30,6 @@ use crate::broker::load::Loaded;
 use crate::broker::rules::Rules;
 use crate::broker::{Broker, Parts, Settings, reaper, reconciler};
 use crate::clock::{Clock, SystemClock};
-use crate::config::telemetry::TelemetryConfig;
 use crate::config::{self, Config};
 use crate::entropy::{Entropy, OsEntropy};
 use crate::http::tls::Tls;
@@ -293,11 +293,6 @@ impl Running {
             .await?;
         Ok(self.journal.close().await?)
     }
-}
-
-/// Begins to log as the configuration says. Once a process.
-pub fn init_logging(config: &TelemetryConfig) -> anyhow::Result<()> {
-    Ok(telemetry::init_logging(config.format, &config.level)?)
 }
 
 async fn record_start(

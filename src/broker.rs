@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::sync::Notify;
+use tracing::field::display;
 
 use crate::clock::Clock;
 use crate::entropy::{Entropy, Stock};
@@ -61,12 +62,13 @@ use crate::keys::issuer::Issuer;
 use crate::ledger::Ledger;
 use crate::model::cutoff::Selector;
 use crate::model::ids::{DecisionId, LeaseId, RequestId, TaskId};
-use crate::model::name::StreamName;
+use crate::model::name::{AgentName, StreamName, ToolName};
 use crate::model::task::{Charter, Task};
 use crate::model::time::Timestamp;
 use crate::model::ttl::Ttl;
 use crate::provider::Providers;
 use crate::registry::Caller;
+use crate::trace;
 
 use error::BrokerError;
 use facts::Known;
@@ -295,10 +297,32 @@ impl Broker {
     /// Appends to the journal. The record moves into the journal's future at once: a use-case that
     /// held it itself would be several times as large, and is moved around.
     fn record(&self, record: Record) -> impl Future<Output = Result<(), BrokerError>> + Send + '_ {
+        told(&record);
         let appended = self.parts.journal.append(record);
         async move {
             appended.await?;
             Ok(())
         }
     }
+}
+
+/// Says to logs and traces what a record is about: names and ids, never words of anybody.
+fn told(record: &Record) {
+    let Record {
+        agent,
+        task,
+        lease,
+        decision,
+        tool,
+        ..
+    } = record;
+    let (verb, result) = (record.verb.as_str(), record.result.as_str());
+    let (agent, tool) = (
+        agent.as_ref().map(AgentName::as_str),
+        tool.as_ref().map(ToolName::as_str),
+    );
+    let (task, lease) = (task.as_ref().map(display), lease.as_ref().map(display));
+    let decision = decision.as_ref().map(display);
+    tracing::info!(target: trace::TARGET, verb, result, agent, task, lease, decision, tool, "recorded");
+    tracing::debug!(verb, result, agent, task, lease, decision, tool, "recorded");
 }

@@ -129,7 +129,7 @@ fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let reaper = reaper::read(&mut root.section("reaper"));
     let reconciler = reconciler::read(&mut root.section("reconciler"));
     let status_lists = status_lists::read(&mut root.section("status_lists"));
-    let telemetry = telemetry::read(&mut root.section("telemetry"));
+    let telemetry = telemetry::read(&mut root.section("telemetry"), base);
     let around = signals::Around {
         public_url: &server.public_url,
         retention: ledger.retention,

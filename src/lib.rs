@@ -13,7 +13,7 @@
 //! 4  edges      http, telemetry
 //! 3  broker     broker                           the use-cases; knows traits, no technology
 //! 2  seams      keys → identity → signal → registry → policy → ledger → provider → journal
-//! 1  ambient    clock, entropy
+//! 1  ambient    clock, entropy, trace
 //! 0  words      model
 //! ```
 //!
@@ -52,3 +52,4 @@ pub mod provider;
 pub mod registry;
 pub mod signal;
 pub mod telemetry;
+pub mod trace;

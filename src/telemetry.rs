@@ -4,7 +4,9 @@
 //! from closed sets, so nobody outside can make them grow.
 
 pub mod catalogue;
+pub mod otlp;
 pub mod process;
+pub mod traces;
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -23,6 +25,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::broker::measure;
 use crate::model::time::Timestamp;
+use crate::trace;
+
+use traces::Traces;
 
 /// Requests answered, by route, method and class of status.
 pub const HTTP_REQUESTS: &str = "dayfly_http_requests_total";
@@ -83,19 +88,27 @@ pub enum TelemetryError {
     Metrics(#[source] BuildError),
 }
 
-/// Sends logs to standard error. Once in a process.
-pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+/// Sends logs to standard error, and spans to whoever collects them. Once in a process.
+pub fn init_logging(format: LogFormat, filter: &str, traces: Option<Traces>) -> Result<(), TelemetryError> {
     // Colour codes in a file or a pipe are noise.
-    logs(format, filter, std::io::stderr, std::io::stderr().is_terminal())?
-        .try_init()
-        .map_err(|error| TelemetryError::Logging(error.into()))
+    subscriber(
+        format,
+        filter,
+        std::io::stderr,
+        std::io::stderr().is_terminal(),
+        traces,
+    )?
+    .try_init()
+    .map_err(|error| TelemetryError::Logging(error.into()))
 }
 
-fn logs<W>(
+/// What takes logs and spans. Without `traces` no spans are made but that of a request, which log lines name.
+pub fn subscriber<W>(
     format: LogFormat,
     filter: &str,
     writer: W,
     colours: bool,
+    traces: Option<Traces>,
 ) -> Result<impl Subscriber + Send + Sync, TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -108,7 +121,10 @@ where
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    Ok(tracing_subscriber::registry().with(lines.with_filter(filter.and(discreet()))))
+    let heard = filter_fn(Traces::hears as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::INFO);
+    Ok(tracing_subscriber::registry()
+        .with(lines.with_filter(filter.and(discreet())))
+        .with(traces.map(|traces| traces.with_filter(heard))))
 }
 
 /// Below `info` only what Dayfly says itself: clients of databases and clouds write whole statements and
@@ -116,7 +132,8 @@ where
 fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     let told: fn(&Metadata<'_>) -> bool = |event| {
         let ours = event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-        ours || *event.level() <= LevelFilter::INFO
+        let for_traces = event.target() == trace::TARGET;
+        !for_traces && (ours || *event.level() <= LevelFilter::INFO)
     };
     // Without the hint every call site of every crate would be asked, at every level.
     filter_fn(told).with_max_level_hint(LevelFilter::TRACE)
@@ -237,7 +254,7 @@ mod tests {
     fn below_info_only_dayfly_speaks() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let heard = tempfile::NamedTempFile::new().unwrap();
-            let logs = logs(format, "trace", heard.reopen().unwrap(), false).unwrap();
+            let logs = subscriber(format, "trace", heard.reopen().unwrap(), false, None).unwrap();
             tracing::subscriber::with_default(logs, || {
                 tracing::trace!(target: "dayfly::broker", "said within");
                 tracing::debug!(target: "dayfly", "said by the whole");
@@ -260,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_refused_before_anything_is_set_up() {
-        let refused = init_logging(LogFormat::Json, "dayfly=loud");
+        let refused = init_logging(LogFormat::Json, "dayfly=loud", None);
         assert!(matches!(refused, Err(TelemetryError::Filter(_))));
     }
 }

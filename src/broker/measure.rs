@@ -58,12 +58,7 @@ pub const POLL_FAILURES: &str = "dayfly_signal_poll_failures_total";
 pub const SILENT: &str = "dayfly_signal_stream_silent";
 
 pub(super) fn decided(verb: Verb, result: Result) {
-    let result = match result {
-        Result::Permitted => "permitted",
-        Result::Denied => "denied",
-        Result::Failed => "failed",
-    };
-    metrics::counter!(DECISIONS, "verb" => verb.as_str(), "result" => result).increment(1);
+    metrics::counter!(DECISIONS, "verb" => verb.as_str(), "result" => result.as_str()).increment(1);
 }
 
 /// What is counted for every credential, looked up once: a look-up takes as long as a policy.

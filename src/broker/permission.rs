@@ -22,6 +22,7 @@ use crate::policy::permit::{Denial, Permit};
 use crate::policy::{AccessRequest, TaskContext};
 use crate::provider::Promise;
 use crate::registry::{Caller, DAYFLY};
+use crate::trace;
 
 use super::bounds::Bounds;
 use super::error::BrokerError;
@@ -286,6 +287,7 @@ fn ask(
     ttl: Option<Ttl>,
     at: Timestamp,
 ) -> Result<Permit, Denial> {
+    let _span = tracing::info_span!(target: trace::TARGET, "decide").entered();
     if caller.workload().attestation().expires_at <= at {
         return Err(denial(rules, PROOF_IS_OVER));
     }

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
 use crate::app;
+use crate::app::traces::Logging;
 use crate::broker::load::Loaded;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
@@ -48,7 +49,7 @@ impl Serve {
     /// new certificates into use.
     pub async fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
-        app::init_logging(&config.telemetry)?;
+        let logging = Logging::begin(&config.telemetry)?;
         let mut hangup = signal(SignalKind::hangup())?;
         // From here on, so that it can be stopped while it starts, as the first process of a container too.
         let mut stopped = pin!(stopped()?);
@@ -75,6 +76,7 @@ impl Serve {
         }
         tracing::info!("stopping");
         running.stop().await?;
+        logging.end().await;
         Ok(Exit::Done)
     }
 }

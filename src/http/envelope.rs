@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tracing::{Instrument, field};
 use crate::broker::error::BrokerError;
 use crate::model::ids::RequestId;
 use crate::telemetry::Answers;
+use crate::trace::{self, Here};
 
 use super::problem::{Problem, oauth};
 
@@ -49,7 +50,18 @@ pub(super) async fn envelope(
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let id = (given.ids)();
     let known = id.as_ref().ok().map(field::display);
-    let span = tracing::info_span!("request", id = known, method, route);
+    let came = came(request.headers());
+    let span = trace::begin(came.as_ref(), || {
+        let (trace_id, status) = (field::Empty, field::Empty);
+        tracing::info_span!("request", id = known, method, route, trace_id, status)
+    });
+    let traced = span.in_scope(trace::here);
+    if let Some(place) = traced.as_ref().or(came.as_ref()) {
+        span.record(
+            "trace_id",
+            field::display(format_args!("{:032x}", place.parent.trace)),
+        );
+    }
     let (id, answer) = match id {
         Ok(id) => {
             request.extensions_mut().insert(id);
@@ -70,10 +82,29 @@ pub(super) async fn envelope(
     headers
         .entry(CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
+    if traced.is_some() {
+        span.record("status", status.as_u16());
+    }
     let took = started.elapsed();
     span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = took.as_micros(), "answered"));
     given.answers.count(route, method, class(status), took);
     response
+}
+
+/// Where the request stands in its caller's trace. Two answers to that are none.
+fn came(headers: &HeaderMap) -> Option<Here> {
+    let mut parents = headers.get_all(trace::TRACEPARENT).iter();
+    let parent = parents.next()?.to_str().ok()?.parse().ok()?;
+    if parents.next().is_some() {
+        return None;
+    }
+    let mut states = headers.get_all(trace::TRACESTATE).iter();
+    let state = states.next().and_then(|state| state.to_str().ok());
+    let state = state.filter(|state| states.next().is_none() && trace::may_carry(state));
+    Some(Here {
+        parent,
+        state: state.map(Into::into),
+    })
 }
 
 /// The problem with its body, and the headers that layers inside added to it, such as `allow`.

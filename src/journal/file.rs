@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use metrics::{Counter, Histogram};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::merkle::Hash;
 use super::note::{NoteSigner, NoteVerifier};
@@ -23,6 +24,7 @@ use super::recovery;
 use super::storage::{OsStorage, Storage};
 use super::writer::{Entry, Message, Writer};
 use super::{APPEND_SECONDS, FAILURES, Journal, JournalError};
+use crate::trace;
 
 /// How a journal on disk behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,7 +190,8 @@ impl Drop for FileJournal {
 impl Journal for FileJournal {
     async fn append(&self, record: Record) -> Result<u64, JournalError> {
         let began = Instant::now();
-        let answer = self.write(record).await;
+        let span = tracing::info_span!(target: trace::TARGET, "journal");
+        let answer = self.write(record).instrument(span).await;
         match &answer {
             Ok(_) => self.took.record(began.elapsed().as_secs_f64()),
             Err(_) => self.failures.increment(1),

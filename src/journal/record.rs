@@ -105,6 +105,17 @@ pub enum Result {
     Failed,
 }
 
+impl Result {
+    /// The word that records, metrics and logs use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// One line of the journal. Fields in the order of their names; absent ones are left out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use metrics::{Counter, Histogram};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::context::{Context, RecheckClaim, Stated, Statements};
 use super::lineage::{Epoch, Lineage, Loss, Memory, Standing, Watched, Writer};
@@ -26,6 +27,7 @@ use crate::model::recheck::{Progress, Recheck};
 use crate::model::status_list::{Hour, Place};
 use crate::model::task::{Task, TaskChange};
 use crate::model::time::Timestamp;
+use crate::trace;
 
 /// Seconds that calls of the ledger took, by call.
 pub const SECONDS: &str = "dayfly_ledger_duration_seconds";
@@ -34,6 +36,7 @@ pub const FAILURES: &str = "dayfly_ledger_failures_total";
 
 /// What one call is counted with, looked up once.
 struct Call {
+    name: &'static str,
     seconds: Histogram,
     failures: Counter,
 }
@@ -41,6 +44,7 @@ struct Call {
 impl Call {
     fn new(name: &'static str) -> Self {
         Self {
+            name,
             seconds: match LONG_POLLS.contains(&name) {
                 true => Histogram::noop(),
                 false => metrics::histogram!(SECONDS, "call" => name),
@@ -51,7 +55,8 @@ impl Call {
 
     async fn timed<T>(&self, call: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
         let began = Instant::now();
-        let answer = call.await;
+        let span = tracing::info_span!(target: trace::TARGET, "ledger", call = self.name);
+        let answer = call.instrument(span).await;
         self.seconds.record(began.elapsed().as_secs_f64());
         if matches!(&answer, Err(error) if !matches!(error, LedgerError::Refused(_))) {
             self.failures.increment(1);

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use metrics::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use super::{Minted, Presence, Promise, Provider, ProviderError, Renewed};
 use crate::ledger::reservation::{Prepared, Reservation};
@@ -21,6 +22,7 @@ use crate::model::ids::LeaseId;
 use crate::model::lease::{Handle, Held};
 use crate::model::name::ProviderName;
 use crate::model::tool::Tool;
+use crate::trace;
 
 use breaker::Breaker;
 pub use breaker::Patience;
@@ -108,7 +110,9 @@ impl Guard {
             Ok(pass) => pass,
             Err(down) => return Err(self.counted(what, "down", down)),
         };
-        let answer = timeout(limit, call).await.unwrap_or_else(|_| {
+        let span =
+            tracing::info_span!(target: trace::TARGET, "provider", provider = &*self.label, call = what);
+        let answer = timeout(limit, call.instrument(span)).await.unwrap_or_else(|_| {
             let seconds = limit.as_secs();
             Err(ProviderError::Unavailable(format!(
                 "no answer within {seconds} s"

@@ -81,6 +81,8 @@ const TECHNOLOGIES: [(&str, &[&str]); 24] = [
             "identity::fetch",
             "provider::vault",
             "provider::webhook",
+            "telemetry::otlp",
+            "app::traces",
             "cli::mcp",
             "dev",
         ],
@@ -103,7 +105,7 @@ const TECHNOLOGIES: [(&str, &[&str]); 24] = [
 fn floor(module: &str) -> u8 {
     match module.split("::").next().unwrap_or_default() {
         "model" => 0,
-        "clock" | "entropy" => 1,
+        "clock" | "entropy" | "trace" => 1,
         seam if SEAMS.contains(&seam) => 2,
         "broker" => 3,
         "http" | "telemetry" => 4,

@@ -84,6 +84,8 @@ mod stuck;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod traces;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod webhook;

@@ -97,7 +97,10 @@ fn nothing_is_counted_that_is_not_in_the_table() {
     for file in files.into_iter().filter(|file| !file.ends_with("tests.rs")) {
         let text = fs::read_to_string(&file).unwrap();
         let text = text.split("#[cfg(test)]").next().unwrap();
-        for line in text.lines().filter(|line| line.contains("const ")) {
+        for line in text
+            .lines()
+            .filter(|line| line.contains("const ") && !line.contains("TARGET"))
+        {
             let name = line
                 .split_once(": &str = \"")
                 .and_then(|(_, rest)| rest.split('"').next());

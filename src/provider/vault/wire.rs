@@ -21,6 +21,7 @@ use super::Reach;
 use super::fault::{Fault, Phrase};
 use crate::model::secret::Secret;
 use crate::provider::ProviderError;
+use crate::trace;
 
 /// The longest answer that is read, in bytes. A list of a quarter of a million accessors fits.
 const LONGEST: usize = 8 * 1024 * 1024;
@@ -162,6 +163,9 @@ impl Lane {
             let mut value = HeaderValue::from_str(token.expose()).map_err(|_| unsendable())?;
             value.set_sensitive(true);
             headers.insert("x-vault-token", value);
+        }
+        for (name, value) in trace::headers() {
+            headers.insert(name, HeaderValue::from_str(&value).map_err(|_| unsendable())?);
         }
         Ok(request)
     }

@@ -22,6 +22,7 @@ use crate::keys::key_ring::KeyRing;
 use crate::model::ids::LeaseId;
 use crate::model::time::Timestamp;
 use crate::provider::ProviderError;
+use crate::trace;
 
 /// The header that both sides say their version of the protocol in.
 const HEADER: &str = "dayfly-webhook-version";
@@ -228,6 +229,9 @@ impl Receiver {
             .body(body);
         if let Some(lease) = lease {
             request = request.header("idempotency-key", lease.to_string());
+        }
+        for (name, value) in trace::headers() {
+            request = request.header(name, value);
         }
         let broken = |e| ProviderError::Unavailable(fetch::explain(e).to_string());
         let response = request.send().await.map_err(broken)?;

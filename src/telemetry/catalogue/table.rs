@@ -6,10 +6,10 @@ use crate::broker::measure;
 use crate::journal;
 use crate::ledger::measured as ledger;
 use crate::provider::guard;
-use crate::telemetry::process;
 use crate::telemetry::{
     BUILD, CERTIFICATE_EXPIRY, CHECKPOINT_AGE, DISK_FREE, HTTP_REQUESTS, HTTP_SECONDS, KEYS_AGE,
 };
+use crate::telemetry::{process, traces};
 
 /// The verbs of records.
 const VERBS: &[&str] = &[
@@ -339,6 +339,12 @@ pub const METRICS: &[Metric] = &[
         Kind::Gauge,
         &[("use", One(&["server"]))],
         "when a certificate expires, in seconds since 1970",
+    ),
+    metric(
+        traces::DROPPED,
+        Kind::Counter,
+        &[("reason", One(&["queue_full", "not_taken"]))],
+        "spans that no collector got",
     ),
     metric(
         HTTP_REQUESTS,
