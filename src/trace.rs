@@ -121,6 +121,11 @@ pub(crate) fn look_up_by(lookup: Lookup) {
     let _first = LOOKUP.set(lookup);
 }
 
+/// Whether anybody listens to spans. Where nobody does, there is no need to ask.
+pub(crate) fn is_heard() -> bool {
+    LOOKUP.get().is_some()
+}
+
 /// Where the work under way stands, if it is traced.
 pub fn here() -> Option<Here> {
     LOOKUP.get().and_then(|lookup| lookup())

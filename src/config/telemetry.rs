@@ -50,15 +50,22 @@ impl Part {
 
 fn traces(section: &mut Section<'_>, base: Base<'_>) -> Option<TracesConfig> {
     let help = "write the base URL of a collector, such as \"http://collector:4318\"";
-    let endpoint: String = section.required("endpoint", help)?;
+    let endpoint: Option<String> = section.required("endpoint", help);
     let sample: f64 = section.or("sample", 0.1);
     let headers_file = base.optional_path(section, "headers_file");
-    let url = Url::parse(&endpoint).ok().filter(|url| {
+    if !(0.0..=1.0).contains(&sample) {
+        section.blame(
+            "sample",
+            format!("{sample} is no part of all"),
+            "write a number from 0 to 1",
+        );
+    }
+    let url = Url::parse(endpoint.as_deref()?).ok().filter(|url| {
         let host = url.host_str().is_some() && ["http", "https"].contains(&url.scheme());
         host && is_plain(url) && url.query().is_none()
     });
     if url.is_none() {
-        section.blame("endpoint", format!("`{endpoint}` is no such URL"), help);
+        section.blame("endpoint", "it is no such URL", help);
     }
     let safe = |url: &Url| url.scheme() == "https" || is_loopback(url);
     if headers_file.is_some() && url.as_ref().is_some_and(|url| !safe(url)) {
@@ -67,13 +74,6 @@ fn traces(section: &mut Section<'_>, base: Base<'_>) -> Option<TracesConfig> {
             "headers_file",
             message,
             "use https for `endpoint`, or leave this out",
-        );
-    }
-    if !(0.0..=1.0).contains(&sample) {
-        section.blame(
-            "sample",
-            format!("{sample} is no part of all"),
-            "write a number from 0 to 1",
         );
     }
     Some(TracesConfig {
@@ -104,4 +104,56 @@ pub(super) fn read(section: &mut Section<'_>, base: Base<'_>) -> TelemetryConfig
 /// A filter takes a word for the name of a target and is silent about everything else; here it is a level.
 fn is_directive(part: &str) -> bool {
     part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::document::Document;
+    use std::path::Path;
+
+    fn read_traces(text: &str) -> Result<TelemetryConfig, String> {
+        let document = Document::new("dayfly.toml", text);
+        let config = document
+            .root()
+            .map(|mut root| read(&mut root, Base(Path::new("/etc/dayfly"))));
+        document.finish(config).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn a_part_of_all_requests_is_traced_and_nothing_without_a_collector() {
+        assert_eq!(read_traces("").unwrap().traces, None);
+        let traces = read_traces("[traces]\nendpoint = 'http://collector:4318'")
+            .unwrap()
+            .traces;
+        let traces = traces.unwrap();
+        assert!((traces.sample.as_f64() - 0.1).abs() < f64::EPSILON);
+        let all = read_traces("[traces]\nendpoint = 'http://collector:4318'\nsample = 1").unwrap();
+        assert!((all.traces.unwrap().sample.as_f64() - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_would_not_work_or_would_be_read_by_others_is_refused() {
+        for (text, word) in [
+            ("sample = 0.1", "endpoint"),
+            ("endpoint = 'collector:4318'", "no such URL"),
+            ("endpoint = 'ftp://collector'", "no such URL"),
+            ("endpoint = 'http://user:word@collector'", "no such URL"),
+            ("endpoint = 'http://collector'\nsample = 1.5", "no part of all"),
+            (
+                "endpoint = 'http://collector'\nheaders_file = 'h'",
+                "others can read",
+            ),
+            ("endpoint = 'http://collector'\ninsecure = true", "unknown key"),
+        ] {
+            let error = read_traces(&format!("[traces]\n{text}")).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        for text in [
+            "endpoint = 'https://collector'\nheaders_file = 'h'",
+            "endpoint = 'http://127.0.0.1:4318'\nheaders_file = 'h'",
+        ] {
+            assert!(read_traces(&format!("[traces]\n{text}")).is_ok(), "{text}");
+        }
+    }
 }

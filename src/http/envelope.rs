@@ -55,7 +55,7 @@ pub(super) async fn envelope(
         let (trace_id, status) = (field::Empty, field::Empty);
         tracing::info_span!("request", id = known, method, route, trace_id, status)
     });
-    let traced = span.in_scope(trace::here);
+    let traced = trace::is_heard().then(|| span.in_scope(trace::here)).flatten();
     if let Some(place) = traced.as_ref().or(came.as_ref()) {
         span.record(
             "trace_id",
