@@ -22,11 +22,6 @@ REFUSED: list[Case] = [
         "- tls: Dayfly would speak plain HTTP to other pods: set `tls.existingSecret`",
     ),
     ("tls", {"dangerPlaintext": True}, "- dangerPlaintext: Dayfly serves TLS"),
-    (
-        "tls",
-        {"tls": {"workloadApi": "unix:///spiffe-workload-api/spire-agent.sock"}},
-        "- tls.workloadApi: `tls.existingSecret` gives",
-    ),
     ("embedded", {"tls": {"clientCertificates": "optional"}}, "- tls.clientCertificates: without TLS"),
     (
         "embedded",
@@ -223,7 +218,6 @@ INVALID: list[Case] = [
     ("embedded", {"persistence": {"retention": {"whenScaled": "Recycle"}}}, "/persistence/retention/whenScaled"),
     ("embedded", {"signingKeys": {"kind": "file"}}, "/signingKeys/kind"),
     ("embedded", {"tls": {"cert": "a"}}, "/tls"),
-    ("embedded", {"tls": {"workloadApi": "/run/spire.sock"}}, "/tls/workloadApi"),
     ("embedded", {"dangerPlaintext": "yes"}, "/dangerPlaintext"),
     ("embedded", {"listeners": {"tools": {"port": 70000}}}, "/listeners/tools/port"),
     ("embedded", {"thisCluster": {"url": "http://kubernetes"}}, "/thisCluster/url"),

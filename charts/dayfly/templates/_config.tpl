@@ -38,12 +38,8 @@ server:
   danger_plaintext_listen: true
   {{- else }}
   tls:
-    {{- if .Values.tls.workloadApi }}
-    workload_api: {{ .Values.tls.workloadApi | quote }}
-    {{- else }}
     cert_file: /run/secrets/dayfly-tls/tls.crt
     key_file: /run/secrets/dayfly-tls/tls.key
-    {{- end }}
     {{- if ne .Values.tls.clientCertificates "none" }}
     client_certificates: {{ .Values.tls.clientCertificates | quote }}
     {{- end }}

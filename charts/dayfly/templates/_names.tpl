@@ -50,7 +50,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Whether Dayfly serves TLS itself: "yes" or nothing. */}}
 {{- define "dayfly.tls" -}}
-{{- if or .Values.tls.existingSecret .Values.tls.workloadApi -}}yes{{- end -}}
+{{- if .Values.tls.existingSecret -}}yes{{- end -}}
 {{- end -}}
 
 {{/* Whether there can be several replicas: "yes" or nothing. */}}

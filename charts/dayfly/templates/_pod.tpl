@@ -90,11 +90,6 @@ volumeMounts:
   mountPath: /var/run/secrets/kubernetes.io/serviceaccount
   readOnly: true
 {{- end }}
-{{- if .Values.spiffe.csi.enabled }}
-- name: spiffe
-  mountPath: {{ .Values.spiffe.csi.mountPath }}
-  readOnly: true
-{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -179,12 +174,6 @@ volumeMounts:
           items:
             - key: ca.crt
               path: ca.crt
-{{ end -}}
-{{- if .Values.spiffe.csi.enabled -}}
-- name: spiffe
-  csi:
-    driver: {{ .Values.spiffe.csi.driver }}
-    readOnly: true
 {{ end -}}
 {{- with .Values.extraVolumes -}}
 {{ toYaml . }}

@@ -18,15 +18,12 @@ there is any. */}}
 - publicUrl: it is not https: serve TLS, or say `dangerPlaintext: true`
 {{- end }}
 {{- if and (not $tls) (not .dangerPlaintext) }}
-- tls: Dayfly would speak plain HTTP to other pods: set `tls.existingSecret` (or `tls.workloadApi`), or, where a mesh encrypts what passes between pods, `dangerPlaintext: true`
+- tls: Dayfly would speak plain HTTP to other pods: set `tls.existingSecret`, or, where a mesh encrypts what passes between pods, `dangerPlaintext: true`
 {{- else if and $tls .dangerPlaintext }}
 - dangerPlaintext: Dayfly serves TLS: remove one of the two
 {{- end }}
-{{- if and .tls.existingSecret .tls.workloadApi }}
-- tls.workloadApi: `tls.existingSecret` gives a certificate too: keep one of the two
-{{- end }}
 {{- if and (not $tls) (ne .tls.clientCertificates "none") }}
-- tls.clientCertificates: without TLS nobody can show one: set `tls.existingSecret` or `tls.workloadApi`
+- tls.clientCertificates: without TLS nobody can show one: set `tls.existingSecret`
 {{- end }}
 {{- if and $several (eq .ledger.kind "embedded") }}
 - ledger.kind: several replicas cannot share the embedded ledger, which is one file: set `ledger.kind: redis`, or `replicaCount: 1` and no autoscaling
