@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -27,6 +28,7 @@ class Tool:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str]]] = []
         self.got: list[str | None] = []
+        self.asked: list[str] = []
         tool = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,6 +37,7 @@ class Tool:
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 tool.got.append(self.headers.get("authorization"))
+                tool.asked.append(f"{self.command} {self.path}")
                 status, headers = tool.answers.pop(0) if tool.answers else (200, {})
                 self.send_response(status)
                 for name, value in {"content-length": "0", **headers}.items():
@@ -71,14 +74,14 @@ def elsewhere() -> Iterator[Tool]:
 def origins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the broker says about where the tool is; empty where it says nothing."""
     listed: list[str] = []
-    read = _credential._read
+    read = _credential.read
 
-    def reading(answer: Any, before: Any) -> Any:
+    def reading(answer: Any, before: Any = None) -> Any:
         credential = read(answer, before)
         assert credential is not None
         return dataclasses.replace(credential, origins=tuple(listed))
 
-    monkeypatch.setattr(_credential, "_read", reading)
+    monkeypatch.setattr(_credential, "read", reading)
     return listed
 
 
@@ -157,6 +160,89 @@ def test_a_redirect_elsewhere_goes_there_without_a_token(
             == 401
         )
         assert elsewhere.got == [None, None]
+        assert len(world.leases(task.id)) == 1
+
+
+class Wires(httpcore.SyncBackend):
+    """Leads the usual ports of every host to those of this machine, and takes TLS for done."""
+
+    def __init__(self, **ports: int) -> None:
+        self.ports = {80: ports["http"], 443: ports["https"]}
+
+    def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> Any:
+        stream = super().connect_tcp("127.0.0.1", self.ports[port], *args, **more)
+        stream.start_tls = lambda *_, **__: stream  # type: ignore[method-assign]
+        return stream
+
+
+class AsyncWires(httpcore.AnyIOBackend):
+    """The same for coroutines."""
+
+    def __init__(self, **ports: int) -> None:
+        self.ports = {80: ports["http"], 443: ports["https"]}
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> Any:
+        stream = await super().connect_tcp("127.0.0.1", self.ports[port], *args, **more)
+
+        async def start_tls(*_: Any, **__: Any) -> Any:
+            return stream
+
+        stream.start_tls = start_tls  # type: ignore[method-assign]
+        return stream
+
+
+THERE = {"location": "https://crm.example.org/x"}
+
+
+def test_a_redirect_to_https_of_the_same_host_goes_there_without_a_token(
+    world: World, origins: list[str], tool: Tool, elsewhere: Tool
+) -> None:
+    origins.append("http://crm.example.org")
+    events: list[str] = []
+    with (
+        world.broker().task("look", READ) as task,
+        httpx.Client(trust_env=False, auth=task.auth(READ), follow_redirects=True) as client,
+    ):
+        wires = Wires(http=tool.server.server_port, https=elsewhere.server.server_port)
+        client._transport._pool._network_backend = wires  # type: ignore[attr-defined]
+        tool.answers.append((302, THERE))
+        watched = {"trace": lambda event, _: events.append(event)}
+        assert client.get("http://crm.example.org/", extensions=watched).status_code == 200
+    assert (tool.got[0] is None, elsewhere.got) == (False, [None])
+    assert events, "a trace of the caller's is told, too"
+
+
+@pytest.mark.anyio
+async def test_nor_does_that_of_a_coroutine_bear_one(
+    world: World, origins: list[str], tool: Tool, elsewhere: Tool
+) -> None:
+    origins.append("http://crm.example.org")
+    events: list[str] = []
+
+    async def trace(event: str, _: Any) -> None:
+        events.append(event)
+
+    async with (
+        world.broker().task("look", READ) as task,
+        httpx.AsyncClient(trust_env=False, auth=task.auth(READ), follow_redirects=True) as client,
+    ):
+        wires = AsyncWires(http=tool.server.server_port, https=elsewhere.server.server_port)
+        client._transport._pool._network_backend = wires  # type: ignore[attr-defined]
+        tool.answers.append((302, THERE))
+        assert (await client.get("http://crm.example.org/", extensions={"trace": trace})).status_code == 200
+    assert (tool.got[0] is None, elsewhere.got) == (False, [None])
+    assert events
+
+
+def test_what_was_redirected_is_not_sent_again(world: World, origins: list[str], tool: Tool) -> None:
+    origins.append(tool.url)
+    with world.broker().task("look", READ) as task:
+        tool.answers += [(303, {"location": "/comments/7"}), (401, {})]
+        answer = httpx.post(
+            tool.url + "/comments", auth=task.auth(READ), follow_redirects=True, trust_env=False
+        )
+        assert answer.status_code == 401
+        assert tool.asked == ["POST /comments", "GET /comments/7"]
         assert len(world.leases(task.id)) == 1
 
 

@@ -16,8 +16,11 @@ from dayfly import (
     AttestationFailed,
     Broker,
     BrokerUnavailable,
+    Budget,
     DayflyError,
+    Denied,
     NotAdmitted,
+    NotFound,
     ProviderFailed,
     Revoked,
     Secret,
@@ -27,6 +30,8 @@ from dayfly import (
 from dayfly import _transport as transport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gate import Gate
 
 READ = "crm:read@customers/42"
@@ -79,6 +84,12 @@ def test_an_answer_that_is_lost_opens_no_second_task(world: World, gate: Gate) -
         (403, "not-admitted", NotAdmitted, 1),
         (500, "internal", DayflyError, 1),
         (302, "none", DayflyError, 1),
+        # Newer than this package.
+        (429, "made-up", Budget, 4),
+        (503, "made-up", BrokerUnavailable, 4),
+        (403, "made-up", Denied, 1),
+        (404, "made-up", NotFound, 1),
+        (409, "made-up", DayflyError, 1),
     ],
 )
 def test_what_is_tried_again(
@@ -181,6 +192,35 @@ def test_an_answer_that_is_no_completion_hides_nothing(world: World, gate: Gate,
         with world.broker(address=gate.url).task("look", READ) as task:
             gate.set("answer", answer=(head + body).encode())
             task.complete()
+
+
+@pytest.mark.parametrize(
+    "body", ["null", "[]", '"ok"', "{}", '{"verdicts":[{}]}', '{"id":"tsk_1","scope":7}']
+)
+def test_an_answer_that_is_something_else_is_said_to_be_that(world: World, gate: Gate, body: str) -> None:
+    broker = world.broker(address=gate.url)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    answer = (head + body).encode()
+    task = broker.task("look", READ, heartbeat=None).open()
+    calls: list[Callable[[], Any]] = [
+        lambda: broker.task("look", READ).open(),
+        lambda: broker.join(task.id).open(),
+        lambda: broker.resume(task.handle).open(),
+        lambda: task.credential(READ),
+        lambda: task.delegate(purpose="part", scope=READ).open(),
+        lambda: task.delegate("report-bot", purpose="part", scope=READ),
+        lambda: broker.decide("look", READ),
+        task.suspend,
+        task.complete,
+    ]
+    for call in calls:
+        gate.set("answer", answer=answer)
+        with pytest.raises(BrokerUnavailable, match="compare the versions") as failed:
+            call()
+        assert not failed.value.retryable
+        assert gate.requests == 1
+    gate.set("pass")
+    task.complete()
 
 
 def test_a_source_of_evidence_that_raises_hides_nothing_and_says_nothing(

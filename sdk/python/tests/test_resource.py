@@ -423,12 +423,14 @@ def test_headers_that_could_mean_something_else_are_refused() -> None:
     payload = json.dumps(claims()).encode()
     good = {"alg": "ES256", "typ": "at+jwt", "kid": "p"}
     assert accepted(raw(good, payload)).tool == "crm"
+    others: tuple[Any, ...] = ([], {}, 1, None, True)
     wrong: list[dict[str, Any] | bytes] = [
         {**good, "typ": "jwt"},
         {**good, "typ": None},
         {**good, "alg": "none"},
         {**good, "alg": "HS256"},
         {**good, "alg": "RS256"},
+        *({**good, name: value} for name in good for value in others),
         {**good, "crit": []},
         {**good, "kid": None},
         b'{"alg":"ES256","alg":"ES256","typ":"at+jwt","kid":"p"}',

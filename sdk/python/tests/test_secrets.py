@@ -25,11 +25,14 @@ from dayfly import (
     Credential,
     DayflyError,
     Denied,
+    InvalidRequest,
     Secret,
+    TaskEnded,
+    TaskSuspended,
     _credential,
     _errors,
 )
-from dayfly.evidence import Environment, GitHubActions
+from dayfly.evidence import Environment, File, GitHubActions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,10 @@ def told(value: object) -> str:
         except TypeError as refused:
             texts.append(str(refused))
     return "\n".join(texts)
+
+
+def from_answer(answer: Any, before: Credential | None = None) -> Credential:
+    return _credential.demanded(_credential.read(answer, before))
 
 
 def test_a_secret_shows_in_nothing_but_reveal() -> None:
@@ -128,7 +135,7 @@ ANSWER = {
     ],
 )
 def test_no_kind_of_credential_shows_its_secrets(members: dict[str, Any], secrets: list[str]) -> None:
-    credential = _credential.from_answer({**ANSWER, "credential": members})
+    credential = from_answer({**ANSWER, "credential": members})
     assert credential.kind == members["type"]
     text = told(credential) + str(asdict(credential))
     for secret in secrets:
@@ -141,7 +148,7 @@ def test_no_kind_of_credential_shows_its_secrets(members: dict[str, Any], secret
 
 def test_each_kind_gives_its_parts() -> None:
     def made(**members: Any) -> Credential:
-        return _credential.from_answer({**ANSWER, "credential": members})
+        return from_answer({**ANSWER, "credential": members})
 
     login = made(
         type="database_login", host="::1", port=5432, database="o/1", username="u", password="p@ss/w:rd"
@@ -158,12 +165,12 @@ def test_each_kind_gives_its_parts() -> None:
     with pytest.raises(AttributeError):
         _ = login.fields
     assert not hasattr(session, "dsn_of")
-    renewed = _credential.from_answer({**ANSWER, "granted": 90}, session)
+    renewed = from_answer({**ANSWER, "granted": 90}, session)
     assert (renewed.granted, renewed.secret_access_key) == (90, session.secret_access_key)
     answers: list[Any] = [{}, {**ANSWER, "credential": {"type": "new"}}, ANSWER, [], None]
     for broken in answers:
         with pytest.raises(BrokerUnavailable, match="no credential"):
-            _credential.from_answer(broken)
+            from_answer(broken)
 
 
 def shown(error: BaseException) -> str:
@@ -302,6 +309,52 @@ def test_evidence_that_is_refused_shows_in_no_frame(
     with pytest.raises(ValueError, match="plain HTTP") as plain:
         GitHubActions("http://ids.example.org/", TOLD, "dayfly")
     assert TOLD not in shown_but_here(plain.value)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("how", ["no credential", "over", "suspended"])
+def test_an_answer_that_is_not_given_out_shows_in_no_frame(
+    world: World, gate: Gate, how: str, cache: bool
+) -> None:
+    tasks: list[Any] = []
+
+    def evidence() -> str:
+        # Between the question and its answer.
+        if tasks and how == "over":
+            tasks[0]._core.is_over("revoked")
+        if tasks and how == "suspended":
+            tasks[0]._core.state = "suspended"
+        return world.evidence().read_text()
+
+    whole = {**ANSWER, "credential": {"type": "bearer_token", "token": TOLD}}
+    if how == "no credential":
+        del whole["decision"]
+    body = json.dumps(whole)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    task = world.broker(address=gate.url, evidence=evidence).task("look", READ).open()
+    gate.set("answer", answer=(head + body).encode())
+    tasks.append(task)
+    with pytest.raises((BrokerUnavailable, TaskEnded, TaskSuspended)) as failed:
+        task.credential(READ, cache=cache)
+    assert gate.requests == 1
+    assert TOLD not in shown_but_here(failed.value)
+    gate.set("pass")
+    world.order(f"/v1/tasks/{task.id}/revoke", {"reason": "the test is over"})
+
+
+def test_a_token_in_place_of_a_path_is_not_quoted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = world.evidence().read_text()
+    for given in (token, TOLD, f" {TOLD}\n"):
+        with pytest.raises(InvalidRequest, match="no path") as refused:
+            world.broker(evidence=given)
+        assert given.strip() not in "".join(traceback.format_exception(refused.value)) + repr(refused.value)
+        monkeypatch.setenv("DAYFLY_EVIDENCE_FILE", given)
+        broker = world.broker(evidence=None)
+        with pytest.raises(AttestationFailed, match="put it into DAYFLY_EVIDENCE") as failed:
+            broker.decide("look", READ)
+        assert given.strip() not in shown_but_here(failed.value) + told_of(broker)
+    for path in ("a.b.c", "evidence/support-bot.token.jwt", "/run/eyJhbGciOiJub25lIn0.c2VjcmV0.jwt"):
+        assert repr(File(path)) == f"File({path!r})"
 
 
 def told_of(value: object) -> str:

@@ -21,6 +21,7 @@ from dayfly import (
     Budget,
     Denied,
     InvalidRequest,
+    NotAdmitted,
     NotFound,
     ScopeWidening,
     Secret,
@@ -336,6 +337,48 @@ def test_a_broker_can_be_closed_and_used_again(world: World) -> None:
     broker.close()
     assert isinstance(broker.task("look", READ).open(), Task)
     assert BrokerUnavailable("x").retryable
+
+
+def test_a_block_is_for_one_task(world: World, gate: Any) -> None:
+    block = world.broker(address=gate.url).task("once", READ)
+    gate.problem(403, "not-admitted")
+    with pytest.raises(NotAdmitted), block:
+        pass
+    gate.set("pass")
+    with block as task:
+        with pytest.raises(RuntimeError, match="opened already"), block:
+            pass
+        assert world.task(task.id)["state"] == "open"
+    for again in (block.__enter__, block.open):
+        with pytest.raises(RuntimeError, match="opened already"):
+            again()
+    assert world.task(task.id)["outcome"] == "completed"
+
+
+def test_who_forgets_the_block_is_told(world: World) -> None:
+    forgotten: Any = world.broker().task("look", READ)
+    with pytest.raises(AttributeError, match="within its block, `with"):
+        forgotten.credential(READ)
+    with pytest.raises(AttributeError, match=r"has no `credentials`$"):
+        _ = forgotten.credentials
+
+
+def test_the_end_of_the_process_completes_a_task_at_a_broker_with_a_name(world: World) -> None:
+    code = (
+        "import atexit, sys; from dayfly import Broker\n"
+        "broker = Broker(sys.argv[1])\n"
+        "block = broker.task('leave', 'crm:read', heartbeat=None)\n"
+        "print(block.__enter__().id)\n"
+        "broker.close()\n"  # so that the name is looked up once more
+        "atexit.register(block.__exit__, None, None, None)\n"
+    )
+    env = {**os.environ, "DAYFLY_EVIDENCE_FILE": str(world.evidence())}
+    url = world.url.replace("127.0.0.1", "localhost")
+    out = subprocess.run(
+        [sys.executable, "-c", code, url], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert out.stderr == ""
+    assert world.task(out.stdout.strip())["outcome"] == "completed"
 
 
 def test_what_somebody_wants_called_at_the_end_may_raise(

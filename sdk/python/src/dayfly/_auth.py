@@ -51,7 +51,7 @@ class Auth(httpx.Auth):
     It asks the task for each request, so a client may live longer than a token. The token is put on only where the
     origin of the request (scheme, host and port) is one of the tool's; otherwise the request is not sent, and
     :class:`~dayfly.OriginRefused` is raised. A redirect to another origin goes there without it. When the tool answers
-    401, a token is minted anew once, and the request sent again once, where its body can be.
+    401, a token is minted anew once, and the request sent again once, where its body can be and nothing redirected it.
     """
 
     def __init__(self, tokens: SyncTokens, access: Access, origins: Iterable[str] | None) -> None:
@@ -64,6 +64,7 @@ class Auth(httpx.Auth):
         self._refuse_early(request)
         credential = self._tokens.get(self._access)
         self._attach(request, credential)
+        _keep_to_origin(request, coroutine=False)
         response = yield request
         if _again(request, response):
             self._attach(request, self._tokens.get(self._access, credential))
@@ -75,6 +76,7 @@ class Auth(httpx.Auth):
         self._refuse_early(request)
         credential = await tokens.aget(self._access)
         self._attach(request, credential)
+        _keep_to_origin(request, coroutine=True)
         response = yield request
         if _again(request, response):
             self._attach(request, await tokens.aget(self._access, credential))
@@ -111,9 +113,36 @@ def _check(request: httpx.Request, allowed: frozenset[str] | None, access: Acces
         )
 
 
+def _keep_to_origin(request: httpx.Request, *, coroutine: bool) -> None:
+    """Have the token taken off on a redirect from `http` to `https`, where httpx leaves it on.
+
+    It does so at the usual ports of a host, and beneath what an `Auth` sees. What the transport tells as it sends is
+    said before it does.
+    """
+    if request.url.scheme != "http":
+        return
+    theirs = request.extensions.get("trace")
+
+    def watch(event: str, info: Any) -> Any:
+        sent = info.get("request") if event.endswith(".send_request_headers.started") else None
+        if sent is not None and sent.url.scheme == b"https":
+            sent.headers[:] = [each for each in sent.headers if each[0].lower() != b"authorization"]
+        return theirs(event, info) if theirs is not None else None
+
+    async def awatch(event: str, info: Any) -> None:
+        answer = watch(event, info)
+        if answer is not None:
+            await answer
+
+    request.extensions = {**request.extensions, "trace": awatch if coroutine else watch}
+
+
 def _again(request: httpx.Request, response: httpx.Response) -> bool:
-    """Whether it was this request that was refused, and not one that it was redirected to, and can be sent again."""
-    if response.status_code != 401 or origin_of(response.request.url) != origin_of(request.url):
+    """Whether it was this request that was refused, and not one that it was redirected to, and can be sent again.
+
+    What was redirected was done, and the body of a request may have been dropped on the way.
+    """
+    if response.status_code != 401 or response.history:
         return False
     try:
         _ = request.content

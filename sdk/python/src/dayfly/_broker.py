@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._access import Access, Duration, ScopeLike, scope_of
 from ._core import Core, checked, opening
-from ._errors import DayflyError, InvalidRequest
+from ._errors import BrokerUnavailable, DayflyError, InvalidRequest
 from ._requires import requires
 from ._secret import Secret
 from ._task import HEARTBEAT, Default, TaskContext, TaskHandle, _or
@@ -203,18 +203,28 @@ async def ask_decisions(
     body: dict[str, Any] = opening(purpose, scope_of(scope), ttl, None)
     if on_behalf_of is not None:
         body["on_behalf_of"] = on_behalf_of
-    answer = await transport.call(Request("POST", "/v1/decisions", json=body))
-    return [
-        Verdict(
-            Access.of(each["access"]),
-            bool(each["permitted"]),
-            each.get("reason"),
-            each.get("approval"),
-            each.get("granted"),
-            each["decision"],
-        )
-        for each in answer["verdicts"]
-    ]
+    verdicts = _verdicts(await transport.call(Request("POST", "/v1/decisions", json=body)))
+    if verdicts is None:
+        raise BrokerUnavailable("the broker's answer is no verdict: compare the versions", retryable=False)
+    return verdicts
+
+
+def _verdicts(answer: Any) -> list[Verdict] | None:
+    try:
+        return [_verdict(each) for each in answer["verdicts"]]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _verdict(each: Any) -> Verdict:
+    return Verdict(
+        Access.of(each["access"]),
+        bool(each["permitted"]),
+        each.get("reason"),
+        each.get("approval"),
+        each.get("granted"),
+        each["decision"],
+    )
 
 
 def _trusting(path: str | os.PathLike[str]) -> ssl.SSLContext:

@@ -136,7 +136,8 @@ class Core:
             self._entries.clear()
             self.ended.set()
 
-    def _take(self, answer: dict[str, Any]) -> None:
+    def _take(self, answer: Any) -> None:
+        answer = checked(answer)
         self.deadline = _credential.instant(answer["deadline"])
         state = answer["state"]
         if state == "ended":
@@ -217,10 +218,11 @@ class Core:
         body = access.to_json()
         if ttl is not None:
             body["ttl"] = wire_duration(ttl)
-        answer = await self._ask(Request("POST", f"/v1/tasks/{self.id}/credentials", json=body, key=key))
-        credential = _credential.from_answer(answer)
+        # What shows the variables of a traceback shows no answer: no frame that raises holds it.
+        request = Request("POST", f"/v1/tasks/{self.id}/credentials", json=body, key=key)
+        credential = _credential.read(await self._ask(request))
         self.check_open()
-        return credential
+        return _credential.demanded(credential)
 
     def _keep(self, access: Access, credential: Credential, asked_at: float) -> None:
         # Lengths by our own clock, from before the question: whatever the clocks of the two say, it is never later.
@@ -242,7 +244,9 @@ class Core:
         renewal = Request("POST", f"/v1/leases/{before.lease_id}/renew")
         try:
             try:
-                credential = _credential.from_answer(await self.transport.call(renewal), before)
+                credential = _credential.demanded(
+                    _credential.read(await self.transport.call(renewal), before)
+                )
             except DayflyError as error:
                 if error.slug not in ("not-renewable", "lease-not-open", "not-found"):
                     raise
@@ -272,7 +276,7 @@ class Core:
         patience = min(TIMEOUT, max(1.0, (self.heartbeat or TIMEOUT) / 4))
         asking = self._ask(Request("POST", f"/v1/tasks/{self.id}/heartbeat", patience=patience))
         try:
-            self._take(checked(await asyncio.wait_for(asking, patience)))
+            self._take(await asyncio.wait_for(asking, patience))
         except asyncio.TimeoutError:
             log.warning("a heartbeat of the task %s failed: the broker did not answer in time", self.id)
         except NotFound:
@@ -359,10 +363,22 @@ def opening(
 
 def checked(answer: Any) -> dict[str, Any]:
     """Read an answer as a task."""
-    wanted = ("id", "agent", "purpose", "scope", "deadline", "state")
-    if not isinstance(answer, dict) or any(name not in answer for name in wanted):
+    if not _is_task(answer):
         raise BrokerUnavailable("the broker's answer is no task: compare the versions", retryable=False)
+    assert isinstance(answer, dict)  # noqa: S101 - for the type checker
     return answer
+
+
+def _is_task(answer: Any) -> bool:
+    try:
+        scope_of(answer["scope"])
+        _credential.instant(answer["deadline"])
+        texts = [answer[name] for name in ("id", "agent", "purpose", "state")]
+        return all(isinstance(each, str) for each in texts) and isinstance(
+            answer.get("heartbeat"), int | None
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
 
 
 def _completion(answer: Any) -> Completion:

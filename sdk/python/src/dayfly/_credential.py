@@ -157,16 +157,15 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def from_answer(answer: Any, before: Credential | None = None) -> Credential:
-    """Read the answer of an issue, or of a renewal of the credential of before."""
-    credential = _read(answer, before)
+def demanded(credential: Credential | None) -> Credential:
+    """Raise where an answer was no credential: where no frame holds the answer."""
     if credential is None:
-        # Raised here, where no frame holds the answer.
         raise BrokerUnavailable("the broker's answer is no credential: compare the versions", retryable=False)
     return credential
 
 
-def _read(answer: Any, before: Credential | None) -> Credential | None:
+def read(answer: Any, before: Credential | None = None) -> Credential | None:
+    """Read the answer of an issue, or of a renewal of the credential of before; nothing where it is none."""
     try:
         lease, given = answer["lease"], answer.get("credential")
         if given is None:

@@ -225,10 +225,8 @@ def from_answer(status: int, body: object, headers: Mapping[str, str]) -> Dayfly
     detail = _text(known.get("detail")) or _text(known.get("error_description"))
     if detail is None:
         detail = "the broker answered with a redirect" if 300 <= status < 400 else "the broker gave no reason"
-    if slug is not None:
-        error = _KINDS.get(slug, DayflyError)
-    else:
-        error = _BY_STATUS.get(status, DayflyError)
+    # A slug that is newer than this package says as much as its status.
+    error = _KINDS.get(slug or "") or _BY_STATUS.get(status, DayflyError)
     extras: dict[str, Any] = {name: _text(known.get(name)) for name in _EXTRAS.get(error, ())}
     return error(
         detail,

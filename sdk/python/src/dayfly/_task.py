@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import anyio
 
@@ -343,26 +343,48 @@ class TaskContext:
 
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, Core]]) -> None:
         self._begin = begin
+        self._used = False
         self._core: Core | None = None
         self._token: Token[Any] | None = None
 
     def open(self) -> Task:
         """Open it without a block. Complete it yourself."""
-        future = worker().submit(self._begin(), last=True)
+        future = self._opening()
         try:
             return Task(wait(future))
         except BaseException:
-            future.add_done_callback(_abandon)
+            future.add_done_callback(self._abandon)
             raise
 
     async def aopen(self) -> AsyncTask:
         """Open it without a block. Complete it yourself."""
-        future = worker().submit(self._begin(), last=True)
+        future = self._opening()
         try:
             return AsyncTask(await wait_async(future))
         except BaseException:
-            future.add_done_callback(_abandon)
+            future.add_done_callback(self._abandon)
             raise
+
+    def _opening(self) -> Future[Core]:
+        # Its idempotency key stands for one task, so a second opening would be given the first, or what became of it.
+        if self._used:
+            raise RuntimeError("this task was opened already: call `broker.task(…)` for another")
+        self._used = True
+        return worker().submit(self._begin(), last=True)
+
+    def _abandon(self, opening: Future[Core]) -> None:
+        """End a task that whoever wanted it was interrupted before it was open. One that failed may be tried again."""
+        if opening.exception() is None:
+            worker().submit(opening.result().leave("cancelled"), last=True)
+        else:
+            self._used = False
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            there = hasattr(AsyncTask, name) and not name.startswith("_")
+            hint = ": a task is open within its block, `with broker.task(…) as task`" if there else ""
+            raise AttributeError(f"a TaskContext has no `{name}`{hint}")
 
     def _enter(self, core: Core) -> None:
         self._core = core
@@ -404,12 +426,6 @@ class TaskContext:
         # A scope of anyio or trio that was cancelled would not let anything here be awaited.
         with anyio.CancelScope(shield=True):
             await wait_async(future)
-
-
-def _abandon(opening: Future[Core]) -> None:
-    """End a task that whoever wanted it was interrupted before it was open."""
-    if opening.exception() is None:
-        worker().submit(opening.result().leave("cancelled"), last=True)
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -208,7 +208,7 @@ def _verified(token: str, keys: Keys) -> dict[str, Any]:
     if not isinstance(typ, str) or typ.lower().removeprefix("application/") != TYP:
         raise InvalidToken(f"the token is no access token: its `typ` is not `{TYP}`")
     algorithm, kid = said.get("alg"), said.get("kid")
-    if algorithm not in _ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
         raise InvalidToken("the algorithm of the token is not accepted here")
     if not isinstance(kid, str):
         raise InvalidToken("the header of the token names no key")

@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ._errors import AttestationFailed
+from ._errors import AttestationFailed, InvalidRequest
 from ._secret import Secret
 from ._transport import check_url, is_loopback
 
@@ -68,6 +69,11 @@ class File:
     """A file that somebody keeps fresh. It is read anew for each request."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if _looks_like_token(os.fspath(path)):  # a path is named in errors and shown
+            path = ""
+            raise InvalidRequest(
+                "this is a token, and no path: give the path of a file, or a function that gives it"
+            )
         self.path = Path(path)
 
     async def get(self, *, fresh: bool = False) -> Secret:
@@ -312,7 +318,7 @@ def _look(broker: str, env: Mapping[str, str]) -> Callable[[], Evidence] | None:
     """Say how to make the source that there is; whatever goes wrong with it is raised without the environment."""
     audience = env.get("DAYFLY_AUDIENCE") or broker
     if path := env.get("DAYFLY_EVIDENCE_FILE"):
-        return partial(File, path)
+        return _misplaced if _looks_like_token(path) else partial(File, path)
     if env.get("DAYFLY_EVIDENCE"):
         return Environment
     if socket := env.get("SPIFFE_ENDPOINT_SOCKET"):
@@ -326,6 +332,10 @@ def _look(broker: str, env: Mapping[str, str]) -> Callable[[], Evidence] | None:
     if agent and is_loopback(urlsplit(broker).hostname or ""):
         return partial(File, Path(env.get("DAYFLY_DEV_FOLDER") or ".dayfly") / "evidence" / f"{agent}.jwt")
     return None
+
+
+def _misplaced() -> Evidence:
+    raise AttestationFailed("DAYFLY_EVIDENCE_FILE holds a token, and no path: put it into DAYFLY_EVIDENCE")
 
 
 def source_of(given: EvidenceLike | None, broker: str) -> Evidence:
@@ -350,6 +360,18 @@ def _token(given: Any) -> Secret | None:
     if not 0 < len(token) <= _LONGEST or not all("!" <= letter <= "~" for letter in token):
         return None
     return Secret(token)
+
+
+def _looks_like_token(text: str | bytes) -> bool:
+    """Whether a text is a JWT by its looks: its first part is the header, a JSON object."""
+    parts = (text if isinstance(text, str) else "").strip().split(".")
+    if len(parts) < 3 or not all(re.fullmatch("[A-Za-z0-9_-]*", part) for part in parts):
+        return False
+    try:
+        header = json.loads(base64.urlsafe_b64decode(parts[0] + "=" * (-len(parts[0]) % 4)))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict)
 
 
 def _found(token: Secret | None, whose: str) -> Secret:

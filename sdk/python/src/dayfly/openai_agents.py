@@ -11,6 +11,7 @@ print(run.final_output)
 from __future__ import annotations
 
 import copy
+import types
 import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,10 @@ class _Bound:
         made.handoffs = [self._handoff(each) for each in agent.handoffs]
         return made
 
+    def _inner(self, agent: Agent[Any]) -> Agent[Any]:
+        """Give the copy of an agent that is a tool: its own tools are in the block of its part, and need no other."""
+        return _Bound(self._parts).agent(agent, first=True)
+
     def _handoff(self, target: Any) -> Any:
         if isinstance(target, Agent):
             return self.agent(target)
@@ -139,8 +144,10 @@ class _Bound:
         if inner is None and owner is None:
             return tool
         original = tool.on_invoke_tool
+        part: Callable[..., Awaitable[Any]] | None = None
 
         async def invoke(context: Any, arguments: str) -> Any:
+            nonlocal part
             above = ambient()
             mine = above if owner is None or above is None else await self._part(above, owner)
             if inner is None:
@@ -148,8 +155,11 @@ class _Bound:
             scope = self._parts.get(inner.name)
             if mine is None or scope is None:
                 return await _within(None, original, context, arguments)
+            part = part or _running(original, inner, self._inner(inner))
+            if part is None:
+                return await _within(None, original, context, arguments)
             async with AsyncTask(mine).delegate(purpose=f"{mine.purpose}: {inner.name}"[:512], scope=scope):
-                return await original(context, arguments)
+                return await part(context, arguments)
 
         made = copy.copy(tool)
         made.on_invoke_tool = invoke
@@ -166,6 +176,29 @@ class _Bound:
             part = _Held(above)._delegation(f"{above.purpose}: {name}"[:512], scope, None, HEARTBEAT)
             opening = held[name] = worker().submit(part._begin())
         return await wait_async(opening)
+
+
+def _running(invoke: Any, agent: Agent[Any], instead: Agent[Any]) -> Callable[..., Awaitable[Any]] | None:
+    """Give what ``agent.as_tool`` made, for another agent; nothing where it is not made as it is known here.
+
+    It runs the agent that it was made of, and takes no other. Whoever is a tool of that one would find its part around
+    itself: the copy keeps it from them.
+    """
+    made = copy.copy(invoke)
+    body = getattr(made, "_invoke_tool_impl", None)
+    if not isinstance(body, types.FunctionType):
+        return None
+    cells = dict(zip(body.__code__.co_freevars, body.__closure__ or (), strict=False))
+    if "self" not in cells or cells["self"].cell_contents is not agent:
+        return None
+    cells["self"] = types.CellType(instead)
+    own = types.FunctionType(
+        body.__code__, body.__globals__, body.__name__, body.__defaults__, tuple(cells.values())
+    )
+    own.__kwdefaults__ = body.__kwdefaults__
+    own.__dict__.update(body.__dict__)
+    made._invoke_tool_impl = own
+    return made  # type: ignore[no-any-return]
 
 
 def _is_gone(opening: Future[Core]) -> bool:

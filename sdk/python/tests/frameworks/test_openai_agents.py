@@ -243,6 +243,31 @@ def test_an_agent_that_is_a_tool_gets_a_part_or_nothing(crm: Crm, given: bool) -
     assert crm.dead()
 
 
+@pytest.mark.parametrize("how", ["tool", "handoff", "named"])
+def test_an_agent_below_an_agent_that_is_a_tool_gets_a_part_of_its_own_or_nothing(crm: Crm, how: str) -> None:
+    below: Agent[Any] = Agent(
+        name="below", model=script(call("show", 1, customer=42), "below"), tools=[crm.show]
+    )
+    if how == "handoff":
+        inner_model = script(call("show", 1, customer=42), call("transfer_to_below", 2))
+        inner: Agent[Any] = Agent(name="reader", model=inner_model, tools=[crm.show], handoffs=[below])
+    else:
+        steps = (call("ask_below", 1, input="42?"), call("show", 2, customer=42), "read")
+        tools = [crm.show, below.as_tool("ask_below", "Ask below.")]
+        inner = Agent(name="reader", model=script(*steps), tools=tools)
+    model = script(call("ask_reader", 1, input="42?"), "done")
+    agent: Agent[Any] = Agent(name="support", model=model, tools=[inner.as_tool("ask_reader", "Ask.")])
+    parts = {"reader": READ} | ({"below": READ} if how == "named" else {})
+    done = asyncio.run(crm.run(agent, parts=parts))
+    tasks = [crm.task_of(number) for number in range(len(crm.got))]
+    if how == "named":
+        assert [task["parent"] for task in tasks] == [tasks[1]["id"], done.task_id]
+    else:
+        assert [task["parent"] for task in tasks] == [done.task_id], "what is not named got nothing"
+    assert {task["outcome"] for task in tasks} <= {"completed", "failed"}
+    assert crm.dead()
+
+
 def test_a_streamed_run_in_a_task_of_ones_own(crm: Crm) -> None:
     model = script(call("show", customer=42), "done")
     agent: Agent[Any] = Agent(name="support", model=model, tools=[crm.show])
