@@ -5,16 +5,16 @@
  */
 import { ApprovalPending, Broker, type Task } from "@dayfly/client";
 
-const CRM = process.env["CRM"] ?? "https://crm.example.org";
 const broker = new Broker();
 const controller = new AbortController();
 process.once("SIGINT", () => { controller.abort(); });
 
 async function work(task: Task): Promise<void> {
   const crm = task.fetch("crm:read,comment@customers/42");
-  const customer: unknown = await (await crm(`${CRM}/customers/42`)).json();
+  const customer: unknown = await (await crm("/customers/42")).json();
   console.log("read", customer);
-  await crm(`${CRM}/customers/42/comments`, { method: "POST", body: "we are on it" });
+  // Whoever goes on does not say so twice.
+  if (handle === undefined) await crm("/customers/42/comments", { method: "POST", body: "we are on it" });
   try {
     await task.credential("crm:export@customers");
     console.log("may export");

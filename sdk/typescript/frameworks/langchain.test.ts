@@ -1,5 +1,7 @@
 /** LangChain and LangGraph with a model that says what a test wrote. */
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { ToolMessage } from "@langchain/core/messages";
 import { Command, interrupt, MemorySaver } from "@langchain/langgraph";
@@ -158,6 +160,59 @@ describe("LangChain", () => {
     assert.equal(calls, 1);
   });
 
+  it("does not run a tool that somebody refused, whatever policy says by then", async () => {
+    const rules = "policies/20-grants.cedar";
+    const before = await readFile(join(world.folder, rules), "utf8");
+    const guard = dayfly(broker, LANGCHAIN, OPTIONS);
+    let calls = 0;
+    const asking = tool(() => `sure: ${String(interrupt("sure?"))}`, { name: "plain", description: "Asks by itself", schema: nothing });
+    const exporting = tool(
+      () => {
+        calls += 1;
+        return "exported";
+      },
+      { name: "export_customers", description: "Exports", schema: nothing },
+    );
+    const agent = createAgent({ model: scripted(["export_customers", {}], ["plain", {}]), tools: [exporting, asking], middleware: [guard.middleware], checkpointer: new MemorySaver() });
+    const config = { configurable: { thread_id: "refused" } };
+    const handle = guard.handleOf(await guard.invoke(agent, input, config));
+    assert.ok(handle !== undefined);
+    try {
+      await world.rule(rules, (text) => text.replace('@approval("data-steward")\n', ""));
+      const second = await guard.invoke(agent, new Command({ resume: false }), config, { resume: handle });
+      assert.match(told(second), /not done: somebody refused it/);
+      assert.equal(calls, 0);
+      // A no to a question of the tool's own is the tool's.
+      const third = await guard.invoke(agent, new Command({ resume: false }), config, { resume: guard.handleOf(second) });
+      assert.match(told(third), /sure: false/);
+      assert.equal((await world.task(handle.task)).outcome, "completed");
+    } finally {
+      await world.rule(rules, () => before);
+    }
+    // Where policy still waits, a no is heard as well.
+    const again = { configurable: { thread_id: "refused again" } };
+    const first = await guard.invoke(agent, input, again);
+    const last = await guard.invoke(agent, new Command({ resume: false }), again, { resume: guard.handleOf(first) });
+    assert.match(told(last), /not done: somebody refused it/);
+    assert.equal(calls, 0);
+  });
+
+  it("gives the handle of a stream that was interrupted, by its chunk", async () => {
+    const guard = dayfly(broker, LANGCHAIN, OPTIONS);
+    const agent = createAgent({ model: scripted(["export_customers", {}]), tools: toolsFor({ task: "", token: "", outside: [] }), middleware: [guard.middleware], checkpointer: new MemorySaver() });
+    for (const streamMode of ["updates", ["updates", "messages"]] as const) {
+      const config = { configurable: { thread_id: String(streamMode) }, streamMode } as object;
+      const chunks: object[] = [];
+      for await (const chunk of guard.stream(agent, input, config)) chunks.push(chunk as object);
+      const [handle, ...more] = chunks.map((chunk) => guard.handleOf(chunk)).filter((each) => each !== undefined);
+      assert.ok(handle !== undefined);
+      assert.deepEqual(more, []);
+      assert.equal((await world.task(handle.task)).state, "suspended");
+      const result = await guard.invoke(agent, new Command({ resume: false }), { configurable: { thread_id: String(streamMode) } }, { resume: handle });
+      assert.match(told(result), /refused it/);
+    }
+  });
+
   it("is interrupted where somebody has to approve, and goes on with the same task", async () => {
     const witness: Witness = { task: "", token: "", outside: [] };
     const guard = dayfly(broker, LANGCHAIN, OPTIONS);
@@ -187,6 +242,19 @@ describe("LangChain", () => {
     await world.rule("policies/20-grants.cedar", (text) => text.replace('@approval("data-steward")\n', ""));
     const last = await guard.invoke(agent, new Command({ resume: true }), again, { resume: suspended });
     assert.match(told(last), /export with crm/);
+  });
+
+  it("opens a task of its own within that of another broker", async () => {
+    const witness: Witness = { task: "", token: "", outside: [] };
+    const other = world.as("report-bot");
+    const guard = dayfly(broker, LANGCHAIN, { ...OPTIONS, scope: "crm:read@customers/42" });
+    await other.withTask({ purpose: "plan", scope: "crm:read@customers" }, async () => {
+      const agent = createAgent({ model: scripted(["read_customer", { id: 42 }]), tools: toolsFor(witness), middleware: [guard.middleware] });
+      await guard.invoke(agent, input);
+    });
+    const { json } = await world.api("support-bot", "GET", `/v1/tasks/${witness.task}`);
+    assert.deepEqual([json["agent"], json["parent"] ?? undefined, json["outcome"]], ["support-bot", undefined, "completed"]);
+    other.close();
   });
 
   it("gives a sub-agent a part of the task, or nothing", async () => {

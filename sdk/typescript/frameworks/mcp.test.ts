@@ -195,6 +195,33 @@ describe("an auth provider of version 2", () => {
     });
   });
 
+  it("gives back what was refused, and not what another task has on the same connection", async () => {
+    const provider = mcpAuth(at(v2), ACCESS);
+    const [one, two] = await Promise.all(["one", "two"].map(async (purpose) => await broker.openTask({ purpose, scope: ACCESS })));
+    assert.ok(one !== undefined && two !== undefined);
+    let [refused, good]: (string | undefined)[] = [];
+    let go = (): void => undefined;
+    const given = new Promise<void>((resolve) => (go = resolve));
+    await Promise.all([
+      one.run(async (task) => {
+        refused = await provider.token();
+        const before = await task.credential(ACCESS);
+        await given;
+        await provider.onUnauthorized();
+        await until(async () => (await world.live(task.id)).every(({ id }) => id !== before.leaseId));
+        assert.notEqual(await provider.token(), refused);
+      }),
+      two.run(async (task) => {
+        good = await provider.token();
+        const before = await task.credential(ACCESS);
+        go();
+        await one.ended;
+        assert.deepEqual((await world.live(task.id)).map(({ id }) => id), [before.leaseId]);
+        assert.equal(await provider.token(), good);
+      }),
+    ]);
+  });
+
   it("gives no token for a server that is not the tool's", async () => {
     await broker.withTask({ purpose: "stray", scope: ACCESS }, async () => {
       await assert.rejects(mcpAuth("https://mcp.example.net/mcp", ACCESS).token(), OriginRefused);

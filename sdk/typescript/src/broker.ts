@@ -4,13 +4,13 @@ import { randomUUID } from "node:crypto";
 import { inspect } from "node:util";
 import { formatAccess, parseScope, type Access, type AccessLike } from "./access.js";
 import { currentTask } from "./ambient.js";
-import type { BoundedBy, Duration, TaskAnswer, VerdictsAnswer } from "./api.js";
+import { readTask, readVerdicts, type BoundedBy, type Duration } from "./api.js";
 import type { Credential } from "./credential.js";
 import { InvalidRequest, TaskEnded, TaskSuspended } from "./errors.js";
 import { evidenceSource, findEvidence, type EvidenceLike } from "./evidence.js";
 import { Heart } from "./heart.js";
 import { Secret } from "./secret.js";
-import { adopt, openingOf, pathOf, Task, type Surroundings, type TaskHandle, type TaskOptions } from "./task.js";
+import { adopt, demandOptions, openingOf, pathOf, Task, type Surroundings, type TaskHandle, type TaskOptions } from "./task.js";
 import { parseAddress, Transport } from "./transport.js";
 
 /** How a broker is reached. Nothing is needed where the environment says it. */
@@ -92,12 +92,12 @@ export class Broker {
 
   /** Opens a task: `await using task = await broker.openTask({ … })`. */
   async openTask(options: TaskOptions): Promise<Task> {
-    const { signal } = options;
+    const { signal } = demandOptions(options);
     const json = openingOf(options, parseScope(options.scope));
     signal?.throwIfAborted();
     const { transport } = this.#surroundings;
     const opening = transport.call({ method: "POST", path: "/v1/tasks", json, idempotencyKey: randomUUID() });
-    return await adopt(opening as Promise<TaskAnswer>, signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel));
+    return await adopt(opening, signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel));
   }
 
   /** Takes up a task that another agent handed on: the one with this id, or the one that `DAYFLY_TASK` names. */
@@ -106,7 +106,7 @@ export class Broker {
     if (id === undefined) throw new InvalidRequest("name the task, or set DAYFLY_TASK");
     const path = pathOf(id);
     options.signal?.throwIfAborted();
-    const answer = (await this.#surroundings.transport.call({ method: "GET", path, signal: options.signal })) as TaskAnswer;
+    const answer = readTask(await this.#surroundings.transport.call({ method: "GET", path, signal: options.signal }));
     if (answer.state === "ended") throw new TaskEnded(answer.outcome ?? undefined);
     if (answer.state === "suspended") throw new TaskSuspended();
     return new Task(this.#surroundings, answer, options.signal);
@@ -119,10 +119,10 @@ export class Broker {
     const path = `${pathOf(task)}/resume`;
     try {
       const resuming = this.#surroundings.transport.call({ method: "POST", path });
-      return await adopt(resuming as Promise<TaskAnswer>, options.signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel));
+      return await adopt(resuming, options.signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel));
     } catch (error) {
       if ((error as { slug?: unknown }).slug !== "task-not-open") throw error;
-      const answer = (await this.#surroundings.transport.call({ method: "GET", path: pathOf(task) })) as TaskAnswer;
+      const answer = readTask(await this.#surroundings.transport.call({ method: "GET", path: pathOf(task) }));
       throw answer.state === "ended" ? new TaskEnded(answer.outcome ?? undefined) : error;
     }
   }
@@ -131,7 +131,7 @@ export class Broker {
   async decide(purpose: string, accesses: AccessLike | readonly AccessLike[], options: DecideOptions = {}): Promise<Verdict[]> {
     const json = openingOf({ purpose, heartbeat: null, onBehalfOf: options.onBehalfOf, ttl: options.ttl }, parseScope(accesses));
     const { transport } = this.#surroundings;
-    const answer = (await transport.call({ method: "POST", path: "/v1/decisions", json, signal: options.signal })) as VerdictsAnswer;
+    const answer = readVerdicts(await transport.call({ method: "POST", path: "/v1/decisions", json, signal: options.signal }));
     return answer.verdicts.map((verdict) => ({
       access: verdict.access,
       permitted: verdict.permitted,
@@ -161,12 +161,17 @@ export class Broker {
     return async (...args) => {
       const wanted = typeof access === "function" ? access(...args) : access;
       const task = currentTask();
-      if (task?.belongsTo(this.#surroundings) !== true) {
+      if (task === undefined || !this.owns(task)) {
         const text = typeof wanted === "string" ? wanted : formatAccess(wanted);
         throw new InvalidRequest(`${text} is asked for outside of a task of this broker: call this within broker.withTask()`);
       }
       return await fn(await task.credential(wanted), ...args);
     };
+  }
+
+  /** Whether a task is one of this broker. @internal */
+  owns(task: Task): boolean {
+    return task.belongsTo(this.#surroundings);
   }
 
   /** Stops heartbeats and closes connections. Tasks that are open are not ended by it. */
@@ -179,6 +184,11 @@ export class Broker {
   // eslint-disable-next-line @typescript-eslint/require-await -- the protocol takes a promise
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
+  }
+
+  /** Its address. */
+  toString(): string {
+    return this[inspect.custom]();
   }
 
   /** Its address. */

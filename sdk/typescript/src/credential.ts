@@ -1,7 +1,8 @@
 /** A credential: what is known about it, and the secret parts of it as {@link Secret}s. */
 import { inspect, type InspectOptions } from "node:util";
-import type { BoundedBy, CredentialAnswer, IssuedAnswer, Revocation } from "./api.js";
-import { DayflyError, InvalidRequest } from "./errors.js";
+import { formatAccess } from "./access.js";
+import { readIssued, type BoundedBy, type CredentialAnswer, type IssuedAnswer, type Revocation } from "./api.js";
+import { BrokerUnavailable, InvalidRequest } from "./errors.js";
 import { Secret } from "./secret.js";
 
 /** What a credential consists of. */
@@ -72,11 +73,12 @@ export class Credential {
   }
 
   /** From an answer; a renewal may leave the credential out, and then `before` lives on. @internal */
-  static from(answer: IssuedAnswer, before?: Credential): Credential {
+  static from(answer: unknown, before?: Credential): Credential {
+    const issued = readIssued(answer);
     const kept = before === undefined ? undefined : before.#parts;
-    const parts = answer.credential == null ? kept : wrap(answer.credential);
-    if (parts === undefined) throw new DayflyError("the broker's answer holds no credential");
-    return new Credential(answer, parts);
+    const parts = issued.credential == null ? kept : wrap(issued.credential);
+    if (parts === undefined) throw new BrokerUnavailable("the broker's answer holds no credential", undefined, { retryable: false });
+    return new Credential(issued, parts);
   }
 
   /** What it consists of. */
@@ -147,6 +149,11 @@ export class Credential {
     return this.#as("fields").fields;
   }
 
+  /** What it opens, and its lease. */
+  toString(): string {
+    return `Credential ${formatAccess(this)} (${this.leaseId})`;
+  }
+
   /** What is known about it, without a secret. */
   toJSON(): Record<string, unknown> {
     const { leaseId, tool, actions, resources, kind, granted, boundedBy, revocation, decision, origins } = this;
@@ -189,6 +196,6 @@ function wrap(answer: CredentialAnswer): Parts {
       return { kind: answer.type, fields: Object.freeze(Object.fromEntries(fields)) };
     }
     default:
-      throw new DayflyError("the credential is of a kind that this version does not know");
+      throw new BrokerUnavailable("the credential is of a kind that this version does not know", undefined, { retryable: false });
   }
 }

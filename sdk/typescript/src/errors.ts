@@ -144,7 +144,7 @@ export class BrokerUnavailable extends DayflyError {
   readonly retryAfter: number | undefined;
 
   constructor(detail: string, retryAfter: number | undefined, context: ErrorContext = {}) {
-    super(detail, { ...context, retryable: true });
+    super(detail, { ...context, retryable: context.retryable ?? true });
     this.retryAfter = retryAfter;
   }
 }

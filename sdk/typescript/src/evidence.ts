@@ -6,7 +6,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { AttestationFailed } from "./errors.js";
+import { AttestationFailed, InvalidRequest } from "./errors.js";
 import { Secret } from "./secret.js";
 import { eitherSignal, headerValue, isLoopback, NoAnswer, orAborted, Wire } from "./wire.js";
 import { fetchJwtSvid } from "./workload-api.js";
@@ -41,6 +41,8 @@ const PATIENCE = 10_000;
 export const evidence = {
   /** A file, read anew for each request. */
   file(path: string): EvidenceSource {
+    // A path is named in errors.
+    if (isToken(path)) throw new InvalidRequest("this is a token, and no path: give the path of a file, a function, or `evidence.token(…)`");
     return {
       name: path,
       async token() {
@@ -99,7 +101,10 @@ export interface Surroundings {
 /** The first source that there is here. Throws {@link AttestationFailed} with all that was looked at. */
 export function findEvidence({ env, broker }: Surroundings): EvidenceSource {
   const { DAYFLY_EVIDENCE_FILE: file, DAYFLY_EVIDENCE: token, SPIFFE_ENDPOINT_SOCKET: socket } = env;
-  if (isGiven(file)) return evidence.file(file);
+  if (isGiven(file)) {
+    if (isToken(file)) throw new AttestationFailed("DAYFLY_EVIDENCE_FILE holds a token, and no path: put it into DAYFLY_EVIDENCE");
+    return evidence.file(file);
+  }
   if (isGiven(token)) return evidence.token(token, "DAYFLY_EVIDENCE");
   if (isGiven(socket)) return evidence.spiffe(socket);
   if (existsSync(KUBERNETES)) return evidence.file(KUBERNETES);
@@ -201,6 +206,17 @@ function times(token: string): { iat?: number; exp?: number } {
     return { ...(typeof iat === "number" ? { iat } : {}), ...(typeof exp === "number" ? { exp } : {}) };
   } catch {
     return {};
+  }
+}
+
+/** Whether a text is a JWT by its looks: its first part is the header, a JSON object. */
+function isToken(text: string): boolean {
+  const [header = "", ...rest] = text.trim().split(".");
+  if (rest.length < 2 || ![header, ...rest].every((part) => /^[\w-]*$/.test(part))) return false;
+  try {
+    return typeof JSON.parse(Buffer.from(header, "base64url").toString("utf8")) === "object";
+  } catch {
+    return false;
   }
 }
 

@@ -6,7 +6,7 @@ import "./dispose.js";
 import { randomUUID } from "node:crypto";
 import { demandWithin, formatAccess, parseAccess, parseScope, type Access, type AccessLike, type ParsedAccess } from "./access.js";
 import { withAmbient } from "./ambient.js";
-import type { Duration, EndedTaskAnswer, IssuedAnswer, LeaseAnswer, Outcome, TaskAnswer } from "./api.js";
+import { readEnded, readTask, type Duration, type LeaseAnswer, type Outcome, type TaskAnswer } from "./api.js";
 import { CredentialCache, type Minting } from "./cache.js";
 import { Credential } from "./credential.js";
 import { BrokerUnavailable, DayflyError, InvalidRequest, NotFound, TaskEnded, TaskSuspended } from "./errors.js";
@@ -310,14 +310,14 @@ export class Task {
   async delegate(options: DelegateOptions & { readonly agent: string }): Promise<Handover>;
   async delegate(options: DelegateOptions): Promise<Task | Handover>;
   async delegate(options: DelegateOptions): Promise<Task | Handover> {
-    const { agent, signal } = options;
+    const { agent, signal } = demandOptions(options);
     const scope = parseScope(options.scope);
     for (const access of scope) demandWithin(this.scope, access);
     const heartbeat = options.heartbeat === undefined && agent !== undefined ? null : options.heartbeat;
     const json = { ...openingOf({ ...options, heartbeat }, scope), ...(agent === undefined ? {} : { agent }) };
     const opening = this.#call({ method: "POST", path: `${this.#path}/tasks`, json, idempotencyKey: randomUUID() });
-    if (agent !== undefined) return new Handover(this.#surroundings, (await opening) as TaskAnswer);
-    return await adopt(opening as Promise<TaskAnswer>, signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel, this.signal));
+    if (agent !== undefined) return new Handover(this.#surroundings, readTask(await opening));
+    return await adopt(opening, signal, (answer, cancel) => new Task(this.#surroundings, answer, cancel, this.signal));
   }
 
   /** Opens a task of one's own for a part of this one, and runs `body` in it. */
@@ -331,6 +331,11 @@ export class Task {
    */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.leave("completed");
+  }
+
+  /** Its id and how it stands. */
+  toString(): string {
+    return `Task ${this.id} (${this.state})`;
   }
 
   /** What is known about it. */
@@ -368,13 +373,13 @@ export class Task {
         const json = { ...access, ...life };
         const path = `${this.#path}/credentials`;
         const answer = await this.#call({ method: "POST", path, json, idempotencyKey: randomUUID() });
-        return this.#usable(Credential.from(answer as IssuedAnswer));
+        return this.#usable(Credential.from(answer));
       },
       renew: async (credential) => {
         try {
           const path = `/v1/leases/${encodeURIComponent(credential.leaseId)}/renew`;
           const answer = await this.#surroundings.transport.call({ method: "POST", path, json: life });
-          const renewed = this.#usable(Credential.from(answer as IssuedAnswer, credential));
+          const renewed = this.#usable(Credential.from(answer, credential));
           return renewed.expiresAt < credential.expiresAt ? undefined : renewed;
         } catch (error) {
           const over = error instanceof NotFound || (error instanceof DayflyError && AGAIN_BY_ISSUE.has(error.slug ?? ""));
@@ -424,7 +429,7 @@ export class Task {
     let answer: TaskAnswer | undefined;
     if (!gone) {
       try {
-        answer = (await this.#surroundings.transport.call({ method: "GET", path: this.#path })) as TaskAnswer;
+        answer = readTask(await this.#surroundings.transport.call({ method: "GET", path: this.#path }));
       } catch (other) {
         // It is not open; how it stands cannot be asked now.
         if (!(other instanceof NotFound)) return error;
@@ -473,7 +478,7 @@ export class Task {
   async #afterDeadline(): Promise<void> {
     let answer: TaskAnswer | undefined;
     try {
-      answer = (await this.#surroundings.transport.call({ method: "GET", path: this.#path, retry: false })) as TaskAnswer;
+      answer = readTask(await this.#surroundings.transport.call({ method: "GET", path: this.#path, retry: false }));
     } catch {
       answer = undefined;
     }
@@ -545,6 +550,19 @@ export class Task {
 /** Problems of a renewal after which a new credential can be asked for. */
 const AGAIN_BY_ISSUE = new Set(["not-renewable", "lease-not-open"]);
 
+/** The options of a task, where they are such. Throws {@link InvalidRequest} where they are not. @internal */
+export function demandOptions<O extends TaskOptions>(options: O): O {
+  const given: unknown = options;
+  const { purpose, scope } = (given ?? {}) as { readonly purpose?: unknown; readonly scope?: unknown };
+  if (typeof purpose !== "string" || purpose.trim() === "") {
+    throw new InvalidRequest('say why, in 1 to 512 characters: { purpose: "answer ticket 4711", scope: "crm:read" }', "/purpose");
+  }
+  if (scope === undefined || scope === null) {
+    throw new InvalidRequest('say what for at most: { purpose: "answer ticket 4711", scope: "crm:read" }', "/scope");
+  }
+  return options;
+}
+
 /** The body that opens a task. @internal */
 export function openingOf(options: Omit<TaskOptions, "scope">, scope: readonly ParsedAccess[]): Record<string, unknown> {
   const heartbeat = options.heartbeat === undefined ? "30s" : options.heartbeat;
@@ -562,11 +580,11 @@ export function openingOf(options: Omit<TaskOptions, "scope">, scope: readonly P
  * that may have been opened all the same is cancelled when the answer comes. @internal
  */
 export async function adopt(
-  opening: Promise<TaskAnswer>,
+  opening: Promise<unknown>,
   signal: AbortSignal | undefined,
   make: (answer: TaskAnswer, cancel: AbortSignal | undefined) => Task,
 ): Promise<Task> {
-  const task = opening.then((answer) => make(answer, signal));
+  const task = opening.then((answer) => make(readTask(answer), signal));
   return await orAborted(task, signal);
 }
 
@@ -578,7 +596,7 @@ export function pathOf(id: string): string {
 
 async function finish(transport: Transport, id: string, outcome: Outcome): Promise<EndedTask> {
   const path = `${pathOf(id)}/complete?wait=${PROOFS}s`;
-  const answer = (await transport.call({ method: "POST", path, json: { outcome }, timeout: EXIT })) as EndedTaskAnswer;
+  const answer = readEnded(await transport.call({ method: "POST", path, json: { outcome }, timeout: EXIT }));
   return { outcome: answer.task.outcome ?? undefined, settled: answer.settled, leases: answer.leases.map(endedLease) };
 }
 

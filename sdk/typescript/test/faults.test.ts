@@ -249,6 +249,34 @@ describe("a broker", () => {
     slow.close();
   });
 
+  it("that answers something else with 200 is BrokerUnavailable, and is not asked again", async () => {
+    const answers = ["null", "[]", '"ok"', "{}", '{"id":"tsk_1","scope":[{}]}', '{"lease":{"id":1},"credential":{"type":"bearer_token"}}', '{"verdicts":[{}]}'];
+    for (const body of answers) {
+      const task = await broker.openTask({ ...TASK, heartbeat: null });
+      const part = { purpose: "part", scope: ACCESS } as const;
+      const calls: [string, () => Promise<unknown>][] = [
+        ["open", async () => await broker.openTask(TASK)],
+        ["join", async () => await broker.join(task.id)],
+        ["resume", async () => await broker.resume({ v: 1, broker: broker.address, task: task.id })],
+        ["credential", async () => await task.credential(ACCESS, { cache: false })],
+        ["delegate", async () => await task.delegate(part)],
+        ["hand over", async () => await task.delegate({ ...part, agent: "report-bot" })],
+        ["decide", async () => await broker.decide("look", ACCESS)],
+        ["complete", async () => await task.complete()],
+      ];
+      for (const [name, call] of calls) {
+        gate.seen.length = 0;
+        gate.always = { status: 200, headers: { "content-type": "application/json" }, body };
+        const error = await failure(call());
+        gate.always = "pass";
+        assert.ok(error instanceof BrokerUnavailable, `${name} with ${body}: ${String(error)}`);
+        assert.equal(error.retryable, false);
+        assert.equal(gate.seen.length, 1);
+      }
+      await task.complete();
+    }
+  });
+
   it("that restarts is found again, and the task goes on", async () => {
     const task = await broker.openTask({ ...TASK, heartbeat: 60 });
     const first = await task.credential(ACCESS, { cache: false });

@@ -85,7 +85,7 @@ describe("the package", () => {
   });
 
   it("runs its example of an agent", async () => {
-    const env = { ...process.env, DAYFLY_BROKER: world.broker, DAYFLY_EVIDENCE_FILE: world.evidence("support-bot"), CRM: world.crm };
+    const env = { ...process.env, DAYFLY_BROKER: world.broker, DAYFLY_EVIDENCE_FILE: world.evidence("support-bot") };
     const { stdout } = await run(process.execPath, [join(PACKAGE, "build/examples/agent.js")], { env });
     assert.match(stdout, /read {.*Harbour Books/);
     const [, handle = ""] = /waits for data-steward; go on with: (.*)/.exec(stdout) ?? [];

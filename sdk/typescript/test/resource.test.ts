@@ -177,6 +177,33 @@ describe("a verifier", () => {
     await gate.stop();
   });
 
+  it("reads the keys soon again where they could not be read when they were due", async () => {
+    const gate = await Gate.before(world.broker);
+    const real = performance.now.bind(performance);
+    let later = 0;
+    mock.method(performance, "now", () => real() + later);
+    try {
+      await using verifier = follow({ address: gate.address, onError: () => undefined });
+      await verifier.ready();
+      let failed = 0;
+      gate.answer = ({ path }) => (path.endsWith("jwks.json") && (failed += 1) === 1 ? { status: 500 } : undefined);
+      later = 300_001;
+      await until(() => failed >= 2);
+    } finally {
+      mock.restoreAll();
+      await gate.stop();
+    }
+  });
+
+  it("warns the process where nobody listens to its errors", async () => {
+    const warned = new Promise<Error>((resolve) => process.once("warning", resolve));
+    await using verifier = follow({ address: "http://127.0.0.1:9" });
+    const warning = await warned;
+    assert.equal(warning.name, "DayflyWarning");
+    assert.match(warning.message, /cannot be read: ECONNREFUSED/);
+    assert.equal(verifier.asOf, undefined);
+  });
+
   it("says so when it may not read the feed, or is asked for nonsense", async () => {
     const failures: Error[] = [];
     const verifier = follow({ evidence: world.evidence("support-bot"), onError: (error) => failures.push(error) });

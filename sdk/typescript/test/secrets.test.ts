@@ -8,6 +8,7 @@ import { AttestationFailed, Broker, DayflyError, InvalidRequest, OriginRefused, 
 // Other kinds than the broker mints here are made of what it would answer.
 import { Credential } from "#dist/credential.js";
 import type { CredentialAnswer, IssuedAnswer } from "#dist/api.js";
+import { findEvidence } from "#dist/evidence.js";
 import { Gate, World } from "./world.js";
 
 const ACCESS = "crm:read@customers/42";
@@ -81,6 +82,9 @@ describe("a credential", () => {
     for (const value of [credential, task, broker, { credential, task }, [credential.token]]) {
       assertHidden(value, token, token.split(".")[2] ?? "");
     }
+    assert.equal(String(credential), `Credential ${ACCESS} (${credential.leaseId})`);
+    assert.equal(String(task), `Task ${task.id} (open)`);
+    assert.match(String(broker), /^Broker { address: 'http/);
     assert.match(inspect(credential), /Credential {.*tool: 'crm'.*<redacted>/s);
     assert.equal((JSON.parse(JSON.stringify(credential)) as { tool: string }).tool, "crm");
     assert.equal((JSON.parse(JSON.stringify(task)) as { id: string }).id, task.id);
@@ -156,6 +160,9 @@ describe("an error", () => {
     await collect(task.credential(ACCESS));
     assert.ok(errors.some((error) => error instanceof OriginRefused));
     assert.equal(errors.filter((error) => error instanceof AttestationFailed).length, 3);
+    const whole = `${evidence}\n`;
+    assert.throws(() => new Broker({ address: world.broker, evidence: whole }), (error) => errors.push(error) > 0 && error instanceof InvalidRequest);
+    assert.throws(() => findEvidence({ env: { DAYFLY_EVIDENCE_FILE: evidence }, broker: new URL(world.broker) }), (error) => errors.push(error) > 0 && error instanceof AttestationFailed);
     for (const error of errors) {
       assert.ok(error instanceof Error);
       assertHidden(error, mark, token, sent);

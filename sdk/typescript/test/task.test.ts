@@ -15,6 +15,7 @@ import {
   currentTask,
   type Broker,
   type Task,
+  type TaskOptions,
 } from "@dayfly/client";
 import { World } from "./world.js";
 
@@ -65,6 +66,14 @@ describe("a task", () => {
     assert.deepEqual(await world.live(id), []);
     const { state, outcome } = await world.task(id);
     assert.deepEqual([state, outcome], ["ended", "completed"]);
+  });
+
+  it("says what is wrong with its options before anything is asked", async () => {
+    const wrong: unknown[] = [undefined, "answer a ticket", {}, { purpose: "", scope: SCOPE }, { purpose: "look" }, { purpose: 7, scope: SCOPE }];
+    for (const options of wrong) {
+      await assert.rejects(broker.openTask(options as TaskOptions), InvalidRequest);
+      await assert.rejects(broker.withTask(options as TaskOptions, () => 1), InvalidRequest);
+    }
   });
 
   it("ends as failed when its body throws, and throws what the body threw", async () => {

@@ -33,7 +33,7 @@ export interface RunOptions extends Omit<TaskOptions, "signal"> {
 /** The longest purpose. */
 const LONGEST = 512;
 
-/** The task of a run: the one that is resumed, a part of the ambient one, or one of its own. */
+/** The task of a run: the one that is resumed, a part of the ambient one of this broker, or one of its own. */
 export async function openRun(
   broker: Broker,
   options: RunOptions,
@@ -42,7 +42,8 @@ export async function openRun(
   if (resume !== undefined) return await broker.resume(resume, { signal });
   const { purpose, scope, ttl, heartbeat } = options;
   const above = currentTask();
-  if (above !== undefined) return await above.delegate({ purpose, scope, ttl, heartbeat, signal });
+  // One of another broker is none that this one knows.
+  if (above !== undefined && broker.owns(above)) return await above.delegate({ purpose, scope, ttl, heartbeat, signal });
   return await broker.openTask({ ...options, signal });
 }
 

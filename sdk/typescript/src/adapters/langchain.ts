@@ -26,6 +26,7 @@ export interface LangChain {
 /** As much of a request as is used. */
 interface ToolCallRequestLike {
   readonly toolCall: { readonly name: string; readonly args: Record<string, unknown>; readonly id?: string };
+  readonly runtime?: unknown;
 }
 
 /** The middleware, for `createAgent({ middleware: [dayfly.middleware] })`. */
@@ -56,6 +57,8 @@ export interface ApprovalRequest {
   readonly type: "dayfly_approval";
   /** The name of the tool call. */
   readonly tool: string;
+  /** The id of the tool call. */
+  readonly call: string | undefined;
   /** What is asked for, such as `crm:export@customers`. */
   readonly access: string;
   /** The role of whoever may approve. */
@@ -71,7 +74,10 @@ export interface Dayfly {
   invoke<A extends RunnableLike>(agent: A, input: Parameters<A["invoke"]>[0], config?: Parameters<A["invoke"]>[1], extras?: RunExtras): Promise<Awaited<ReturnType<A["invoke"]>>>;
   /** `agent.stream(input, config)` in a task that ends when the stream does, or when it is left. */
   stream<A extends RunnableLike & Required<Pick<RunnableLike, "stream">>>(agent: A, input: Parameters<A["stream"]>[0], config?: Parameters<A["stream"]>[1], extras?: RunExtras): AsyncGenerator<unknown, void, undefined>;
-  /** The task of a run that was interrupted, by what `invoke` gave. It holds no secret. */
+  /**
+   * The task of a run that was interrupted, by what `invoke` gave; or, once the stream is over, by the chunk of it that has
+   * the interrupt. It holds no secret.
+   */
   handleOf(result: object): TaskHandle | undefined;
 }
 
@@ -101,11 +107,14 @@ export function dayfly(broker: Broker, langchain: LangChain, options: RunOptions
       if (task === undefined) return await withoutAmbient(call);
       const attempt = async (): Promise<unknown> => await callTool(task, options, name, args, async () => await running.exit(call));
       // A refusal is the answer of the tool, so that the model knows; everything else fails the run.
+      const answer = (content: string): object => new langchain.ToolMessage({ content, name, tool_call_id: id ?? "", status: "error" });
       const told = (error: unknown): object => {
         const content = refusalOf(error);
         if (content === undefined) throw error;
-        return new langchain.ToolMessage({ content, name, tool_call_id: id ?? "", status: "error" });
+        return answer(content);
       };
+      const refused = interrupt === undefined ? undefined : await refusedBefore(request, interrupt);
+      if (refused !== undefined) return answer(`not done: somebody refused it, and ${refused.reason}`);
       try {
         return await attempt();
       } catch (error) {
@@ -113,15 +122,16 @@ export function dayfly(broker: Broker, langchain: LangChain, options: RunOptions
         const access = accessOf(options, name, args);
         const { approval, reason, decision } = error;
         // Throws the first time. Once the graph is resumed it returns, and the broker is asked again.
-        interrupt({
+        const said = interrupt({
           type: "dayfly_approval",
           tool: name,
+          call: id,
           access: access === undefined ? name : formatAccess(parseAccess(access)),
           approval,
           reason,
           decision,
         });
-        return await attempt().catch(told);
+        return said === false ? answer(`not done: somebody refused it, and ${reason}`) : await attempt().catch(told);
       }
     },
   };
@@ -144,7 +154,8 @@ export function dayfly(broker: Broker, langchain: LangChain, options: RunOptions
     async *stream(agent, input, config, extras = {}) {
       const run = await open(config, extras);
       const { task } = run;
-      let [outcome, interrupted]: ["completed" | "failed" | "cancelled", boolean] = ["cancelled", false];
+      let outcome: "completed" | "failed" | "cancelled" = "cancelled";
+      const interrupted: object[] = [];
       const inside = async <T>(step: () => Promise<T>): Promise<T> => await withoutAmbient(async () => await running.run(task, step));
       try {
         const chunks = (await inside(async (): Promise<AsyncIterable<unknown>> => await agent.stream(input, run.config)))[Symbol.asyncIterator]();
@@ -152,7 +163,7 @@ export function dayfly(broker: Broker, langchain: LangChain, options: RunOptions
           for (;;) {
             const step = await inside(async () => await chunks.next());
             if (step.done === true) break;
-            interrupted ||= isInterrupted(step.value);
+            if (isInterrupted(step.value)) interrupted.push(step.value);
             yield step.value;
           }
           outcome = "completed";
@@ -164,13 +175,58 @@ export function dayfly(broker: Broker, langchain: LangChain, options: RunOptions
         throw error;
       } finally {
         run.done();
-        if (interrupted && outcome === "completed" && task.state === "open") await task.suspend();
-        else await endRun(task, outcome);
+        if (interrupted.length > 0 && outcome === "completed" && task.state === "open") {
+          const handle = await task.suspend();
+          for (const chunk of interrupted) handles.set(chunk, handle);
+        } else {
+          await endRun(task, outcome);
+        }
       }
     },
   };
 }
 
+/** Whether a result or a chunk has an interrupt; with several stream modes a chunk is a list that ends with it. */
 function isInterrupted(value: unknown): value is object {
-  return typeof value === "object" && value !== null && "__interrupt__" in value;
+  const state: unknown = Array.isArray(value) ? value.at(-1) : value;
+  return typeof state === "object" && state !== null && "__interrupt__" in state;
+}
+
+/** As much of what LangGraph knows about a step as is used. */
+interface Step {
+  readonly thread_id?: unknown;
+  readonly checkpoint_ns?: string;
+  readonly checkpoint_map?: Readonly<Record<string, string>>;
+  readonly __pregel_task_id?: string;
+  readonly __pregel_scratchpad?: { readonly resume: readonly unknown[]; readonly nullResume?: unknown };
+  readonly __pregel_checkpointer?: {
+    getTuple(config: object): Promise<{ readonly pendingWrites?: readonly (readonly [task: string, channel: string, value: unknown])[] } | undefined>;
+  };
+}
+
+/**
+ * Our own question about this call, where somebody answered it with a no. A step that was interrupted begins from its top,
+ * and the tool must not be called to find out what the question was: policy may permit it by now. What was asked is in
+ * the checkpoint.
+ */
+async function refusedBefore(request: ToolCallRequestLike, interrupt: (value: ApprovalRequest) => unknown): Promise<ApprovalRequest | undefined> {
+  const { configurable } = (request.runtime ?? {}) as { readonly configurable?: Step };
+  const { __pregel_scratchpad: pad, __pregel_checkpointer: saver, __pregel_task_id: step } = configurable ?? {};
+  if (pad === undefined || saver === undefined || ![...pad.resume, pad.nullResume].includes(false)) return undefined;
+  const place = configurable?.checkpoint_ns?.split("|").slice(0, -1).join("|") ?? "";
+  const written = configurable?.checkpoint_map?.[place];
+  const where = { thread_id: configurable?.thread_id, checkpoint_ns: place, ...(written === undefined ? {} : { checkpoint_id: written }) };
+  const ours = ((await saver.getTuple({ configurable: where }))?.pendingWrites ?? []).filter(([task]) => task === step);
+  const ofChannel = (name: string): unknown[] => ours.filter(([, channel]) => channel === name).flatMap(([, , value]) => value);
+  // So many questions of this step had an answer when the last one was asked.
+  const before = ofChannel("__resume__").length;
+  if ((before < pad.resume.length ? pad.resume[before] : pad.nullResume) !== false) return undefined;
+  for (const each of ofChannel("__interrupt__")) {
+    const question = (each as { readonly value?: Partial<ApprovalRequest> } | undefined)?.value;
+    if (question?.type !== "dayfly_approval" || question.call !== request.toolCall.id) continue;
+    // Uses the answers up.
+    for (let asked = 0; asked <= before; asked += 1) interrupt(question as ApprovalRequest);
+    return question as ApprovalRequest;
+  }
+  return undefined;
 }

@@ -35,17 +35,20 @@ export interface McpAuthProvider {
 /** The `authProvider` for a server at `url`. {@link mcpFetch} does more: it looks at where each request goes. */
 export function mcpAuth(url: string | URL, access: AccessLike, options: McpClientOptions = {}): McpAuthProvider {
   const server = new URL(url);
-  let last: { readonly task: Task; readonly credential: Credential } | undefined;
+  // Tasks share a connection: what one is refused is not another's.
+  const last = new WeakMap<Task, Credential>();
   return {
     async token() {
       const task = taskOf(options);
       const credential = await task.credential(access, { ttl: options.ttl });
       demandAllowed(credential, server, options.origins);
-      last = { task, credential };
+      last.set(task, credential);
       return credential.token.reveal();
     },
     async onUnauthorized() {
-      if (last !== undefined) await last.task.credential(access, { ttl: options.ttl, instead: last.credential });
+      const task = taskOf(options);
+      const refused = last.get(task);
+      if (refused !== undefined) await task.credential(access, { ttl: options.ttl, instead: refused });
     },
   };
 }

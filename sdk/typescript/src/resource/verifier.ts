@@ -42,7 +42,7 @@ export interface VerifierOptions {
   readonly mostCutoffs?: number | undefined;
   /** Permits plain HTTP to another machine than this one. */
   readonly allowPlainHttp?: boolean | undefined;
-  /** Hears why the keys or the feed cannot be read. No error holds a secret. */
+  /** Hears why the keys or the feed cannot be read. No error holds a secret. Without it there is a warning on the process. */
   readonly onError?: ((error: Error) => void) | undefined;
 }
 
@@ -60,9 +60,11 @@ export class Verifier {
   readonly #ready: Promise<void>;
   #isReady!: () => void;
   #keys: KeySet = [];
-  /** When the keys were last read, or could not be, on the clock that never turns back. */
+  /** When the keys were last read, and when they were last asked for, on the clock that never turns back. */
   #keysAt = Number.NEGATIVE_INFINITY;
+  #keysAskedAt = Number.NEGATIVE_INFINITY;
   #readingKeys: Promise<void> | undefined;
+  #warned: string | undefined;
   /** The state of the broker that the deny list shows, on both clocks: one may be set back, the other may sleep. */
   #asOf: { readonly wall: number; readonly steady: number } | undefined;
 
@@ -236,7 +238,7 @@ export class Verifier {
 
   /** Reads the keys anew because a token names one that is not known, unless they were just read. Answers whether to look again. */
   async #lookForKeys(): Promise<boolean> {
-    if (this.#readingKeys === undefined && performance.now() - this.#keysAt < 10_000) return false;
+    if (this.#readingKeys === undefined && performance.now() - this.#keysAskedAt < 10_000) return false;
     try {
       await this.#readKeys();
       return true;
@@ -266,8 +268,9 @@ export class Verifier {
         const keys = readKeys(answer.body);
         if (keys.length === 0) throw new Error("the broker publishes no key that is understood here");
         this.#keys = keys;
-      } finally {
         this.#keysAt = performance.now();
+      } finally {
+        this.#keysAskedAt = performance.now();
         this.#readingKeys = undefined;
       }
     })();
@@ -275,6 +278,13 @@ export class Verifier {
   }
 
   #report(error: unknown): void {
-    this.#options.onError?.(error instanceof Error ? error : new Error("it failed"));
+    const said = error instanceof Error ? error : new Error("it failed");
+    if (this.#options.onError !== undefined) {
+      this.#options.onError(said);
+    } else if (said.message !== this.#warned) {
+      // Once for what stays the same.
+      this.#warned = said.message;
+      process.emitWarning(`the broker's keys or revocations cannot be read: ${said.message}`, "DayflyWarning");
+    }
   }
 }
