@@ -62,6 +62,8 @@ def test_a_block_opens_a_task_and_its_end_kills_the_credential(world: World) -> 
     assert task.completion is not None
     assert task.completion.settled
     assert [lease.proof for lease in task.completion.leases] == ["denied_at"]
+    assert [(lease.receipt or "").count(".") for lease in task.completion.leases] == [2]
+    assert "receipt" not in repr(task.completion)
     assert task.ended.is_set()
     assert world.get("/customers/42", credential.token.reveal()).status_code == 401
     with pytest.raises(TaskEnded):

@@ -11,7 +11,7 @@ import copy
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _credential
@@ -67,8 +67,8 @@ class EndedLease:
     """``ended``; or ``revoking`` or ``stuck`` where there is no proof yet."""
     proof: str | None
     """How its end is known, such as ``denied_at`` or ``verified_absent``."""
-    receipt: str | None
-    """What the broker states about the end, signed."""
+    receipt: str | None = field(repr=False)
+    """What the broker states about the end, signed. It is long, and not shown."""
 
 
 @dataclass(frozen=True)
