@@ -284,7 +284,7 @@ class Checks:
         assert ports("embedded") == {53, 443, 6443}
         assert ports("redis-sentinel") == {53, 443, 6379, 6443, 26379}
         assert ports("redis-cluster-git") == {53, 22, 6379, 8443}
-        assert ports("providers") == {53, 443, 5432, 6380, 8200, 8443}
+        assert ports("providers") == {53, 443, 4318, 5432, 6380, 8200, 8443}
         rules = self.helm.template("listeners").one("NetworkPolicy")["spec"]["ingress"]
         assert [rule["ports"][0]["port"] for rule in rules] == ["agents", "tools", "operators"]
         assert rules[2]["from"] != rules[0]["from"]
