@@ -2,9 +2,11 @@
 //! `app/`, the only place that names adapters.
 
 pub mod certificate;
+mod client_certificates;
 pub mod identity;
 pub mod journal;
 pub mod ledger;
+mod listeners;
 pub mod mark;
 mod observe;
 pub mod providers;
@@ -19,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +32,6 @@ use crate::broker::{Broker, Parts, Settings, reaper, reconciler};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::entropy::{Entropy, OsEntropy};
-use crate::http::tls::Tls;
 use crate::http::{self, HttpState, Jwks, Limits};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
@@ -46,6 +45,7 @@ use crate::signal::Streams;
 use crate::telemetry;
 
 use self::certificate::ServerCertificate;
+use self::listeners::{Around, Listeners};
 use self::mark::MarkFile;
 use self::observe::Observed;
 
@@ -58,7 +58,8 @@ const NEWEST: u64 = 2000;
 /// A broker that serves.
 pub struct Running {
     broker: Arc<Broker>,
-    address: SocketAddr,
+    /// The first, that of tools, that of operators.
+    addresses: (SocketAddr, Option<SocketAddr>, Option<SocketAddr>),
     stop: CancellationToken,
     tracker: TaskTracker,
     journal: Arc<FileJournal>,
@@ -85,7 +86,6 @@ pub async fn start_on(listener: TcpListener, configuration: &Path) -> anyhow::Re
 async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     // First, so that whatever counts finds where to.
     let metrics = telemetry::init_metrics()?;
-    let address = listener.local_addr()?;
     let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let os_entropy = OsEntropy::new();
@@ -115,19 +115,22 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         move || keys.jwks()
     });
     let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    let certificate = config.server.tls.as_ref();
-    let certificate = certificate.map(|tls| ServerCertificate::open(tls, "server", Arc::clone(&clock)));
-    let certificate = certificate.transpose()?;
-    let tls = certificate.as_ref().map(|held| held.tls()).transpose()?;
     // The keys are served from here on. Connections that were accepted before the rest is there go on with
     // the early routes, which then lead to all of them.
-    let (open, opened) = watch::channel(None);
-    let early = http::early(issuer.clone(), Arc::clone(&jwks), &limits, opened);
-    let (routes, current) = watch::channel(early);
-    spawn_server(&tracker, listener, tls, current, &limits, stop.clone());
+    let svids = config.server.takes_client_certificates();
+    let svids = svids.then(|| identity::svids(&config.identity)).transpose()?;
+    let verifiers = Arc::new(identity::build(&config.identity, svids.clone())?);
     let starting = stop.clone().drop_guard();
+    let around = Around {
+        limits: &limits,
+        clock: &clock,
+        tracker: &tracker,
+        stop: &stop,
+        svids: svids.as_ref(),
+        early: &|open| http::early(issuer.clone(), Arc::clone(&jwks), &limits, open),
+    };
+    let listeners = Listeners::open(&config.server, listener, &around).await?;
     check_providers(&providers).await?;
-    let verifiers = Arc::new(identity::build(&config.identity)?);
     let (streams, polled) = signals::build(&config, clock.now())?;
     let streams = Arc::new(streams);
     let (journal, receipts) = journal::open(&config.journal, &config.server.public_url, &os_entropy)?;
@@ -170,7 +173,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
     broker.catch_up().await?;
     broker.settle_rules().await?;
     tracker.spawn(mark::keep(Arc::clone(&broker), marks, stop.clone()));
-    if let Some(certificate) = &certificate {
+    for certificate in &listeners.certificates {
         tracker.spawn(Arc::clone(certificate).keep(stop.clone()));
     }
     let observed = Observed {
@@ -189,18 +192,16 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         tracker: tracker.clone(),
         stop: stop.clone(),
     };
-    let all = http::router(state, &limits);
-    open.send_replace(Some(all.clone()));
-    drop(routes.send_replace(all));
+    listeners.lead_to(http::routers(state, &limits, listeners.apart()));
     starting.disarm();
     Ok(Running {
         drain: config.server.drain_timeout,
         broker,
-        address,
+        addresses: listeners.addresses(),
         stop,
         tracker,
         journal,
-        certificates: certificate.into_iter().collect(),
+        certificates: listeners.certificates,
         clock,
     })
 }
@@ -217,23 +218,6 @@ async fn newest(journal: &FileJournal) -> anyhow::Result<Vec<String>> {
         from += u64::try_from(page.len())?;
         newest.extend(page);
     }
-}
-
-/// Serves until `stop`. Connections run on the tracker.
-fn spawn_server(
-    tracker: &TaskTracker,
-    listener: TcpListener,
-    tls: Option<Tls>,
-    routes: watch::Receiver<Router>,
-    limits: &Limits,
-    stop: CancellationToken,
-) {
-    let serving = http::serve(listener, tls, routes, limits.clone(), stop, tracker.clone());
-    tracker.spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the server stopped");
-        }
-    });
 }
 
 /// A provider that somebody has to change something for stops the start. One that cannot be reached
@@ -272,7 +256,17 @@ impl Running {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.0
+    }
+
+    /// Where resource servers are served alone.
+    pub fn tools_address(&self) -> Option<SocketAddr> {
+        self.addresses.1
+    }
+
+    /// Where operators are served alone.
+    pub fn operators_address(&self) -> Option<SocketAddr> {
+        self.addresses.2
     }
 
     /// Comes to rest: takes no more requests, finishes those under way, closes the journal. What is

@@ -120,6 +120,13 @@ pub fn parse(file: &str, base: &Path, text: &str) -> Result<Config, Problems> {
 fn config(mut root: Section<'_>, base: Base<'_>) -> Option<Config> {
     let server = server::read(&mut root.section("server"), base);
     let identity = identity::read(&mut root.section("identity"), &server.public_url, base);
+    if server.takes_client_certificates() && identity.trust_domains.is_empty() {
+        root.blame(
+            "server",
+            "certificates of clients are asked for, and no trust domain is configured that could vouch for them",
+            "add an `[[identity.trust_domain]]`, or leave `client_certificates` out",
+        );
+    }
     let registry = registry(&mut root.section("registry"), base);
     let policy = policy(&mut root.section("policy"), base);
     let tasks = tasks::read(&mut root.section("tasks"));
@@ -359,6 +366,15 @@ mod tests {
             (
                 "[server]\nlisten = '0.0.0.0:1'",
                 "`server.public_url`: it is missing",
+            ),
+            (
+                "[server.operators]\nlisten = '0.0.0.0:1'",
+                ":2:1: `server.operators.listen`: other machines can reach 0.0.0.0:1",
+            ),
+            ("[server.tools]", ":1:1: `server.tools.listen`: it is missing"),
+            (
+                "[server]\nlisten = '127.0.0.1:1'\n[server.tools]\nlisten = '127.0.0.1:1'",
+                "`server.tools`: another listener is on 127.0.0.1:1",
             ),
             (
                 "[server.tls]\ncert_file = 'a.pem'",

@@ -26,6 +26,7 @@ mod reader;
 mod reconciliations;
 mod registry;
 mod revocations;
+mod routes;
 mod rules;
 mod serve;
 mod signals;
@@ -49,8 +50,6 @@ use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, ResponseBuilder};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::broker::Broker;
 use crate::broker::complete::LONGEST_WAIT;
@@ -60,6 +59,7 @@ use envelope::{Envelope, RequestIds, envelope};
 use gate::{Gate, gate, panicked};
 use problem::{Kind, MEDIA_TYPE, Problem};
 use public::Readiness;
+use routes::{Bound, Routes, Whom, routes};
 use signals::StreamPlaces;
 use status_lists::StatusLists;
 
@@ -71,9 +71,7 @@ pub use serve::serve;
 /// Requests without evidence at a time, of each of the two kinds.
 const PUBLIC_PLACES: usize = 64;
 
-/// The largest set of rules that may be sent, in bytes.
-const LARGEST_RULES: usize = 8 * 1024 * 1024;
-/// How many of them at a time.
+/// How many whole sets of rules may be sent at a time.
 const RULES_PLACES: usize = 2;
 
 /// The public keys of the token issuer, as a JSON Web Key Set. Called for each request for it.
@@ -122,105 +120,33 @@ pub(crate) struct Shared {
     openapi: Bytes,
 }
 
-type Routes = OpenApiRouter<Arc<Shared>>;
-
-/// Routes that answer at once.
-fn prompt() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(tasks::open))
-        .routes(routes!(tasks::inspect))
-        .routes(routes!(tasks::delegate, tasks::below))
-        .routes(routes!(tasks::heartbeat))
-        .routes(routes!(tasks::suspend))
-        .routes(routes!(tasks::resume))
-        .routes(routes!(leases::issue))
-        .routes(routes!(leases::list))
-        .routes(routes!(leases::inspect))
-        .routes(routes!(leases::renew))
-        .routes(routes!(leases::revoke))
-        .routes(routes!(leases::retry))
-        .routes(routes!(leases::abandon))
-        .routes(routes!(decisions::decide))
-        .routes(routes!(facts::list))
-        .routes(routes!(facts::state, facts::take_back))
-        .routes(routes!(facts::rechecks))
-        .routes(routes!(registry::agents))
-        .routes(routes!(registry::agent))
-        .routes(routes!(registry::tools))
-        .routes(routes!(registry::tool))
-        .routes(routes!(journal::read))
-        .routes(routes!(journal::checkpoint))
-        .routes(routes!(oauth::introspect))
-        .routes(routes!(oauth::revoke))
+/// The routes of each listener, with their layers.
+pub struct Routers {
+    /// On `[server] listen`: whatever has no listener of its own.
+    pub main: Router,
+    /// For resource servers, where they have a listener of their own.
+    pub tools: Option<Router>,
+    /// For operators, where they have a listener of their own.
+    pub operators: Option<Router>,
 }
 
-/// Routes that may be asked to wait.
-fn waiting() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(tasks::complete))
-        .routes(routes!(tasks::revoke))
-        .routes(routes!(reconciliations::reconcile))
-        .routes(routes!(rules::reload))
-        .routes(routes!(revocations::revoke, revocations::follow))
+/// Who has a listener of their own.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Apart {
+    /// Resource servers.
+    pub tools: bool,
+    /// Operators.
+    pub operators: bool,
 }
 
-/// Routes for transmitters of signals, who prove themselves by other means.
-fn signalling() -> Routes {
-    OpenApiRouter::new().routes(routes!(signals::push))
-}
-
-/// Routes that take whole sets of rules. They have few places of their own, so that their bodies are bounded
-/// in all.
-fn large() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(rules::preview))
-        .layer(DefaultBodyLimit::max(LARGEST_RULES))
-}
-
-/// Routes that need no evidence and ask nobody.
-fn open() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(public::jwks))
-        .routes(routes!(public::metadata))
-        .routes(routes!(public::discovery))
-        .routes(routes!(public::healthz))
-        .routes(routes!(public::metrics))
-        .routes(routes!(public::openapi))
-}
-
-/// Routes that need no evidence, and ask the ledger once a second for all.
-fn listing() -> Routes {
-    OpenApiRouter::new()
-        .routes(routes!(status_lists::list))
-        .routes(routes!(status_lists::read))
-}
-
-/// Routes that need no evidence and ask the ledger.
-fn probing() -> Routes {
-    OpenApiRouter::new().routes(routes!(public::readyz))
-}
-
-/// The routes with their layers.
+/// All routes with their layers.
 pub fn router(state: HttpState, limits: &Limits) -> Router {
+    routers(state, limits, Apart::default()).main
+}
+
+/// The routes with their layers, those of each listener. Each has places of its own.
+pub fn routers(state: HttpState, limits: &Limits, apart: Apart) -> Routers {
     let places = limits.concurrency.get().min(Semaphore::MAX_PERMITS);
-    let gated = |routes: Routes, places: usize, time: Duration| {
-        let places = Arc::new(Semaphore::new(places));
-        routes.layer(from_fn_with_state(Gate::new(places, time), gate))
-    };
-    // Strangers have places of their own, so that they never take those of callers; so have transmitters,
-    // however much they have to tell; and whoever asks
-    // whether Dayfly is ready does not take those of whoever asks whether it lives.
-    let public = places.min(PUBLIC_PLACES);
-    let (router, _) = gated(prompt(), places, limits.request)
-        .merge(gated(waiting(), places, limits.request + LONGEST_WAIT))
-        .merge(gated(large(), RULES_PLACES, limits.request + LONGEST_WAIT))
-        .merge(gated(signalling(), public, limits.request))
-        .merge(gated(open(), public, limits.request))
-        .merge(gated(listing(), public, limits.request))
-        .merge(gated(probing(), public, limits.request))
-        .split_for_parts();
-    let broker = Arc::clone(&state.broker);
-    let ids: RequestIds = Box::new(move || broker.request_id());
     let shared = Arc::new(Shared {
         followers: Arc::new(Semaphore::new(places)),
         streams: StreamPlaces::new(&state.streams),
@@ -229,7 +155,38 @@ pub fn router(state: HttpState, limits: &Limits) -> Router {
         openapi: openapi().into(),
         state,
     });
-    layered(router.with_state(shared), ids, limits.body)
+    let mut main = vec![Whom::Agents];
+    main.extend((!apart.tools).then_some(Whom::Tools));
+    main.extend((!apart.operators).then_some(Whom::Operators));
+    let of = |whom: &[Whom]| served(&shared, limits, whom);
+    Routers {
+        main: of(&main),
+        tools: apart.tools.then(|| of(&[Whom::Tools])),
+        operators: apart.operators.then(|| of(&[Whom::Operators])),
+    }
+}
+
+/// The routes for these, with their layers.
+fn served(shared: &Arc<Shared>, limits: &Limits, whom: &[Whom]) -> Router {
+    let places = limits.concurrency.get().min(Semaphore::MAX_PERMITS);
+    // Strangers have places of their own, so that they never take those of callers; so have transmitters,
+    // however much they have to tell; and whoever asks
+    // whether Dayfly is ready does not take those of whoever asks whether it lives.
+    let public = places.min(PUBLIC_PLACES);
+    let router = Bound::ALL.into_iter().fold(Routes::new(), |merged, bound| {
+        let (places, time) = match bound {
+            Bound::Prompt => (places, limits.request),
+            Bound::Waiting => (places, limits.request + LONGEST_WAIT),
+            Bound::Large => (RULES_PLACES, limits.request + LONGEST_WAIT),
+            Bound::Signalling | Bound::Open | Bound::Listing | Bound::Probing => (public, limits.request),
+        };
+        let gate_of_these = Gate::new(Arc::new(Semaphore::new(places)), time);
+        merged.merge(routes(bound, whom).layer(from_fn_with_state(gate_of_these, gate)))
+    });
+    let (router, _) = router.split_for_parts();
+    let broker = Arc::clone(&shared.state.broker);
+    let ids: RequestIds = Box::new(move || broker.request_id());
+    layered(router.with_state(Arc::clone(shared)), ids, limits.body)
 }
 
 /// What surrounds all routes, whatever they are.
@@ -261,14 +218,7 @@ async fn method_not_allowed() -> Problem {
 
 /// The description of the API, OpenAPI 3.1, made from the routes.
 pub fn openapi() -> String {
-    let mut api = prompt()
-        .merge(waiting())
-        .merge(large())
-        .merge(signalling())
-        .merge(open())
-        .merge(listing())
-        .merge(probing())
-        .into_openapi();
+    let mut api = routes::all().into_openapi();
     describe(&mut api);
     let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');

@@ -5,9 +5,10 @@
 //!
 //! The core helpers: [`verifiers`] picks a verifier and remembers what it proved, [`key_source`] holds
 //! the keys of an authority, [`bundles`] reads the documents they come in, [`fetch`] fetches them,
-//! [`claims`] has the rules that every token keeps to, `vouching` what a lease keeps of an attestation.
+//! [`claims`] has the rules that every token keeps to, `certificates` those for certificates, `vouching` what a lease keeps of an attestation.
 
 pub mod bundles;
+mod certificates;
 pub mod claims;
 pub mod discovery;
 pub mod fetch;
@@ -19,51 +20,123 @@ pub mod oidc;
 mod testing;
 pub mod verifiers;
 pub(crate) mod vouching;
+pub mod x509_svid;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
+use rustls::pki_types::CertificateDer;
 
 use self::key_source::KeySource;
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 
-/// What the caller presents. Its text is a secret: whoever has it is the workload until it expires.
+/// What the caller presents.
 #[derive(Clone, Debug)]
-pub struct Evidence(Secret);
+pub struct Evidence(Presented);
+
+#[derive(Clone, Debug)]
+enum Presented {
+    /// A token. Its text is a secret: whoever has it is the workload until it expires.
+    Bearer(Secret),
+    /// The certificates of a connection, whose peer has the key of the first.
+    Chain(Arc<Chain>),
+}
+
+#[derive(Debug)]
+struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    /// Of all of them. They are looked at with each request.
+    sha256: [u8; 32],
+}
 
 impl Evidence {
     /// The longest evidence that is looked at, in bytes.
     pub const LONGEST: usize = 16 * 1024;
+    /// The longest chain that is looked at, in bytes.
+    pub const LONGEST_CHAIN: usize = 32 * 1024;
+    /// The most certificates in it.
+    pub const MOST_CERTIFICATES: usize = 8;
 
     /// Takes the text of an `Authorization: Bearer` header.
     pub fn bearer(token: &str) -> Result<Self, IdentityError> {
         match token.len() {
             0 => Err(IdentityError::Missing),
-            1..=Self::LONGEST => Ok(Self(Secret::new(token))),
+            1..=Self::LONGEST => Ok(Self(Presented::Bearer(Secret::new(token)))),
             _ => Err(IdentityError::Malformed("it is longer than 16 KiB".into())),
         }
     }
 
-    /// SHA-256 of the text, in hex: enough to find it again, useless to present.
+    /// Takes the certificates of a connection, the peer's own first, whose key it has proven to have.
+    pub fn chain(certificates: Vec<CertificateDer<'static>>) -> Result<Self, IdentityError> {
+        Self::fits(&certificates)?;
+        let mut digest = Context::new(&SHA256);
+        digest.update(b"\0chain"); // no token begins so
+        for certificate in &certificates {
+            digest.update(&certificate.len().to_be_bytes());
+            digest.update(certificate);
+        }
+        let sha256 = bytes(digest.finish());
+        Ok(Self(Presented::Chain(Arc::new(Chain { certificates, sha256 }))))
+    }
+
+    /// Whether a chain is short and small enough to be looked at.
+    pub fn fits(certificates: &[CertificateDer<'_>]) -> Result<(), IdentityError> {
+        let bytes: usize = certificates.iter().map(|each| each.len()).sum();
+        match certificates.len() {
+            0 => Err(IdentityError::Missing),
+            1..=Self::MOST_CERTIFICATES if bytes <= Self::LONGEST_CHAIN => Ok(()),
+            _ => Err(IdentityError::Malformed(format!(
+                "its chain has more than {} certificates, or {} bytes",
+                Self::MOST_CERTIFICATES,
+                Self::LONGEST_CHAIN
+            ))),
+        }
+    }
+
+    /// SHA-256 of the text, or of the workload's own certificate, in hex: enough to find it again, useless to present.
     pub fn digest(&self) -> String {
         let nibble = |n: u8| char::from_digit(n.into(), 16).unwrap_or_default();
         let hex = |byte: u8| [nibble(byte >> 4), nibble(byte & 15)];
-        self.sha256().into_iter().flat_map(hex).collect()
+        let content = match &self.0 {
+            Presented::Bearer(token) => token.expose().as_bytes(),
+            Presented::Chain(chain) => chain.certificates.first().map(AsRef::as_ref).unwrap_or_default(),
+        };
+        bytes(digest(&SHA256, content))
+            .into_iter()
+            .flat_map(hex)
+            .collect()
     }
 
-    /// The text, for verifiers.
+    /// The text of a token, for verifiers; certificates have none.
     pub fn expose(&self) -> &str {
-        self.0.expose()
+        match &self.0 {
+            Presented::Bearer(token) => token.expose(),
+            Presented::Chain(_) => "",
+        }
     }
 
-    fn sha256(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, self.expose().as_bytes()).as_ref());
-        bytes
+    /// The certificates of a connection, for verifiers.
+    pub fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        match &self.0 {
+            Presented::Bearer(_) => None,
+            Presented::Chain(chain) => Some(&chain.certificates),
+        }
     }
+
+    /// Of all that was presented.
+    fn sha256(&self) -> [u8; 32] {
+        match &self.0 {
+            Presented::Bearer(token) => bytes(digest(&SHA256, token.expose().as_bytes())),
+            Presented::Chain(chain) => chain.sha256,
+        }
+    }
+}
+
+fn bytes(digest: ring::digest::Digest) -> [u8; 32] {
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// A running process whose identity has been proven. Only a verifier can make one.

@@ -18,6 +18,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
@@ -96,12 +97,12 @@ impl ServerCertificate {
         }))
     }
 
-    /// TLS with whatever pair is held when a connection comes.
-    pub fn tls(&self) -> anyhow::Result<Tls> {
+    /// TLS with whatever pair is held when a connection comes, and with this demanded of clients.
+    pub fn tls(&self, clients: Arc<dyn ClientCertVerifier>) -> anyhow::Result<Tls> {
         let time = Arc::new(Time(Arc::clone(&self.clock)));
         let config = ServerConfig::builder_with_details(Arc::new(default_provider()), time)
             .with_protocol_versions(rustls::ALL_VERSIONS)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::clone(&self.held) as Arc<dyn ResolvesServerCert>);
         Ok(Tls::new(config))
     }
@@ -247,6 +248,7 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::config::tls::ClientCertificates;
 
     fn pair() -> (String, String) {
         let key = KeyPair::generate().unwrap();
@@ -261,6 +263,7 @@ mod tests {
         fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
         TlsConfig {
             certificate: CertificateAt::Files { cert_file, key_file },
+            client_certificates: ClientCertificates::None,
         }
     }
 

@@ -16,9 +16,21 @@ use crate::identity::kubernetes::review::TokenReview;
 use crate::identity::kubernetes::{Cluster, Kubernetes};
 use crate::identity::oidc::{Issuer, Oidc};
 use crate::identity::verifiers::{CacheConfig, Verifiers};
+use crate::identity::x509_svid::X509Svid;
 
-/// Every configured verifier. Pinned keys and files are read here, so that a mistake in them shows now.
-pub fn build(config: &IdentityConfig) -> anyhow::Result<Verifiers> {
+/// The verifier of X.509-SVIDs of the configured trust domains.
+pub fn svids(config: &IdentityConfig) -> anyhow::Result<Arc<X509Svid>> {
+    let trusted = config
+        .trust_domains
+        .iter()
+        .map(|domain| trusted(domain, freshness(config)));
+    let trusted = trusted.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Arc::new(X509Svid::new(trusted)?))
+}
+
+/// Every configured verifier, with that of X.509-SVIDs where certificates of clients are taken. Pinned keys and files
+/// are read here, so that a mistake in them shows now.
+pub fn build(config: &IdentityConfig, svids: Option<Arc<X509Svid>>) -> anyhow::Result<Verifiers> {
     let freshness = freshness(config);
     let lives = &config.max_evidence_lifetime;
     let mut verifiers: Vec<Arc<dyn Verifier>> = Vec::new();
@@ -46,6 +58,7 @@ pub fn build(config: &IdentityConfig) -> anyhow::Result<Verifiers> {
         let terms = terms(config, audiences, lives.oidc)?;
         verifiers.push(Arc::new(Oidc::new(issuer(each, freshness, terms)?)?));
     }
+    verifiers.extend(svids.map(|svids| svids as Arc<dyn Verifier>));
     let cache = CacheConfig {
         capacity: config.cache_entries,
         max_age: config.cache_max_age,

@@ -1,6 +1,7 @@
 //! What is measured about the whole of it, from time to time: the process, the journal, the keys that evidence is
 //! checked with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,10 +53,16 @@ impl Observed {
     fn measure(&self) {
         self.metrics.run_upkeep();
         telemetry::checkpoint_age(self.journal.checkpoint_age());
+        // A trust domain has a source for each kind of SVID: the older one counts.
+        let mut ages = BTreeMap::new();
         for source in self.verifiers.key_sources() {
             if let Some(age) = source.age() {
-                telemetry::keys_age(source.authority(), age);
+                let oldest = ages.entry(source.authority()).or_insert(age);
+                *oldest = age.max(*oldest);
             }
+        }
+        for (authority, age) in ages {
+            telemetry::keys_age(authority, age);
         }
     }
 

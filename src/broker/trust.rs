@@ -96,8 +96,8 @@ impl Broker {
         for key in gone {
             tracing::warn!(%kind, authority, "a key is not trusted any more: what it vouched for ends");
             let why = format!("a key of {authority} is not trusted any more");
-            let whom = match (*kind, authority.parse()) {
-                (EvidenceKind::JwtSvid, Ok(domain)) => Selector::TrustDomain(domain),
+            let whom = match (kind.is_spiffe(), authority.parse()) {
+                (true, Ok(domain)) => Selector::TrustDomain(domain),
                 _ => Selector::All,
             };
             self.order_recheck(whom, Work::Distrust { key: *key }, why)

@@ -29,8 +29,12 @@ impl Check {
             .map_err(anyhow::Error::from)
             .and_then(|config| {
                 let checked = app::rules::check(&config)?;
-                app::identity::build(&config.identity)?;
-                if let Some(tls) = &config.server.tls {
+                let svids = config.server.takes_client_certificates();
+                let svids = svids
+                    .then(|| app::identity::svids(&config.identity))
+                    .transpose()?;
+                app::identity::build(&config.identity, svids)?;
+                for tls in config.server.certificates() {
                     ServerCertificate::open(tls, "server", Arc::new(SystemClock::new()))?;
                 }
                 app::signals::build(&config, Timestamp::EPOCH)?;

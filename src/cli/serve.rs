@@ -61,6 +61,14 @@ impl Serve {
             }
         };
         tracing::info!(address = %running.address(), "ready");
+        for (whom, address) in [
+            ("tools", running.tools_address()),
+            ("operators", running.operators_address()),
+        ] {
+            if let Some(address) = address {
+                tracing::info!(%address, "{whom} have a listener of their own");
+            }
+        }
         loop {
             tokio::select! {
                 ended = &mut stopped => break ended?,

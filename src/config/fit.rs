@@ -52,7 +52,7 @@ pub fn fit(config: &Config, registry: &Registry) -> Fit {
 fn vouches(config: &Config, kind: EvidenceKind, authority: &str) -> bool {
     let identity = &config.identity;
     match kind {
-        EvidenceKind::JwtSvid => {
+        EvidenceKind::JwtSvid | EvidenceKind::X509Svid => {
             let mut domains = identity.trust_domains.iter();
             domains.any(|domain| domain.name.as_str() == authority)
         }

@@ -9,7 +9,7 @@ use reqwest::Url;
 use crate::model::document::Section;
 
 use super::read::{Base, duration_within, is_loopback, is_plain, within};
-use super::tls::{self, TlsConfig};
+use super::tls::{self, ClientCertificates, TlsConfig};
 
 /// How Dayfly serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,10 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// How it proves who it is; none means plaintext, and that TLS is ended in front of it.
     pub tls: Option<TlsConfig>,
+    /// Where resource servers are served alone; none means on `listen`.
+    pub tools: Option<ListenerConfig>,
+    /// Where operators are served alone; none means on `listen`.
+    pub operators: Option<ListenerConfig>,
     /// Its address for everybody else, and the `iss` of its tokens: no trailing slash, no query.
     pub public_url: String,
     /// Whether plaintext may be spoken to other machines.
@@ -32,6 +36,31 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
 }
 
+impl ServerConfig {
+    /// Whether any listener asks clients for certificates.
+    pub fn takes_client_certificates(&self) -> bool {
+        self.certificates()
+            .any(|tls| tls.client_certificates == ClientCertificates::Optional)
+    }
+
+    /// The certificates of all listeners.
+    pub fn certificates(&self) -> impl Iterator<Item = &TlsConfig> {
+        let beside = [&self.tools, &self.operators].into_iter().flatten();
+        self.tls
+            .iter()
+            .chain(beside.filter_map(|listener| listener.tls.as_ref()))
+    }
+}
+
+/// A listener beside the first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenerConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// A certificate of its own; none means that of the first listener, if it has one.
+    pub tls: Option<TlsConfig>,
+}
+
 const PORT: u16 = 8440;
 const CONCURRENT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 
@@ -39,15 +68,24 @@ pub(super) fn read(section: &mut Section<'_>, base: Base<'_>) -> ServerConfig {
     let listen = section.or("listen", SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT));
     let danger = section.or("danger_plaintext_listen", false);
     let tls = tls::read(section, base);
-    if tls.is_none() && !danger && !listen.ip().is_loopback() {
-        section.blame(
-            "listen",
-            format!("other machines can reach {listen}, and it speaks plaintext"),
-            "give it a certificate in `[server.tls]`, or listen on 127.0.0.1 behind a proxy that speaks TLS, or \
-             accept plaintext: `danger_plaintext_listen = true`",
-        );
-    }
+    encrypted(section, listen, tls.is_some() || danger);
+    let mut taken = vec![listen];
+    let mut beside = |key: &'static str| {
+        let other = listener(section, key, tls.is_some() || danger, base)?;
+        taken.push(other.listen);
+        if other.listen.port() != 0 && taken.iter().filter(|address| **address == other.listen).count() > 1 {
+            section.blame(
+                key,
+                format!("another listener is on {}", other.listen),
+                "give each an address of its own, or leave the section out",
+            );
+        }
+        Some(other)
+    };
+    let (tools, operators) = (beside("tools"), beside("operators"));
     ServerConfig {
+        tools,
+        operators,
         listen,
         public_url: public_url(section, listen, tls.is_some(), danger),
         tls,
@@ -56,6 +94,37 @@ pub(super) fn read(section: &mut Section<'_>, base: Base<'_>) -> ServerConfig {
         max_concurrent_requests: section.or("max_concurrent_requests", CONCURRENT),
         request_timeout: duration_within(section, "request_timeout", 10, 300),
         drain_timeout: duration_within(section, "drain_timeout", 20, 600),
+    }
+}
+
+/// A listener beside the first.
+fn listener(
+    section: &mut Section<'_>,
+    key: &'static str,
+    accepted: bool,
+    base: Base<'_>,
+) -> Option<ListenerConfig> {
+    if !section.has(key) {
+        return None;
+    }
+    let mut section = section.section(key);
+    let help = "write where it listens: `listen = \"127.0.0.1:8450\"`, or leave the section out";
+    let listen = section.required("listen", help);
+    let tls = tls::read(&mut section, base);
+    let listen = listen?;
+    encrypted(&section, listen, tls.is_some() || accepted);
+    Some(ListenerConfig { listen, tls })
+}
+
+/// Refuses an address that other machines can reach in plaintext, unless that was accepted.
+fn encrypted(section: &Section<'_>, listen: SocketAddr, accepted: bool) {
+    if !accepted && !listen.ip().is_loopback() {
+        section.blame(
+            "listen",
+            format!("other machines can reach {listen}, and it speaks plaintext"),
+            "give it a certificate in `[server.tls]`, or listen on 127.0.0.1 behind a proxy that speaks TLS, or \
+             accept plaintext: `danger_plaintext_listen = true` in [server]",
+        );
     }
 }
 

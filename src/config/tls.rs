@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use crate::model::document::Section;
 
 use super::read::Base;
@@ -11,6 +13,19 @@ use super::read::Base;
 pub struct TlsConfig {
     /// The certificate and its key.
     pub certificate: CertificateAt,
+    /// What is asked of clients.
+    pub client_certificates: ClientCertificates,
+}
+
+/// What a listener asks of its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// Nothing: evidence comes with each request.
+    #[default]
+    None,
+    /// One that is presented has to be an X.509-SVID of a configured trust domain, and is evidence.
+    Optional,
 }
 
 /// Where a certificate and its key are. Both are read again when they change.
@@ -43,11 +58,13 @@ pub(super) fn read(listener: &mut Section<'_>, base: Base<'_>) -> Option<TlsConf
             );
         }
     }
+    let client_certificates = section.or("client_certificates", ClientCertificates::None);
     // What is missing was said; a listener that was to speak TLS is not one that does not.
     Some(TlsConfig {
         certificate: CertificateAt::Files {
             cert_file: cert_file.unwrap_or_default(),
             key_file: key_file.unwrap_or_default(),
         },
+        client_certificates,
     })
 }

@@ -28,6 +28,7 @@ use super::Shared;
 use super::finish::Finishing;
 use super::gate::Place;
 use super::problem::{Kind, Problem};
+use super::tls::Presented;
 
 /// The header that makes a write repeatable.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -73,8 +74,17 @@ impl FromRequestParts<Arc<Shared>> for Authenticated {
             Some(request) => *request,
             None => shared.state.broker.request_id()?,
         };
-        let evidence = evidence(&parts.headers).map_err(BrokerError::from)?;
-        let caller = shared.state.broker.attest(&evidence, request).await?;
+        let presented = parts.extensions.get::<Presented>().map(|Presented(it)| it);
+        let bearer = match evidence(&parts.headers) {
+            Err(IdentityError::Missing) if presented.is_some() && !has_evidence(&parts.headers) => None,
+            other => Some(other.map_err(BrokerError::from)?),
+        };
+        let broker = &shared.state.broker;
+        let caller = match (&bearer, presented) {
+            (Some(bearer), Some(presented)) => broker.attest_both(bearer, presented, request).await?,
+            (Some(one), None) | (None, Some(one)) => broker.attest(one, request).await?,
+            (None, None) => return Err(BrokerError::from(IdentityError::Missing).into()),
+        };
         Ok(Self {
             caller,
             request,
@@ -82,6 +92,11 @@ impl FromRequestParts<Arc<Shared>> for Authenticated {
             place: parts.extensions.get().cloned(),
         })
     }
+}
+
+/// Whether there is an `Authorization` header, be it empty.
+fn has_evidence(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION)
 }
 
 /// The evidence in the one `Authorization: Bearer` header (RFC 6750 §2.1).

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::Limits;
 use super::reader::Reader;
-use super::tls::Tls;
+use super::tls::{Presented, Tls};
 
 /// How long accepting rests when the system is out of files or memory.
 const REST: Duration = Duration::from_millis(200);
@@ -168,7 +168,7 @@ async fn accepted(
     // Below TLS, which takes what is written to it and keeps it.
     let stream = Reader::new(stream, limits.read_time);
     let Some(tls) = tls else {
-        return connection(stream, router, limits, stop).await;
+        return connection(stream, None, router, limits, stop).await;
     };
     let shaken = tokio::select! {
         // No request is under way in it.
@@ -176,21 +176,32 @@ async fn accepted(
         shaken = tls.shake(stream, limits.header_time) => shaken,
     };
     match shaken {
-        Ok(stream) => connection(stream, router, limits, stop).await,
+        Ok(stream) => {
+            let presented = Presented::by(&stream);
+            connection(stream, presented, router, limits, stop).await;
+        }
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
     }
 }
 
 /// Requests and answers, until the peer or the server ends the connection. A connection that starts no request for as
 /// long as `limits.idle` is closed; what is under way on it finishes.
-async fn connection<S>(stream: S, router: Router, limits: Bounds, stop: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    presented: Option<Presented>,
+    router: Router,
+    limits: Bounds,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Arc::new(AtomicBool::new(false));
     let seen = busy.clone();
-    let service = tower::service_fn(move |request: axum::http::Request<_>| {
+    let service = tower::service_fn(move |mut request: axum::http::Request<_>| {
         seen.store(true, Ordering::Relaxed);
+        if let Some(presented) = &presented {
+            request.extensions_mut().insert(presented.clone());
+        }
         router.clone().oneshot(request.map(Body::new))
     });
     let builder = builder(&limits);

@@ -19,8 +19,24 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::Evidence;
+
 /// Handshakes under way at a time, of one listener.
 const MOST_UNDER_WAY: usize = 1000;
+
+/// What the peer of a connection has proven in its handshake. Whether it is worth anything is judged with each
+/// request.
+#[derive(Clone, Debug)]
+pub(super) struct Presented(pub(super) Evidence);
+
+impl Presented {
+    /// The certificates of the peer, if it has presented any.
+    pub(super) fn by<S>(stream: &TlsStream<S>) -> Option<Self> {
+        let chain = stream.get_ref().1.peer_certificates()?.to_vec();
+        // What is too long to look at did not come through the handshake.
+        Evidence::chain(chain).ok().map(Self)
+    }
+}
 
 /// TLS, as a listener speaks it.
 #[derive(Clone)]

@@ -4,17 +4,23 @@
 //! documents is the newer one and how often to look again. One trust domain has one bundle; bundles
 //! are never merged.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::certificates::Authority;
 use crate::keys::jwk::{Jwk, KeySet, KeyUse, VerifyingKey};
+use crate::model::lease::VouchingKey;
 
 /// A document, parsed once.
 #[derive(Debug)]
 pub(super) struct Document {
     /// The keys that count. None at all means that trust was withdrawn.
     pub(super) keys: KeySet,
+    /// In place of keys, where X.509-SVIDs are what they are for.
+    pub(super) authorities: Vec<Authority>,
+    passed_over: usize,
     /// The same keys, to see which ones a later document no longer has.
     entries: Vec<Jwk>,
     /// `spiffe_sequence`: grows with each change of a bundle.
@@ -24,12 +30,12 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Parses the document, or says what is wrong with it. [`KeyUse::JwtSvid`] asks for a SPIFFE
-    /// bundle, anything else for a plain JWK Set.
+    /// Parses the document of `authority`, or says what is wrong with it. [`KeyUse::JwtSvid`] and
+    /// [`KeyUse::X509Svid`] ask for a SPIFFE bundle, anything else for a plain JWK Set.
     ///
     /// Entries that are for something else or are not understood are passed over, as both standards
     /// ask; a document without `keys` is no document.
-    pub(super) fn parse(json: &[u8], purpose: KeyUse) -> Result<Self, String> {
+    pub(super) fn parse(json: &[u8], purpose: KeyUse, authority: &str) -> Result<Self, String> {
         #[derive(Default, Deserialize)]
         struct Extension {
             spiffe_sequence: Option<u64>,
@@ -37,16 +43,36 @@ impl Document {
         }
         let keys = KeySet::parse(json, purpose).map_err(|e| e.to_string())?;
         let extension: Extension = match purpose {
-            KeyUse::JwtSvid => serde_json::from_slice(json)
+            KeyUse::JwtSvid | KeyUse::X509Svid => serde_json::from_slice(json)
                 .map_err(|_| "spiffe_sequence and spiffe_refresh_hint have to be whole numbers")?,
-            _ => Extension::default(),
+            KeyUse::Signature => Extension::default(),
+        };
+        let (authorities, passed_over) = match purpose {
+            KeyUse::X509Svid => Authority::all(json, authority)?,
+            KeyUse::JwtSvid | KeyUse::Signature => (Vec::new(), keys.ignored()),
         };
         Ok(Self {
+            authorities,
+            passed_over,
             entries: keys.keys().iter().map(VerifyingKey::to_jwk).collect(),
             keys,
             sequence: extension.spiffe_sequence,
             refresh_hint: extension.spiffe_refresh_hint.map(Duration::from_secs),
         })
+    }
+
+    /// How many entries were passed over, where none count.
+    pub(super) fn useless(&self) -> Option<usize> {
+        (self.keys.keys().is_empty() && self.authorities.is_empty()).then_some(self.passed_over)
+    }
+
+    /// Its keys, as what they vouched for remembers them. One without a name signs nothing that is accepted.
+    pub(super) fn vouching(&self, authority: &str) -> BTreeSet<VouchingKey> {
+        let keys = self.keys.keys().iter();
+        let keys = keys.filter_map(|key| Some(VouchingKey::of(authority, &key.id()?.0, &key.thumbprint())));
+        let authorities = self.authorities.iter();
+        keys.chain(authorities.map(|one| one.vouching(authority)))
+            .collect()
     }
 
     /// Whether this one is older than `held`: a lower sequence, or none where there was one.
@@ -56,7 +82,9 @@ impl Document {
 
     /// Whether every key of `held` is still here, as it was.
     pub(super) fn keeps_all_of(&self, held: &Self) -> bool {
+        let authorities = &self.authorities;
         held.entries.iter().all(|key| self.entries.contains(key))
+            && held.authorities.iter().all(|one| authorities.contains(one))
     }
 }
 
@@ -70,7 +98,7 @@ mod tests {
     const Y: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
 
     fn bundle(text: serde_json::Value) -> Result<Document, String> {
-        Document::parse(text.to_string().as_bytes(), KeyUse::JwtSvid)
+        Document::parse(text.to_string().as_bytes(), KeyUse::JwtSvid, "example.org")
     }
 
     fn ec(kid: &str, purpose: &str) -> serde_json::Value {

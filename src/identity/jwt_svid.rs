@@ -11,7 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::claims::{Claims, Terms, check_header, parse, refused};
-use super::key_source::{Freshness, KeySource, Origin};
+use super::key_source::KeySource;
+pub use super::key_source::Trusted;
 use super::{Claimed, Evidence, IdentityError, SetupError, Verifier, Workload};
 use crate::keys::Algorithm;
 use crate::keys::jwk::KeyUse;
@@ -31,17 +32,6 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Ps384,
     Algorithm::Ps512,
 ];
-
-/// A trust domain and where its bundle comes from.
-#[derive(Clone, Debug)]
-pub struct Trusted {
-    /// The trust domain.
-    pub trust_domain: TrustDomain,
-    /// Its bundle.
-    pub bundle: Origin,
-    /// How fresh the bundle is kept.
-    pub freshness: Freshness,
-}
 
 /// Appraises JWT-SVIDs of the configured trust domains.
 #[derive(Debug)]
@@ -139,6 +129,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::identity::key_source::Origin;
     use crate::identity::testing::{
         Authority, NOW, Server, US, at, keep_fresh, pass, refuses, slow, terms, with,
     };

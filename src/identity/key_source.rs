@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::bundles::Document;
+use super::certificates::{Leaf, Unbelieved};
 use super::discovery::{discover, document_of};
 use super::fetch::{Address, Endpoint, FetchError, Fetcher, read};
 use super::vouching::Trust;
@@ -26,6 +28,8 @@ use crate::keys::jose::{JoseError, Unverified};
 use crate::keys::jwk::{KeyUse, VerifyingKey};
 use crate::model::lease::VouchingKey;
 use crate::model::name::InvalidName;
+use crate::model::spiffe::TrustDomain;
+use crate::model::time::Timestamp;
 
 /// The bounds of what a publisher's hint can ask for.
 const OFTENEST: Duration = Duration::from_secs(10);
@@ -82,10 +86,21 @@ impl Default for Freshness {
     }
 }
 
+/// A trust domain and where its bundle comes from.
+#[derive(Clone, Debug)]
+pub struct Trusted {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its bundle.
+    pub bundle: Origin,
+    /// How fresh the bundle is kept.
+    pub freshness: Freshness,
+}
+
 #[derive(Debug)]
 struct Held {
     document: Document,
-    /// Its keys, as what they vouched for remembers them. One without a name signs nothing that is accepted.
+    /// Its keys, as what they vouched for remembers them.
     trusted: BTreeSet<VouchingKey>,
     since: Instant,
 }
@@ -230,6 +245,24 @@ impl KeySource {
         }
     }
 
+    /// Who of the authorities that are held vouches for an X.509-SVID, and until when. `None` when none are held.
+    pub(super) fn vouched_held(
+        &self,
+        leaf: &Leaf,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Option<Result<(VouchingKey, Timestamp), Unbelieved>> {
+        let held = self.current()?;
+        Some(leaf.vouched(chain, &held.document.authorities, now))
+    }
+
+    /// Has them fetched soon, unless the last fetch is too recent.
+    pub(super) fn want(&self) {
+        if self.may_fetch() {
+            self.wanted.notify_one();
+        }
+    }
+
     /// Waits for a fetch, unless the last one is too recent or the keys are pinned.
     pub(super) async fn refetch(&self) {
         let mut attempted = self.attempted.subscribe();
@@ -300,7 +333,7 @@ impl KeySource {
 
     /// Puts a document in the place of the held one, unless it is an older one.
     fn replace(&self, json: &[u8]) -> Result<(), String> {
-        let document = Document::parse(json, self.purpose)?;
+        let document = Document::parse(json, self.purpose, &self.authority)?;
         let held = self.held.load_full();
         let withdrawn = match held.as_deref() {
             Some(held) if document.rolls_back(&held.document) => {
@@ -309,13 +342,11 @@ impl KeySource {
             Some(held) => !document.keeps_all_of(&held.document),
             None => false,
         };
-        if document.keys.keys().is_empty() {
-            let passed_over = document.keys.ignored();
+        if let Some(passed_over) = document.useless() {
             tracing::warn!(authority = %self.authority, passed_over, "no usable keys: nothing of it is accepted");
         }
-        let keys = document.keys.keys().iter();
         let held = Held {
-            trusted: keys.filter_map(|key| vouching(&self.authority, key)).collect(),
+            trusted: document.vouching(&self.authority),
             document,
             since: Instant::now(),
         };

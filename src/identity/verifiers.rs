@@ -120,6 +120,11 @@ impl Verifiers {
     /// The one verifier that evidence is for. A subject in SPIFFE's form is for SPIFFE's verifier, whatever
     /// the issuer: no OpenID provider may speak for a trust domain.
     fn pick(&self, evidence: &Evidence) -> Result<&Arc<dyn Verifier>, IdentityError> {
+        if evidence.certificates().is_some() {
+            let mut verifiers = self.verifiers.iter();
+            let found = verifiers.find(|verifier| verifier.accepts() == EvidenceKind::X509Svid);
+            return found.ok_or(IdentityError::Unrecognised);
+        }
         let token = parse(evidence)?;
         let claims = Claims::of(&token)?;
         let claimed = claims.claimed(&token);

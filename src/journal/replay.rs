@@ -110,7 +110,9 @@ fn decide(record: &Record, registry: &Registry, engine: &dyn PolicyEngine) -> Re
     let kind = attested.and_then(|attested| EvidenceKind::of(&attested.kind));
     let kind = kind.ok_or("the record does not say how the workload was attested")?;
     let domain = match kind {
-        EvidenceKind::JwtSvid => attested.and_then(|attested| attested.authority.parse().ok()),
+        EvidenceKind::JwtSvid | EvidenceKind::X509Svid => {
+            attested.and_then(|attested| attested.authority.parse().ok())
+        }
         EvidenceKind::Kubernetes | EvidenceKind::Oidc => None,
     };
     // The ids of tasks further up are not on record, and no policy knows them.

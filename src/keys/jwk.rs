@@ -22,6 +22,8 @@ pub enum KeyUse {
     Signature,
     /// JWT-SVIDs: `use` is `jwt-svid` and there is a `kid` (SPIFFE trust bundle §4.2).
     JwtSvid,
+    /// X.509-SVIDs: `use` is `x509-svid`. What counts is the certificate in `x5c`, not the key.
+    X509Svid,
 }
 
 /// A public key as a JWK. Public members only.

@@ -19,11 +19,18 @@ pub enum EvidenceKind {
     Kubernetes,
     /// OpenID Connect token of a configured issuer.
     Oidc,
+    /// SPIFFE X.509-SVID, by the certificate of a connection.
+    X509Svid,
 }
 
 impl EvidenceKind {
+    /// Whether a trust domain vouches for it.
+    pub const fn is_spiffe(self) -> bool {
+        matches!(self, Self::JwtSvid | Self::X509Svid)
+    }
+
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::JwtSvid, Self::Kubernetes, Self::Oidc];
+    pub const ALL: [Self; 4] = [Self::JwtSvid, Self::Kubernetes, Self::Oidc, Self::X509Svid];
 
     /// The kind of this word.
     pub fn of(word: &str) -> Option<Self> {
@@ -36,6 +43,7 @@ impl EvidenceKind {
             Self::JwtSvid => "jwt_svid",
             Self::Kubernetes => "kubernetes",
             Self::Oidc => "oidc",
+            Self::X509Svid => "x509_svid",
         }
     }
 }

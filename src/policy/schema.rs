@@ -38,7 +38,7 @@ entity Agent in [Role] = {
   environment: String,
   autonomy: Long,         // 0 (a person confirms each step) to 5 (alone)
   zone: String,
-  attestation: String,    // jwt_svid, kubernetes, oidc
+  attestation: String,    // jwt_svid, x509_svid, kubernetes, oidc
   trust_domain?: String,
 } tags String;
 

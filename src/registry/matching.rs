@@ -146,7 +146,7 @@ impl MatchRule {
             return Err(InvalidRule::FitsEverybody);
         }
         let authority = match kind {
-            EvidenceKind::JwtSvid => trust_domain(authority, subject.as_ref())?,
+            EvidenceKind::JwtSvid | EvidenceKind::X509Svid => trust_domain(authority, subject.as_ref())?,
             EvidenceKind::Kubernetes => {
                 subject.as_ref().map_or(Ok(()), service_account)?;
                 authority.ok_or(InvalidRule::NoAuthority("cluster"))?
@@ -207,7 +207,7 @@ impl MatchRule {
 
     /// Whether a workload with this SPIFFE ID fits, whatever else its evidence would have to say.
     pub fn may_be(&self, id: &SpiffeId) -> bool {
-        self.kind == EvidenceKind::JwtSvid
+        self.kind.is_spiffe()
             && self.authority == id.trust_domain().as_str()
             && self
                 .subject

@@ -19,13 +19,14 @@ const SEAMS: [&str; 8] = [
 
 /// Adapters: files that speak one technology. Nobody imports them but their own parts and floor 5.
 /// An adapter of several files names each of them.
-const ADAPTERS: [&[&str]; 17] = [
+const ADAPTERS: [&[&str]; 18] = [
     &["keys::ring_keys"],
     &["keys::file"],
     &["keys::josekit"],
     &["identity::jwt_svid"],
     &["identity::kubernetes"],
     &["identity::oidc"],
+    &["identity::x509_svid"],
     &["signal::poll"],
     &["registry::files"],
     &[
@@ -61,7 +62,7 @@ const ADAPTERS: [&[&str]; 17] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 24] = [
+const TECHNOLOGIES: [(&str, &[&str]); 25] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
@@ -99,7 +100,8 @@ const TECHNOLOGIES: [(&str, &[&str]); 24] = [
     ("tracing_subscriber", &["telemetry", "config::telemetry"]),
     ("utoipa", &["http"]),
     ("vaultrs", &["provider::vault"]),
-    ("x509_cert", &["app::certificate"]),
+    ("webpki", &["identity::certificates"]),
+    ("x509_cert", &["app::certificate", "identity::certificates"]),
 ];
 
 fn floor(module: &str) -> u8 {

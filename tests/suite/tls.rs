@@ -4,12 +4,19 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use reqwest::tls::TlsInfo;
-use reqwest::{Certificate, Client, ClientBuilder, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use reqwest::tls::{self, TlsInfo};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Version};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use dayfly::clock::{Clock as _, SystemClock};
 
 use crate::process::{Installation, PATIENCE, Process, Site, dayfly, until};
 
@@ -24,6 +31,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key).unwrap().pem();
         Self {
             issuer: Issuer::new(params, key),
@@ -40,6 +48,31 @@ impl Authority {
             params.signed_by(&key, &self.issuer).unwrap().pem(),
             key.serialize_pem(),
         )
+    }
+
+    /// An X.509-SVID with its key, that is good for so long.
+    fn svid(&self, ids: &[&str], life: Duration) -> Identity {
+        let mut params = CertificateParams::default();
+        let uri = |id: &&str| SanType::URI((*id).try_into().unwrap());
+        params.subject_alt_names = ids.iter().map(uri).collect();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let now = Duration::from_secs(SystemClock::new().now().as_secs());
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1) + (now - Duration::from_secs(60));
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + (now + life);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem() + &key.serialize_pem();
+        Identity::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    /// What a bundle says of it.
+    fn entry(&self) -> Value {
+        let der = rustls::pki_types::pem::PemObject::from_pem_slice(self.pem.as_bytes());
+        let der: rustls::pki_types::CertificateDer<'_> = der.unwrap();
+        json!({"use": "x509-svid", "kty": "EC", "x5c": [BASE64.encode(&der)]})
     }
 
     fn client(&self) -> ClientBuilder {
@@ -239,6 +272,186 @@ async fn what_is_under_way_in_tls_is_finished_before_it_stops() {
     let (news, ended) = tokio::join!(waiting, stop);
     assert!(news["cursor"].is_string());
     assert!(ended.success());
+}
+
+const BOT: &str = "spiffe://example.org/agents/support-bot";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A broker that takes X.509-SVIDs of its trust domain, and the authority for them.
+fn mutual() -> (Broker, Authority) {
+    let (broker, svids) = (Broker::new(), Authority::new());
+    broker.files.change("dayfly.toml", |text| {
+        text.replace("key_file = ", "client_certificates = \"optional\"\nkey_file = ")
+    });
+    broker.files.change("agents/support-bot.toml", |text| {
+        text + &format!("\n[[match]]\nkind = \"x509_svid\"\nsubject = \"{BOT}\"\n")
+    });
+    put_in_bundle(&broker, &[&svids], 2);
+    (broker, svids)
+}
+
+fn put_in_bundle(broker: &Broker, authorities: &[&Authority], sequence: u64) {
+    broker.files.change("bundle.json", |text| {
+        let mut bundle: Value = serde_json::from_str(&text).unwrap();
+        let keys = bundle["keys"].as_array_mut().unwrap();
+        keys.retain(|key| key["use"] != "x509-svid");
+        keys.extend(authorities.iter().map(|authority| authority.entry()));
+        bundle["spiffe_sequence"] = sequence.into();
+        bundle["spiffe_refresh_hint"] = 10.into();
+        bundle.to_string()
+    });
+}
+
+impl Broker {
+    /// Opens a task, with the evidence of this agent if any.
+    async fn open(&self, client: &Client, agent: Option<&str>) -> Result<(u16, Value), reqwest::Error> {
+        let task = json!({"purpose": "answer ticket 4711", "scope": [{"tool": "crm", "actions": ["read"]}]});
+        let mut request = client.post(self.url("/v1/tasks")).json(&task);
+        if let Some(agent) = agent {
+            request = request.bearer_auth(self.files.evidence(agent).await);
+        }
+        let answer = request.send().await?;
+        Ok((answer.status().as_u16(), answer.json().await?))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_x509_svid_of_the_connection_is_evidence() {
+    let (broker, svids) = mutual();
+    let process = broker.start().await;
+    let with = |identity: Identity| broker.authority.client().identity(identity);
+    let bot = with(svids.svid(&[BOT], HOUR)).build().unwrap();
+    let old = with(svids.svid(&[BOT], HOUR))
+        .http1_only()
+        .max_tls_version(tls::Version::TLS_1_2);
+    for client in [&bot, &old.build().unwrap()] {
+        let (status, task) = broker.open(client, None).await.unwrap();
+        assert_eq!(status, 201, "{task}");
+    }
+    let records = broker.site.records();
+    let attested = records.iter().map(|record| &record["attested"]);
+    let attested = attested.filter(|attested| attested["kind"] == "x509_svid");
+    assert!(attested.clone().count() >= 2, "{records:?}");
+    assert!(attested.into_iter().all(|attested| attested["subject"] == BOT));
+
+    // A token beside it has to say the same.
+    assert_eq!(broker.open(&bot, Some("support-bot")).await.unwrap().0, 201);
+    let (status, problem) = broker.open(&bot, Some("report-bot")).await.unwrap();
+    assert_eq!(status, 401, "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("another workload"),
+        "{problem}"
+    );
+    let nobody = broker.authority.client().build().unwrap();
+    assert_eq!(broker.open(&nobody, None).await.unwrap().0, 401);
+    assert_eq!(broker.open(&nobody, Some("report-bot")).await.unwrap().0, 201);
+    let unregistered = with(svids.svid(&["spiffe://example.org/agents/nobody"], HOUR))
+        .build()
+        .unwrap();
+    assert_eq!(broker.open(&unregistered, None).await.unwrap().0, 403);
+
+    let other = Authority::new();
+    for bad in [
+        other.svid(&[BOT], HOUR),
+        svids.svid(&[BOT, "spiffe://example.org/b"], HOUR),
+        svids.svid(&["spiffe://other.org/a"], HOUR),
+        svids.svid(&[], HOUR),
+        svids.svid(&[BOT], Duration::ZERO),
+        broker.authority.svid(&[BOT], HOUR),
+    ] {
+        let client = with(bad).build().unwrap();
+        assert!(broker.open(&client, None).await.is_err(), "the handshake fails");
+        assert!(client.get(broker.url("/healthz")).send().await.is_err());
+    }
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_outlives_neither_its_certificate_nor_the_authority_of_it() {
+    let (broker, svids) = mutual();
+    let process = broker.start().await;
+    let with = |identity: Identity| broker.authority.client().identity(identity).build().unwrap();
+    let (short, long) = (
+        with(svids.svid(&[BOT], Duration::from_secs(4))),
+        with(svids.svid(&[BOT], HOUR)),
+    );
+    assert_eq!(broker.open(&short, None).await.unwrap().0, 201);
+    assert_eq!(broker.open(&long, None).await.unwrap().0, 201);
+    put_in_bundle(&broker, &[&Authority::new()], 3);
+    for client in [&short, &long] {
+        // On the connection that is open: another one would not come into being.
+        until("it counts no more", async || {
+            let (status, answer) = broker.open(client, None).await.unwrap();
+            assert!([201, 401].contains(&status), "{answer}");
+            (status == 401).then_some(())
+        })
+        .await;
+    }
+    process.stop().await;
+}
+
+/// The address that a listener got by itself, from the log.
+async fn listener(process: &Process, whom: &str) -> String {
+    until("it says where it listens", async || {
+        let log = process.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!("{whom} have a listener")))?;
+        let address = line.split("address=").nth(1)?;
+        Some(address.split_whitespace().next()?.to_owned())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tools_and_operators_have_listeners_of_their_own() {
+    let broker = Broker::new();
+    broker.files.change("dayfly.toml", |text| {
+        let (own, key) = (broker.files.path("own.crt"), broker.files.path("own.key"));
+        let (certificate, private) = broker.authority.pair();
+        fs::write(&own, certificate).unwrap();
+        fs::write(&key, private).unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        text + &format!(
+            "\n[server.tools]\nlisten = \"127.0.0.1:0\"\n\n[server.operators]\nlisten = \"127.0.0.1:0\"\n\n\
+             [server.operators.tls]\ncert_file = {own:?}\nkey_file = {key:?}\n"
+        )
+    });
+    let process = broker.start().await;
+    let (tools, operators) = (
+        listener(&process, "tools").await,
+        listener(&process, "operators").await,
+    );
+    let main = broker.site.address.to_string();
+    let client = broker.authority.client().build().unwrap();
+    let evidence = broker.files.evidence("ops-console").await;
+    for (path, at_main, at_tools, at_operators) in [
+        ("/healthz", 200, 200, 200),
+        ("/readyz", 200, 200, 200),
+        ("/metrics", 404, 404, 200),
+        ("/.well-known/jwks.json", 200, 200, 404),
+        ("/v1/journal", 404, 404, 200),
+        ("/v1/leases", 200, 404, 200),
+        ("/v1/facts", 404, 404, 200),
+    ] {
+        for (address, expected) in [(&main, at_main), (&tools, at_tools), (&operators, at_operators)] {
+            let request = client.get(format!("https://{address}{path}"));
+            let answer = request.bearer_auth(&evidence).send().await.unwrap();
+            assert_eq!(answer.status(), expected, "{path} at {address}");
+        }
+    }
+    let certificate = async |address: &str| {
+        let answer = client
+            .get(format!("https://{address}/healthz"))
+            .send()
+            .await
+            .unwrap();
+        let info = answer.extensions().get::<TlsInfo>().unwrap();
+        info.peer_certificate().unwrap().to_vec()
+    };
+    assert_eq!(certificate(&tools).await, certificate(&main).await);
+    assert_ne!(certificate(&operators).await, certificate(&main).await);
+    process.stop().await;
 }
 
 #[test]

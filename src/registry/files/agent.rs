@@ -73,13 +73,13 @@ fn ceilings(section: &mut Section<'_>) -> AgentCeilings {
 fn rule(section: &mut Section<'_>) -> Option<(MatchRule, Place)> {
     let kind: Option<EvidenceKind> = section.required(
         "kind",
-        "say what kind of evidence it is: `kind = \"jwt_svid\"`, `\"kubernetes\"` or `\"oidc\"`",
+        "say what kind of evidence it is: `kind = \"jwt_svid\"`, `\"x509_svid\"`, `\"kubernetes\"` or `\"oidc\"`",
     );
     let subject: Option<Pattern> = section.parsed("subject");
     let claims = section.map("claims");
     // Each authority goes by its own name, and a rule of one kind has no use for the others.
     let authority = match kind {
-        Some(EvidenceKind::JwtSvid) => section.optional("trust_domain"),
+        Some(EvidenceKind::JwtSvid | EvidenceKind::X509Svid) => section.optional("trust_domain"),
         Some(EvidenceKind::Kubernetes) => section.optional("cluster"),
         Some(EvidenceKind::Oidc) => section.optional("issuer"),
         None => ["trust_domain", "cluster", "issuer"]

@@ -1,0 +1,146 @@
+//! The listeners, from their configuration: opened at the start, when only keys are served, and led to all routes
+//! later.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::certificate::ServerCertificate;
+use super::client_certificates::ClientSvids;
+use crate::clock::Clock;
+use crate::config::server::{ListenerConfig, ServerConfig};
+use crate::config::tls::{ClientCertificates, TlsConfig};
+use crate::http::tls::Tls;
+use crate::http::{self, Apart, Limits, Routers};
+use crate::identity::x509_svid::X509Svid;
+
+/// Listeners that serve.
+pub(super) struct Listeners {
+    pub(super) certificates: Vec<Arc<ServerCertificate>>,
+    main: Door,
+    tools: Option<Door>,
+    operators: Option<Door>,
+}
+
+/// One listener, and what leads to its routes.
+struct Door {
+    address: SocketAddr,
+    /// For connections that were accepted early.
+    opened: watch::Sender<Option<Router>>,
+    /// For connections to come.
+    routes: watch::Sender<Router>,
+}
+
+/// What all listeners have in common.
+pub(super) struct Around<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) tracker: &'a TaskTracker,
+    pub(super) stop: &'a CancellationToken,
+    /// Who judges certificates of clients, where they are taken.
+    pub(super) svids: Option<&'a Arc<X509Svid>>,
+    /// Makes the early routes, which lead to all of them once those come through the channel.
+    pub(super) early: &'a dyn Fn(watch::Receiver<Option<Router>>) -> Router,
+}
+
+impl Listeners {
+    /// Opens all of them; the first is open already. From here on the early routes are served.
+    pub(super) async fn open(
+        config: &ServerConfig,
+        main: TcpListener,
+        around: &Around<'_>,
+    ) -> anyhow::Result<Self> {
+        let mut certificates = Vec::new();
+        let mut tls = |config: &TlsConfig, used_for| {
+            let held = ServerCertificate::open(config, used_for, Arc::clone(around.clock))?;
+            certificates.push(Arc::clone(&held));
+            let asked = config.client_certificates == ClientCertificates::Optional;
+            let judge = around.svids.filter(|_| asked);
+            let judge = judge.map(|svids| Arc::new(ClientSvids::new(Arc::clone(svids))) as Arc<_>);
+            held.tls(judge.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
+        };
+        let first = config.tls.as_ref().map(|own| tls(own, "server")).transpose()?;
+        let mut beside = |config: Option<&ListenerConfig>, used_for| {
+            let own = config.and_then(|config| config.tls.as_ref());
+            let own = own.map(|own| tls(own, used_for)).transpose()?;
+            anyhow::Ok(own.or_else(|| first.clone()))
+        };
+        let (tools, operators) = (config.tools.as_ref(), config.operators.as_ref());
+        let (tools_tls, operators_tls) = (beside(tools, "tools")?, beside(operators, "operators")?);
+        let (tools, operators) = (bind(tools).await?, bind(operators).await?);
+        let door = |listener, tls| Door::open(listener, tls, around);
+        Ok(Self {
+            certificates,
+            main: door(main, first)?,
+            tools: tools.map(|listener| door(listener, tools_tls)).transpose()?,
+            operators: operators
+                .map(|listener| door(listener, operators_tls))
+                .transpose()?,
+        })
+    }
+
+    /// Which of them there are.
+    pub(super) fn apart(&self) -> Apart {
+        Apart {
+            tools: self.tools.is_some(),
+            operators: self.operators.is_some(),
+        }
+    }
+
+    /// Serves all routes from now on.
+    pub(super) fn lead_to(&self, routers: Routers) {
+        self.main.lead_to(routers.main);
+        for (door, router) in [(&self.tools, routers.tools), (&self.operators, routers.operators)] {
+            if let (Some(door), Some(router)) = (door, router) {
+                door.lead_to(router);
+            }
+        }
+    }
+
+    /// Where they listen: the first, that of tools, that of operators.
+    pub(super) fn addresses(&self) -> (SocketAddr, Option<SocketAddr>, Option<SocketAddr>) {
+        let address = |door: &Option<Door>| door.as_ref().map(|door| door.address);
+        (self.main.address, address(&self.tools), address(&self.operators))
+    }
+}
+
+async fn bind(config: Option<&ListenerConfig>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(ListenerConfig { listen, .. }) = config else {
+        return Ok(None);
+    };
+    let bound = TcpListener::bind(listen).await;
+    Ok(Some(bound.with_context(|| format!("cannot listen on {listen}"))?))
+}
+
+impl Door {
+    /// Serves until `stop`. Connections run on the tracker.
+    fn open(listener: TcpListener, tls: Option<Tls>, around: &Around<'_>) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let (opened, open) = watch::channel(None);
+        let (routes, current) = watch::channel((around.early)(open));
+        let (stop, tracker) = (around.stop.clone(), around.tracker.clone());
+        let serving = http::serve(listener, tls, current, around.limits.clone(), stop, tracker);
+        around.tracker.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, %address, "the server stopped");
+            }
+        });
+        Ok(Self {
+            address,
+            opened,
+            routes,
+        })
+    }
+
+    fn lead_to(&self, router: Router) {
+        self.opened.send_replace(Some(router.clone()));
+        drop(self.routes.send_replace(router));
+    }
+}
