@@ -241,7 +241,7 @@ mod tests {
         });
         let text = handle.render();
         assert!(
-            text.contains(&format!("# HELP {HTTP_REQUESTS} requests answered")),
+            text.contains(&format!("# HELP {HTTP_REQUESTS} requests that were answered")),
             "{text}"
         );
         let bucket = r#"dayfly_http_request_duration_seconds_bucket{route="/v1/tasks",le="0.005"} 3"#;

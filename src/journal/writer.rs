@@ -167,6 +167,9 @@ impl Writer {
             Ok(()) if self.refusing => self.appender.republish(),
             outcome => outcome,
         };
+        if outcome.is_ok() {
+            self.unsigned.send_replace(None);
+        }
         if outcome.is_ok() && std::mem::take(&mut self.refusing) {
             tracing::info!("the journal can be written again");
         }
