@@ -4,6 +4,7 @@
 //! over HTTP, with evidence, like any workload. Output is for people, or with `--json` for programs.
 
 mod answer;
+pub mod bench;
 pub mod check;
 pub mod client;
 mod credential;
@@ -102,6 +103,8 @@ enum Command {
     Receipt(receipt::ReceiptCommand),
     /// Bring back a ledger that was lost or rolled back, from the journals.
     Recover(recover::Recover),
+    /// Put a load on a running broker, and see how long it lets its callers wait.
+    Bench(Box<bench::Bench>),
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
 }
@@ -129,6 +132,11 @@ impl Remote {
     fn client(&self) -> Result<Client, CallError> {
         let evidence = self.evidence.clone().map(Evidence::file);
         Client::trusting(&self.broker, evidence, self.ca_file.as_deref())
+    }
+
+    /// As somebody else.
+    fn client_as(&self, evidence: Evidence) -> Result<Client, CallError> {
+        Client::new(&self.broker, Some(evidence))
     }
 }
 
@@ -167,6 +175,7 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Journal(command) => Box::pin(command.run(&terminal)),
         Command::Receipt(command) => Box::pin(ready(command.run(&terminal))),
         Command::Recover(command) => Box::pin(async move { command.run(&terminal).await }),
+        Command::Bench(command) => Box::pin(async move { command.run(&terminal).await }),
         Command::Openapi => Box::pin(ready(openapi(&terminal))),
     };
     let ended = running.await;

@@ -59,6 +59,11 @@ impl Client {
         Ok(Self(broker.build()?.api().clone()))
     }
 
+    /// The caller itself, for requests that are made in other ways.
+    pub(super) fn api(&self) -> Api {
+        self.0.clone()
+    }
+
     /// Reads.
     pub async fn get(&self, path: &str) -> Result<Value, CallError> {
         self.0.get(path).await

@@ -56,6 +56,11 @@ impl Terminal {
         self.json
     }
 
+    /// Whether a person reads the notes.
+    pub fn is_watched(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+
     /// The text in its tone, where a person is looking.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
         if self.colour && tone != Tone::Plain {
