@@ -32,7 +32,7 @@ use crate::broker::{Broker, Parts, Settings, reaper, reconciler};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::entropy::{Entropy, OsEntropy};
-use crate::http::{self, HttpState, Jwks, Limits};
+use crate::http::{self, Farewell, HttpState, Jwks, Limits};
 use crate::identity::verifiers::Verifiers;
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
@@ -60,11 +60,12 @@ pub struct Running {
     broker: Arc<Broker>,
     /// The first, that of tools, that of operators.
     addresses: (SocketAddr, Option<SocketAddr>, Option<SocketAddr>),
-    stop: CancellationToken,
+    farewell: Farewell,
     tracker: TaskTracker,
     journal: Arc<FileJournal>,
     certificates: Vec<Arc<ServerCertificate>>,
     clock: Arc<dyn Clock>,
+    delay: Duration,
     drain: Duration,
 }
 
@@ -114,7 +115,8 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         let keys = Arc::clone(&keys);
         move || keys.jwks()
     });
-    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let (farewell, tracker) = (Farewell::default(), TaskTracker::new());
+    let stop = farewell.stop.clone();
     // The keys are served from here on. Connections that were accepted before the rest is there go on with
     // the early routes, which then lead to all of them.
     let svids = config.server.takes_client_certificates();
@@ -125,7 +127,7 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         limits: &limits,
         clock: &clock,
         tracker: &tracker,
-        stop: &stop,
+        farewell: &farewell,
         svids: svids.as_ref(),
         early: &|open| http::early(issuer.clone(), Arc::clone(&jwks), &limits, open),
     };
@@ -190,15 +192,16 @@ async fn run(config: Config, listener: TcpListener) -> anyhow::Result<Running> {
         issuer,
         metrics,
         tracker: tracker.clone(),
-        stop: stop.clone(),
+        stop: farewell.leaving.clone(),
     };
     listeners.lead_to(http::routers(state, &limits, listeners.apart()));
     starting.disarm();
     Ok(Running {
+        delay: config.server.stop_delay,
         drain: config.server.drain_timeout,
         broker,
         addresses: listeners.addresses(),
-        stop,
+        farewell,
         tracker,
         journal,
         certificates: listeners.certificates,
@@ -269,10 +272,13 @@ impl Running {
         self.addresses.2
     }
 
-    /// Comes to rest: takes no more requests, finishes those under way, closes the journal. What is
-    /// due stays in the ledger for the next start or another replica.
+    /// Comes to rest: says that it is not ready and waits until that was noticed, takes no more requests,
+    /// finishes those under way, closes the journal. What is due stays in the ledger for the next start or
+    /// another replica.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.stop.cancel();
+        self.farewell.leaving.cancel();
+        tokio::time::sleep(self.delay).await;
+        self.farewell.stop.cancel();
         self.tracker.close();
         let grace = self.drain + Duration::from_secs(5);
         if tokio::time::timeout(grace, self.tracker.wait()).await.is_err() {

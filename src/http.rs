@@ -66,7 +66,7 @@ use status_lists::StatusLists;
 pub use early::early;
 pub use envelope::REQUEST_ID;
 pub use extract::IDEMPOTENCY_KEY;
-pub use serve::serve;
+pub use serve::{Farewell, serve};
 
 /// Requests without evidence at a time, of each of the two kinds.
 const PUBLIC_PLACES: usize = 64;
@@ -92,7 +92,7 @@ pub struct HttpState {
     pub metrics: PrometheusHandle,
     /// Where use-cases that change something run to their end.
     pub tracker: TaskTracker,
-    /// Ends streams and turns readiness off when Dayfly stops.
+    /// Ends streams and turns readiness off when Dayfly is about to stop.
     pub stop: CancellationToken,
 }
 

@@ -9,7 +9,6 @@ use axum::Router;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::certificate::ServerCertificate;
@@ -18,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::server::{ListenerConfig, ServerConfig};
 use crate::config::tls::{ClientCertificates, TlsConfig};
 use crate::http::tls::Tls;
-use crate::http::{self, Apart, Limits, Routers};
+use crate::http::{self, Apart, Farewell, Limits, Routers};
 use crate::identity::x509_svid::X509Svid;
 
 /// Listeners that serve.
@@ -43,7 +42,7 @@ pub(super) struct Around<'a> {
     pub(super) limits: &'a Limits,
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) tracker: &'a TaskTracker,
-    pub(super) stop: &'a CancellationToken,
+    pub(super) farewell: &'a Farewell,
     /// Who judges certificates of clients, where they are taken.
     pub(super) svids: Option<&'a Arc<X509Svid>>,
     /// Makes the early routes, which lead to all of them once those come through the channel.
@@ -120,13 +119,13 @@ async fn bind(config: Option<&ListenerConfig>) -> anyhow::Result<Option<TcpListe
 }
 
 impl Door {
-    /// Serves until `stop`. Connections run on the tracker.
+    /// Serves until it is told to stop. Connections run on the tracker.
     fn open(listener: TcpListener, tls: Option<Tls>, around: &Around<'_>) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let (opened, open) = watch::channel(None);
         let (routes, current) = watch::channel((around.early)(open));
-        let (stop, tracker) = (around.stop.clone(), around.tracker.clone());
-        let serving = http::serve(listener, tls, current, around.limits.clone(), stop, tracker);
+        let (farewell, tracker) = (around.farewell.clone(), around.tracker.clone());
+        let serving = http::serve(listener, tls, current, around.limits.clone(), farewell, tracker);
         around.tracker.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, %address, "the server stopped");

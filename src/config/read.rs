@@ -70,6 +70,16 @@ pub(super) fn duration_within(
     most: u32,
 ) -> Duration {
     let value = section.or(key, seconds(default));
+    bounded(section, key, value, most)
+}
+
+/// A length of time within limits, or none at all.
+pub(super) fn optional_within(section: &mut Section<'_>, key: &'static str, most: u32) -> Option<Duration> {
+    let value = section.optional(key)?;
+    Some(bounded(section, key, value, most))
+}
+
+fn bounded(section: &mut Section<'_>, key: &'static str, value: Ttl, most: u32) -> Duration {
     let most = seconds(most);
     if value > most {
         section.blame(

@@ -8,7 +8,7 @@ use reqwest::Url;
 
 use crate::model::document::Section;
 
-use super::read::{Base, duration_within, is_loopback, is_plain, within};
+use super::read::{Base, duration_within, is_loopback, is_plain, optional_within, within};
 use super::tls::{self, ClientCertificates, TlsConfig};
 
 /// How Dayfly serves.
@@ -32,6 +32,8 @@ pub struct ServerConfig {
     pub max_concurrent_requests: NonZeroUsize,
     /// How long a request may take.
     pub request_timeout: Duration,
+    /// How long it goes on taking requests when told to stop, while it says that it is not ready.
+    pub stop_delay: Duration,
     /// How long requests and revocations may take to finish at shutdown.
     pub drain_timeout: Duration,
 }
@@ -93,6 +95,7 @@ pub(super) fn read(section: &mut Section<'_>, base: Base<'_>) -> ServerConfig {
         body_limit: within(section, "body_limit", 64 * 1024, 4 * 1024, 1024 * 1024),
         max_concurrent_requests: section.or("max_concurrent_requests", CONCURRENT),
         request_timeout: duration_within(section, "request_timeout", 10, 300),
+        stop_delay: optional_within(section, "stop_delay", 300).unwrap_or_default(),
         drain_timeout: duration_within(section, "drain_timeout", 20, 600),
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing that a peer does before its first whole request costs more than a bounded buffer for a
 //! bounded time, and neither does an answer that it does not read. HTTP/1.1 and HTTP/2, in TLS or in plaintext.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -69,6 +72,27 @@ impl Bounds {
     }
 }
 
+/// How a server comes to its end, in two steps.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell {
+    /// It is about to stop. Whoever asks is answered still, and told to connect elsewhere the next time:
+    /// a connection is closed after an answer and never under a request that is on its way.
+    pub leaving: CancellationToken,
+    /// It stops.
+    pub stop: CancellationToken,
+}
+
+impl Farewell {
+    /// The same for one connection. Tokens of its own: a connection looks at them each time it wakes, and all
+    /// would look at one.
+    fn child(&self) -> Self {
+        Self {
+            leaving: self.leaving.child_token(),
+            stop: self.stop.child_token(),
+        }
+    }
+}
+
 /// Serves until told to stop; then accepts nothing new, and returns when every connection has
 /// finished or the drain time is up. Connections run on the tracker, each with the routes of the
 /// instant that it was accepted.
@@ -79,7 +103,7 @@ pub async fn serve(
     tls: Option<Tls>,
     routes: watch::Receiver<Router>,
     limits: Limits,
-    stop: CancellationToken,
+    farewell: Farewell,
     tracker: TaskTracker,
 ) -> io::Result<()> {
     within(
@@ -87,7 +111,7 @@ pub async fn serve(
         listener,
         tls,
         routes,
-        stop,
+        farewell,
         tracker,
     )
     .await
@@ -98,9 +122,10 @@ async fn within(
     listener: TcpListener,
     tls: Option<Tls>,
     routes: watch::Receiver<Router>,
-    stop: CancellationToken,
+    farewell: Farewell,
     tracker: TaskTracker,
 ) -> io::Result<()> {
+    let stop = farewell.stop.clone();
     let places = Arc::new(Semaphore::new(
         usize::try_from(limits.connections).unwrap_or(usize::MAX),
     ));
@@ -122,9 +147,8 @@ async fn within(
                 }
             },
         };
-        // Tokens of its own: a connection looks at them each time it wakes, and all would look at one.
         let router = routes.borrow().clone();
-        let connection = accepted(stream, tls.clone(), router, limits.clone(), stop.child_token());
+        let connection = accepted(stream, tls.clone(), router, limits.clone(), farewell.child());
         let cut = cut.child_token();
         tracker.spawn(async move {
             tokio::select! {
@@ -153,13 +177,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 /// One connection, from its first byte on.
-async fn accepted(
-    stream: TcpStream,
-    tls: Option<Tls>,
-    router: Router,
-    limits: Bounds,
-    stop: CancellationToken,
-) {
+async fn accepted(stream: TcpStream, tls: Option<Tls>, router: Router, limits: Bounds, farewell: Farewell) {
     // Answers are small: waiting to fill a packet would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection broke off");
@@ -168,17 +186,17 @@ async fn accepted(
     // Below TLS, which takes what is written to it and keeps it.
     let stream = Reader::new(stream, limits.read_time);
     let Some(tls) = tls else {
-        return connection(stream, None, router, limits, stop).await;
+        return connection(stream, None, router, limits, farewell).await;
     };
     let shaken = tokio::select! {
         // No request is under way in it.
-        () = stop.cancelled() => return,
+        () = farewell.stop.cancelled() => return,
         shaken = tls.shake(stream, limits.header_time) => shaken,
     };
     match shaken {
         Ok(stream) => {
             let presented = Presented::by(&stream);
-            connection(stream, presented, router, limits, stop).await;
+            connection(stream, presented, router, limits, farewell).await;
         }
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
     }
@@ -191,18 +209,30 @@ async fn connection<S>(
     presented: Option<Presented>,
     router: Router,
     limits: Bounds,
-    stop: CancellationToken,
+    farewell: Farewell,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Arc::new(AtomicBool::new(false));
     let seen = busy.clone();
+    let Farewell { leaving, stop } = farewell;
     let service = tower::service_fn(move |mut request: axum::http::Request<_>| {
         seen.store(true, Ordering::Relaxed);
         if let Some(presented) = &presented {
             request.extensions_mut().insert(presented.clone());
         }
-        router.clone().oneshot(request.map(Body::new))
+        // HTTP/2 has a farewell of its own, which loses no request.
+        let old = request.version() < Version::HTTP_2;
+        let answering = router.clone().oneshot(request.map(Body::new));
+        let leaving = leaving.clone();
+        async move {
+            let mut answer = answering.await?;
+            if old && leaving.is_cancelled() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let builder = builder(&limits);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
@@ -255,7 +285,7 @@ mod tests {
 
     struct Server {
         address: std::net::SocketAddr,
-        stop: CancellationToken,
+        farewell: Farewell,
         done: tokio::task::JoinHandle<io::Result<()>>,
         tracker: TaskTracker,
     }
@@ -263,19 +293,19 @@ mod tests {
     async fn start(router: Router, limits: Bounds) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let (stopped, tracked) = (stop.clone(), tracker.clone());
+        let (farewell, tracker) = (Farewell::default(), TaskTracker::new());
+        let (leaving, tracked) = (farewell.clone(), tracker.clone());
         let done = tracker.spawn(within(
             limits,
             listener,
             None,
             watch::channel(router).1,
-            stopped,
+            leaving,
             tracked,
         ));
         Server {
             address,
-            stop,
+            farewell,
             done,
             tracker,
         }
@@ -316,7 +346,7 @@ mod tests {
         let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
         let asked = server.tracker.spawn(exchange(server.address, request));
         entered.notified().await;
-        server.stop.cancel();
+        server.farewell.stop.cancel();
         while TcpStream::connect(server.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -340,11 +370,35 @@ mod tests {
             .tracker
             .spawn(exchange(server.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n"));
         entered.notified().await;
-        server.stop.cancel();
+        server.farewell.stop.cancel();
         server.done.await.unwrap().unwrap();
         assert_eq!(asked.await.unwrap(), "");
         server.tracker.close();
         server.tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn before_it_stops_it_answers_and_closes_each_connection_after_an_answer() {
+        let router = Router::new().route("/", get(async || "ok"));
+        let server = start(router, Bounds::draining(Duration::from_secs(60))).await;
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut kept = TcpStream::connect(server.address).await.unwrap();
+        kept.write_all(request).await.unwrap();
+        let mut answer = [0; 4096];
+        let length = kept.read(&mut answer).await.unwrap();
+        let before = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert!(!before.contains("connection: close"), "{before}");
+
+        server.farewell.leaving.cancel();
+        // On a connection that was there, and on a new one.
+        kept.write_all(request).await.unwrap();
+        let mut rest = String::new();
+        kept.read_to_string(&mut rest).await.unwrap();
+        let other = exchange(server.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        for answer in [rest, other] {
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+        }
     }
 
     #[tokio::test]

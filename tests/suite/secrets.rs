@@ -9,7 +9,7 @@ use std::time::Duration;
 use dayfly::cli::client::{Client, Evidence};
 use dayfly::config;
 use dayfly::entropy::OsEntropy;
-use dayfly::http::{self, Limits};
+use dayfly::http::{self, Farewell, Limits};
 use dayfly::keys::Algorithm;
 use dayfly::keys::file::{KeyDirectory, read_key};
 use dayfly::keys::key_ring::{KeyRing, Rotation};
@@ -19,7 +19,6 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -106,7 +105,7 @@ async fn logs_records_and_errors_hold_no_secret() {
     let api = Api::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let (farewell, tracker) = (Farewell::default(), TaskTracker::new());
     let limits = Limits {
         body: 4096,
         concurrency: std::num::NonZeroUsize::MIN.saturating_add(7),
@@ -118,7 +117,7 @@ async fn logs_records_and_errors_hold_no_secret() {
         None,
         watch::channel(api.router.clone()).1,
         limits,
-        stop.clone(),
+        farewell.clone(),
         tracker.clone(),
     );
     let serving = tracker.spawn(serving);
@@ -242,7 +241,7 @@ async fn logs_records_and_errors_hold_no_secret() {
     let refused = config::parse("dayfly.toml", folder.path(), &text).unwrap_err();
     told.extend([refused.to_string(), format!("{refused:?}")]);
 
-    stop.cancel();
+    farewell.stop.cancel();
     serving.await.unwrap().unwrap();
     let logs = stop_listening();
     assert!(
