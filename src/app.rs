@@ -3,6 +3,7 @@
 
 pub mod certificate;
 mod client_certificates;
+pub mod doctor;
 pub mod identity;
 pub mod journal;
 pub mod ledger;

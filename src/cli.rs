@@ -7,7 +7,9 @@ mod answer;
 pub mod bench;
 pub mod check;
 pub mod client;
+pub mod config;
 mod credential;
+pub mod doctor;
 pub mod exec;
 pub mod exit;
 pub mod fact;
@@ -60,6 +62,11 @@ enum Command {
     Demo,
     /// Check a configuration with everything that it names.
     Check(check::Check),
+    /// Look at what a broker would work with: Redis, authorities, providers, clocks. Say what is unsafe.
+    Doctor(doctor::Doctor),
+    /// Say what can be configured.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Check, test and explain policies.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -159,6 +166,8 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Dev(command) => Box::pin(command.run(&terminal)),
         Command::Demo => Box::pin(crate::dev::demo::run(&terminal)),
         Command::Check(command) => Box::pin(ready(command.run(&terminal))),
+        Command::Doctor(command) => Box::pin(async move { command.run(&terminal).await }),
+        Command::Config(command) => Box::pin(ready(command.run(&terminal))),
         Command::Policy(command) => Box::pin(command.run(&terminal)),
         Command::Exec(command) => Box::pin(async move { command.run(&terminal).await }),
         Command::Credential(command) => Box::pin(command.run(&terminal)),

@@ -15,6 +15,7 @@ pub mod providers;
 mod read;
 pub mod reaper;
 pub mod reconciler;
+pub mod schema;
 pub mod server;
 pub mod signals;
 pub mod status_lists;

@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use crate::ledger::embedded::{self, Embedded};
 use crate::ledger::lineage::{Memory, Writer};
 use crate::ledger::measured::Measured;
+use crate::ledger::redis::survey::Survey;
 use crate::ledger::redis::{self, Mode, RedisLedger};
 use crate::model::secret::Secret;
 
@@ -33,18 +34,29 @@ pub async fn open(config: &LedgerConfig, writer: Writer, memory: Memory) -> anyh
         }
         LedgerKind::Redis(redis) => {
             let settings = redis::RedisConfig {
-                prefix: redis.prefix.clone(),
-                shards: redis.shards,
-                retention: config.retention,
                 writer,
                 memory,
-                root_certificates: redis.ca_file.as_deref().map(read).transpose()?,
-                ..redis::RedisConfig::new(mode(redis)?)
+                ..settings(config, redis)?
             };
             let connected = RedisLedger::connect(&settings).await?;
             Ok(Arc::new(Measured::new(Arc::new(connected))))
         }
     }
+}
+
+/// What the Redis of this configuration says of itself.
+pub async fn survey(config: &LedgerConfig, redis: &RedisConfig) -> anyhow::Result<Survey> {
+    Ok(Survey::of(&settings(config, redis)?).await?)
+}
+
+fn settings(config: &LedgerConfig, redis: &RedisConfig) -> anyhow::Result<redis::RedisConfig> {
+    Ok(redis::RedisConfig {
+        prefix: redis.prefix.clone(),
+        shards: redis.shards,
+        retention: config.retention,
+        root_certificates: redis.ca_file.as_deref().map(read).transpose()?,
+        ..redis::RedisConfig::new(mode(redis)?)
+    })
 }
 
 fn mode(config: &RedisConfig) -> anyhow::Result<Mode> {

@@ -317,7 +317,8 @@ impl KeySource {
         }
     }
 
-    async fn refresh(&self) -> Result<(), String> {
+    /// Asks for the keys now. Says why there are none.
+    pub async fn refresh(&self) -> Result<(), String> {
         let text = |e: FetchError| e.to_string();
         let document = match (&self.origin, &self.fetcher) {
             (Origin::File(path), _) => read(path).await,

@@ -53,6 +53,7 @@ mod past;
 mod places;
 mod script;
 mod shares;
+pub mod survey;
 mod tasks;
 
 use std::num::{NonZeroU16, NonZeroUsize};

@@ -10,6 +10,8 @@ mod aws;
 #[cfg(test)]
 mod behind;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod config_files;
 #[cfg(test)]
 mod context;
@@ -25,6 +27,8 @@ mod delegation;
 mod deprived;
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod doctor;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
