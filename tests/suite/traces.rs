@@ -156,11 +156,8 @@ async fn a_request_is_a_span_of_its_callers_trace_and_its_parts_are_below_it() {
     assert_eq!(carried.1, "vendor=7");
 
     let recorded: Vec<serde_json::Value> = heard.logs();
-    let recorded = recorded.iter().filter(|line| line["message"] == "recorded");
-    let line = recorded
-        .filter(|line| line["lease"] == lease)
-        .next_back()
-        .unwrap();
+    let mut recorded = recorded.iter().filter(|line| line["message"] == "recorded");
+    let line = recorded.rfind(|line| line["lease"] == lease).unwrap();
     assert_eq!(line["span"]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(
         (&line["agent"], &line["verb"]),
