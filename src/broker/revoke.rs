@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::journal::record::{Record, Result as Decided, Verb};
 use crate::ledger::{LedgerError, Refusal};
 use crate::model::cutoff::{Cutoff, Selector};
@@ -24,9 +22,6 @@ use super::measure::Because;
 use super::records::{Fill, of_caller};
 use super::walk::Walk;
 use super::{Broker, measure};
-
-/// How long the answer to a kill order waits for what it ends.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What a revocation of many did.
 #[derive(Debug)]
@@ -206,11 +201,13 @@ impl Broker {
         };
         let order = self.order_of(cutoff.selector.clone(), work, why);
         // First, so that whoever dies here leaves no cutoff behind that nobody drains.
-        let ordered = self.give_order(&order).await;
+        let ordered = self.parts.ledger.order_recheck(&order).await;
         self.parts.ledger.cut(cutoff).await?;
+        // The drain is not in the way of what denies.
+        self.ordered.notify_one();
         ordered.map_err(|error| BrokerError::Undrained {
             owed: self.owe(order),
-            source: Box::new(error),
+            source: Box::new(error.into()),
         })
     }
 
@@ -263,27 +260,22 @@ impl Broker {
         Ok(Record { tool, ..record })
     }
 
-    /// Turns every live lease that a cutoff matches to its end, as many as there is time for: the recheck does
-    /// the rest. How many, and whether that was all.
+    /// Turns the live leases that a cutoff matches to their end, a page of them at most: the recheck does the
+    /// rest, and nothing twice but that page. How many, and whether that was all.
     async fn drain(&self, cutoff: &Cutoff) -> Result<(usize, bool), BrokerError> {
-        let enough = Instant::now() + ANSWER_WITHIN;
         let mut turned = 0;
         let mut walk = Walk::new(&*self.parts.ledger, &cutoff.selector);
-        while let Some(leases) = walk.next().await? {
-            for lease in leases.iter().filter(|lease| lease.is_cut_by(cutoff)) {
-                match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {
-                    Ok(_) => turned += 1,
-                    // Ended and forgotten since it was found: the rest has to end all the same.
-                    Err(LedgerError::Refused(Refusal::NoLease)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            self.due.notify_one();
-            if Instant::now() >= enough {
-                return Ok((turned, false));
+        let leases = walk.next().await?.unwrap_or_default();
+        for lease in leases.iter().filter(|lease| lease.is_cut_by(cutoff)) {
+            match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {
+                Ok(_) => turned += 1,
+                // Ended and forgotten since it was found: the rest has to end all the same.
+                Err(LedgerError::Refused(Refusal::NoLease)) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok((turned, true))
+        self.due.notify_one();
+        Ok((turned, walk.is_over()))
     }
 
     /// What the record of an order to end something starts from.

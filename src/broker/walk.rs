@@ -29,6 +29,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether there are no more pages.
+    pub(super) const fn is_over(&self) -> bool {
+        self.page.is_none()
+    }
+
     /// The leases of the next page; `None` when there are no more pages.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Lease>>, LedgerError> {
         let Some(page) = self.page.take() else {

@@ -62,6 +62,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::RedisError;
+use tokio::sync::Semaphore;
 
 use self::context::Versions;
 use self::feed::Heads;
@@ -84,6 +85,8 @@ use crate::model::time::Timestamp;
 
 /// The layout of the keys. Another one is another ledger.
 const LAYOUT: &str = "2";
+/// How many steps that nobody waits for are under way at a time: as much as an issue may have to wait for.
+const REAPING: usize = 16;
 
 /// Where Redis is. URLs are `redis://` or `rediss://` (TLS), with user and password where needed:
 /// `rediss://user:password@host:6379/0`.
@@ -240,7 +243,10 @@ impl RedisLedger {
                 Slot::COUNT
             )));
         }
-        let (requests, reaping) = futures_util::try_join!(Link::connect(config), Link::connect(config))?;
+        let (requests, reaping) = futures_util::try_join!(
+            Link::connect(config, Semaphore::MAX_PERMITS),
+            Link::connect(config, REAPING)
+        )?;
         let ledger = Self {
             shards: Shards::new(&config.prefix, config.shards),
             retention: config.retention,

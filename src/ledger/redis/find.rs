@@ -17,7 +17,7 @@ use crate::model::ids::LeaseId;
 use crate::model::lease::Lease;
 
 /// The least and the most that one call looks at.
-const LOOK: (usize, usize) = (16, Page::MOST);
+const LOOK: (usize, usize) = (16, 128);
 
 /// How many shards a walk looks at side by side.
 const SIDE_BY_SIDE: usize = 16;
@@ -94,7 +94,7 @@ impl RedisLedger {
                 break;
             }
             let first = after.take();
-            let look = if alone { limit } else { (limit / width).max(LOOK.0) };
+            let look = (limit / width).clamp(LOOK.0, LOOK.1);
             let filled = group.iter().enumerate().map(|(place, shard)| {
                 let classes = &classes;
                 async move {

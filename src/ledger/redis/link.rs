@@ -17,7 +17,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
     IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::script::Step;
 use super::{Mode, RedisConfig};
@@ -38,6 +38,9 @@ pub(super) struct Link {
     route: Route,
     /// How long a call may take, a reconnection included.
     patience: Duration,
+    /// How many calls may be under way. The server works off all that has come on one connection before it turns
+    /// to the next, so whoever sends a hundred steps at once lets everybody else wait for a hundred.
+    places: Semaphore,
 }
 
 enum Route {
@@ -47,7 +50,8 @@ enum Route {
 }
 
 impl Link {
-    pub(super) async fn connect(config: &RedisConfig) -> RedisResult<Self> {
+    /// Connects, for so many calls at a time.
+    pub(super) async fn connect(config: &RedisConfig, at_a_time: usize) -> RedisResult<Self> {
         let patience = config.response_timeout + config.connect_timeout;
         let route = within(patience, async {
             Ok(match &config.mode {
@@ -63,6 +67,7 @@ impl Link {
         Ok(Self {
             route: route.await?,
             patience,
+            places: Semaphore::new(at_a_time),
         })
     }
 
@@ -108,6 +113,8 @@ impl Link {
     }
 
     async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
+        // Never closed, so there is a place sooner or later: each call ends in time.
+        let _place = self.places.acquire().await;
         within(self.patience, async {
             match &self.route {
                 Route::Node(manager) => manager.clone().req_packed_command(cmd).await,
