@@ -27,7 +27,7 @@ pub struct Survey {
 impl Survey {
     /// Connects and asks. Of a cluster only what each node answers alike.
     pub async fn of(config: &RedisConfig) -> Result<Self, ConnectError> {
-        let link = Link::connect(config).await?;
+        let link = Link::connect(config, 1).await?;
         let (seconds, micros): (u64, u64) = link.query(&cmd("TIME")).await?;
         let mut survey = Self {
             time: Some(seconds * 1000 + micros / 1000),
