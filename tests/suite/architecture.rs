@@ -91,7 +91,13 @@ const TECHNOLOGIES: [(&str, &[&str]); 25] = [
     ("rustify", &["provider::vault"]),
     (
         "rustix",
-        &["cli::exec", "keys::file", "telemetry::process", "app::observe"],
+        &[
+            "cli::exec",
+            "cli::memory",
+            "keys::file",
+            "telemetry::process",
+            "app::observe",
+        ],
     ),
     ("tokio_postgres", &["provider::postgres"]),
     ("tokio_postgres_rustls", &["provider::postgres"]),
