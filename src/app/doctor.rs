@@ -139,7 +139,7 @@ fn trust(config: &IdentityConfig) -> Option<Finding> {
 }
 
 async fn authorities(config: &IdentityConfig) -> Vec<Finding> {
-    let verifiers = match identity::build(config) {
+    let verifiers = match identity::build(config, None) {
         Ok(verifiers) => verifiers,
         Err(error) => {
             let remedy = "`dayfly check` says where";
