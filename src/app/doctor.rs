@@ -130,7 +130,7 @@ fn trust(config: &IdentityConfig) -> Option<Finding> {
     };
     named("example.org").then(|| {
         Finding::bad(
-            "identity: example.org",
+            "trust domain: example.org",
             Verdict::Unsafe,
             "this trust domain is that of the examples and of `dayfly dev`, whose keys lie in a folder",
             "use the trust domain of your SPIFFE servers, and bundles that they serve",

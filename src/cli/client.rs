@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use dayfly_client::Broker;
-use dayfly_client::api::Api;
 use serde_json::Value;
 
 use super::exit::Exit;
 
 pub use dayfly_client::{Error as CallError, Evidence};
 
-pub(super) use dayfly_client::api::segment;
+pub(super) use dayfly_client::api::{Api, Call, segment};
 
 /// How long a request may take: a kill order over a large ledger takes its time.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -31,7 +31,10 @@ async fn it_says_what_is_only_good_for_trying_things_out() {
     let (found, code) = examined(&files);
     assert_eq!(found["listener"]["verdict"], "fine", "{found:?}");
     assert_eq!(found["ledger"]["verdict"], "fine", "{found:?}");
-    assert_eq!(found["identity: example.org"]["verdict"], "unsafe", "{found:?}");
+    assert_eq!(
+        found["trust domain: example.org"]["verdict"], "unsafe",
+        "{found:?}"
+    );
     // Looking makes no keys.
     assert_eq!(found["providers"]["verdict"], "unsafe", "{found:?}");
     assert!(!files.path("data/keys").exists());

@@ -114,6 +114,11 @@ impl Api {
         }
     }
 
+    /// A request that writes, without an idempotency key.
+    pub fn posting(&self, path: &str) -> Call {
+        self.request(Method::POST, path)
+    }
+
     /// Reads.
     pub async fn get(&self, path: &str) -> Result<Value, Error> {
         self.request(Method::GET, path).send().await

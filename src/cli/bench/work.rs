@@ -7,15 +7,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
-use dayfly_client::api::{Api, Call};
-use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Mix;
 use super::load::Tally;
 use crate::cli::answer::{field, text, without_nulls};
-use crate::cli::client::{CallError, segment};
+use crate::cli::client::{Api, Call, CallError, segment};
 use crate::entropy::{OsEntropy, draw};
 use crate::model::access::Access;
 use crate::model::ttl::Ttl;
@@ -151,7 +149,7 @@ impl Ready {
     }
 
     fn call(&self, path: &str, body: &Value) -> Call {
-        let call = self.work.api.request(Method::POST, path).json(body);
+        let call = self.work.api.posting(path).json(body);
         if !self.work.retry {
             return call.once();
         }
@@ -199,9 +197,7 @@ impl Ready {
         let Some(tool) = &self.work.tool else {
             return Ok(Value::Null);
         };
-        let call = tool
-            .request(Method::POST, "/oauth2/introspect")
-            .form(&[("token", token)]);
+        let call = tool.posting("/oauth2/introspect").form(&[("token", token)]);
         if self.work.retry { call } else { call.once() }.send().await
     }
 }
