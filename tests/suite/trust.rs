@@ -332,7 +332,12 @@ async fn nothing_lives_on_whose_key_left_meanwhile() {
     let renewing = pair.world.broker.renew(caller, lease.id, None, request);
     let (refused, ()) = tokio::join!(renewing, pair.lose_the_key_during(&slow));
     assert!(refused.is_err(), "{refused:?}");
-    assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
+    // By whichever came first: whoever takes back what the renewal made, or the recheck.
+    let cause = pair.ended(&lease).await;
+    assert!(
+        matches!(cause, Cause::AttestationRevoked | Cause::Compensated),
+        "{cause:?}"
+    );
 }
 
 /// That a credential was not shown, and that its lease is over.
