@@ -327,13 +327,12 @@ def main() -> None:
         # One after the other, since they share ports; and names of others lead nowhere.
         lost = [page for page in to_follow if "meanwhile/database" in page.read_text()]
         to_follow = [page for page in to_follow if page not in lost]
-        left += [
-            f"{page.relative_to(repository)}: this system gives it no network of its own" for page in lost
+        faults += [
+            f"{page.relative_to(repository)}: it takes a network of its own, and this system gives it none: unshare, of util-linux, has to be permitted"
+            for page in lost
         ]
     with ThreadPoolExecutor(4 if way else 1) as readers:
-        for other in pages:
-            if other not in to_follow:
-                readers.submit(parse_all, other)
+        parsed = [readers.submit(parse_all, other) for other in pages if other not in to_follow]
         for page, done in readers.map(go, to_follow):
             if done.returncode != 0:
                 last = done.stderr.split("Wrong: ")[-1].strip()
@@ -342,6 +341,8 @@ def main() -> None:
             count, *reasons = done.stdout.strip().splitlines()
             ran += int(count)
             left += reasons
+        for one_parsed in parsed:
+            one_parsed.result()
     if faults:
         sys.exit("\n\n".join(faults))
     print("\n".join(f"not run: {reason}" for reason in left))

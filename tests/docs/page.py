@@ -69,7 +69,9 @@ def inline(page: Path) -> list[tuple[int, str]]:
 
 # --- Commands that are only parsed: the real command line reads them
 
-COMMAND = re.compile(r"(?:^|[|;&(] *|\$\( *)(dayfly(?: |$).*)")
+# At the beginning of a line, behind what ends a command, and behind what runs one: `sudo`, a variable, `kubectl exec … --`.
+# By its name or by its path. The rest of the line is looked at from there, since it may have another one.
+COMMAND = re.compile(r"(?:^|[|;&(] *|(?:^|\s)(?:--|sudo|\w+=\S+) +)(?:[\w.$~/-]*/)?(?=(dayfly(?: |$).*))")
 
 
 # What stands for a name in the running text, and a name.
@@ -82,7 +84,7 @@ PLACES = {
 
 def commands(text: str) -> list[str]:
     lines = text.replace("\\\n", " ").splitlines()
-    return [match[1] for line in lines if (match := COMMAND.search(line.strip()))]
+    return [match[1] for line in lines for match in COMMAND.finditer(line.strip())]
 
 
 def parse(dayfly: str, command: str, where: str) -> None:
