@@ -70,6 +70,7 @@ class Checks:
                 self.notes,
                 self.valid,
                 self.accepted,
+                self.runs,
                 self.restricted,
                 self.own_journal,
             ):
@@ -91,6 +92,7 @@ class Checks:
                 self.described,
                 self.readme,
                 self.guide,
+                self.typed,
             )
         ]
         # First, since they wait most.
@@ -101,10 +103,16 @@ class Checks:
         found += [
             (f"{it.__doc__}", it)
             for it in (
+                self.certificate,
                 self.rules_restart_nobody,
                 self.token_review_only_when_asked_for,
                 self.numbers,
                 self.egress,
+                self.nobody,
+                self.repository,
+                self.operators,
+                self.routes,
+                self.drained,
                 self.packed,
                 self.version,
             )
@@ -139,12 +147,11 @@ class Checks:
 
     def accepted(self, scenario: str) -> None:
         """dayfly check takes the configuration"""
-        if unknown := config.unknown(self.helm.template(scenario), self.binary, self.helm.state / f"{scenario}.toml"):
-            print(f"chart: {scenario}: not checked: this dayfly does not know {unknown}")
-            return
-        sandbox = self.helm.state / f"pod-{scenario}"
-        sandbox.mkdir()
-        config.check(self.helm.template(scenario), self.binary, sandbox, self.helm.state, ROOT / "config")
+        self._read(self.helm.template(scenario), ROOT / "config")
+
+    def runs(self, scenario: str) -> None:
+        """it runs as the user of the pod: probes, listeners, stop"""
+        pod.runs(self.helm, self.program, self.estate, self.page, scenario, ROOT / "config")
 
     def restricted(self, scenario: str) -> None:
         """pods are restricted, and no object is a Secret"""
@@ -210,7 +217,11 @@ class Checks:
         pod = rendered.one("StatefulSet")["spec"]["template"]["spec"]
         # 5 to be forgotten, 30 to drain, 5 to close the journal, and 10 more.
         assert pod["terminationGracePeriodSeconds"] == 50
-        assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
+        assert config.of(rendered)["server"]["stop_delay"] == "5s"
+        for server, seconds in (({"stop_delay": None}, 45), ({"stop_delay": 0, "drain_timeout": None}, 35)):
+            more = {"config": {"server": server}}
+            other = self.helm.template("redis-sentinel", more).one("StatefulSet")["spec"]["template"]["spec"]
+            assert other["terminationGracePeriodSeconds"] == seconds, server
         assert rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
         assert all(it["labelSelector"] for it in pod["topologySpreadConstraints"])
         assert "PodDisruptionBudget" not in self.helm.template("embedded").kinds()
@@ -239,6 +250,32 @@ class Checks:
         """without any there is no empty object"""
         rendered = self.helm.template("redis-sentinel", chart=self.bare)
         assert "PrometheusRule" not in rendered.kinds() and "ServiceMonitor" in rendered.kinds()
+
+    def certificate(self) -> None:
+        """cert-manager is asked for what pods and everybody else call it, and the pod has the Secret that comes of it"""
+        asked = self.helm.template("listeners").one("Certificate")["spec"]
+        assert asked["dnsNames"] == [
+            "dayfly.example.org",
+            "dayfly.dayfly.svc",
+            "dayfly.dayfly.svc.cluster.local",
+            "dayfly-replicas.dayfly.svc",
+            "*.dayfly-replicas.dayfly.svc",
+            "dayfly-operators.dayfly.svc",
+        ]
+        volumes = self.helm.template("listeners").one("StatefulSet")["spec"]["template"]["spec"]["volumes"]
+        assert {"secretName": asked["secretName"], "defaultMode": 0o400} in [it.get("secret") for it in volumes]
+        for url, names, addresses in (
+            ("https://10.0.0.5:8440", 5, ["10.0.0.5"]),
+            ("https://[2001:db8::5]:8440", 5, ["2001:db8::5"]),
+            ("https://dayfly.dayfly.svc:8440", 5, None),
+        ):
+            asked = self.helm.template("listeners", {"publicUrl": url}).one("Certificate")
+            assert not schemas.faults(asked, self.definitions)
+            assert len(asked["spec"]["dnsNames"]) == names and asked["spec"].get("ipAddresses") == addresses, url
+        only = {"tls": {"certManager": {"dnsNames": ["dayfly.example.com"]}}}
+        assert self.helm.template("listeners", only).one("Certificate")["spec"]["dnsNames"] == ["dayfly.example.com"]
+        for scenario in set(self.helm.scenarios()) - {"listeners"}:
+            assert "Certificate" not in self.helm.template(scenario).kinds()
 
     def rules_restart_nobody(self) -> None:
         """a change of rules restarts nobody, and a change of dayfly.toml restarts everybody"""
@@ -296,6 +333,105 @@ class Checks:
         ]
         assert self.helm.template("listeners").one("ServiceMonitor")["spec"]["endpoints"][0]["port"] == "operators"
 
+    def nobody(self) -> None:
+        """whom nobody is named for nobody reaches"""
+
+        def ports(**policy: Any) -> list[str]:
+            rules = self.helm.template("listeners", {"networkPolicy": policy}).one("NetworkPolicy")["spec"]["ingress"]
+            assert all(rule["from"] for rule in rules), rules
+            return [port["port"] for rule in rules for port in rule["ports"]]
+
+        assert ports(operatorsFrom=[]) == ports(operatorsFrom=None) == ["agents", "tools"]
+        assert ports(**{"from": []}) == ports(**{"from": None}) == ["operators"]
+        assert ports(operatorsFrom=[], **{"from": []}) == []
+
+    def repository(self) -> None:
+        """the repository of the rules is where it is said to be, or where everything else is"""
+
+        def to(more: dict[str, Any]) -> list[Any]:
+            rules = self.helm.template("redis-cluster-git", more).one("NetworkPolicy")["spec"]["egress"]
+            return [rule.get("to", []) for rule in rules if rule["ports"] == [{"port": 22, "protocol": "TCP"}]]
+
+        inside, git = ([{"ipBlock": {"cidr": it}}] for it in ("10.0.0.0/8", "192.0.2.1/32"))
+        assert to({}) == [[]]
+        assert to({"networkPolicy": {"to": inside}}) == [inside]
+        assert to({"networkPolicy": {"to": inside}, "rules": {"git": {"to": git}}}) == [git]
+
+    def operators(self) -> None:
+        """what is for operators is published nowhere, and scraped under the name that it had"""
+        rendered = self.helm.template("listeners", {"service": {"type": "LoadBalancer"}})
+        assert [it["name"] for it in rendered.one("Service")["spec"]["ports"]] == ["agents", "tools"]
+        apart = rendered.one("Service", "dayfly-operators")
+        assert apart["spec"]["type"] == "ClusterIP" and [it["port"] for it in apart["spec"]["ports"]] == [8442]
+        for scenario in ("listeners", "tls"):
+            rendered = self.helm.template(scenario)
+            monitor = rendered.one("ServiceMonitor")["spec"]
+            wanted = monitor["selector"]["matchLabels"].items()
+            found = [
+                it for it in rendered.objects if it["kind"] == "Service" and wanted <= it["metadata"]["labels"].items()
+            ]
+            assert len(found) == 1, found
+            assert monitor["endpoints"][0]["port"] in [it["name"] for it in found[0]["spec"]["ports"]]
+            assert found[0]["metadata"]["labels"][monitor["jobLabel"]] == "dayfly"
+
+    def routes(self) -> None:
+        """a gateway leads to the listener that answers, by a path that Dayfly knows"""
+
+        def routes(more: dict[str, Any]) -> list[tuple[str, str | None, str | None, int]]:
+            found = []
+            for rule in self.helm.template("redis-sentinel", more).one("HTTPRoute")["spec"]["rules"]:
+                (match,), (backend,) = rule["matches"], rule["backendRefs"]
+                rewritten = [
+                    next(iter(set(it["urlRewrite"]["path"].items()) - {("type", it["urlRewrite"]["path"]["type"])}))
+                    for it in rule.get("filters", [])
+                ]
+                found.append(
+                    (
+                        match["path"]["value"],
+                        match.get("method"),
+                        rewritten[0][1] if rewritten else None,
+                        backend["port"],
+                    )
+                )
+            return found
+
+        tools = {"listeners": {"tools": {"enabled": True}}}
+        assert routes({}) == [("/", None, None, 8440)]
+        # Kill orders are asked for where the feed is, and are no business of that listener.
+        assert routes(tools) == [
+            ("/oauth2", None, None, 8441),
+            ("/v1/revocations", "GET", None, 8441),
+            ("/", None, None, 8440),
+        ]
+        assert routes({**tools, "publicUrl": "https://example.org/dayfly"}) == [
+            ("/dayfly/oauth2", None, "/oauth2", 8441),
+            ("/dayfly/v1/revocations", "GET", "/v1/revocations", 8441),
+            (
+                "/.well-known/oauth-authorization-server/dayfly",
+                None,
+                "/.well-known/oauth-authorization-server",
+                8440,
+            ),
+            ("/dayfly", None, "/", 8440),
+        ]
+        faults = [
+            said
+            for thing in self.helm.template("redis-sentinel", {**tools, "publicUrl": "https://a/dayfly"}).objects
+            for said in schemas.faults(thing, self.definitions)
+        ]
+        assert not faults, faults
+
+    def drained(self) -> None:
+        """budgets that let one go are taken"""
+        for budget in (
+            {"maxUnavailable": 1},
+            {"maxUnavailable": "1%"},
+            {"maxUnavailable": None, "minAvailable": 2},
+            {"maxUnavailable": None, "minAvailable": "66%"},
+            {"enabled": False, "maxUnavailable": 0},
+        ):
+            assert not self.helm.template("redis-sentinel", {"podDisruptionBudget": budget}).refusal, budget
+
     def version(self) -> None:
         """the chart runs the version that it lies beside"""
         chart = yaml.load((self.helm.chart / "Chart.yaml").read_text(), yaml.CSafeLoader)
@@ -344,10 +480,8 @@ class Checks:
         rules = self.helm.state / "guide"
         guide.rules(page, rules)
         first, *changed = guide.values(page)
-        sandbox = self.helm.state / "pod-guide"
-        sandbox.mkdir()
-        config.check(self.helm.template(None, first), self.binary, sandbox, self.helm.state, rules)
         for values_ in [first, *changed]:
+            self._read(self.helm.template(None, values_), rules)
             wrong = [
                 said
                 for thing in self.helm.template(None, values_).objects
@@ -356,6 +490,37 @@ class Checks:
             assert not wrong, "\n".join(wrong)
         for thing in guide.objects(page):
             assert not schemas.faults(thing, self.definitions), thing
+
+    def typed(self) -> None:
+        """what the guide says to type makes what its values name, and installs it"""
+        folder = self.helm.state / "guide-typed"
+        guide.rules(self.page, folder / "rules")
+        done = guide.typed(self.page, folder, self.helm.program)
+        assert len(done) == 5, [block for block, _ in done]
+        installed = "".join(
+            self.helm.template(None, values_).text.split("kind: StatefulSet")[1] for values_ in guide.values(self.page)
+        )
+        for block, things in done:
+            wrong = [said for thing in things for said in schemas.faults(thing, self.definitions)]
+            assert things and not wrong, (block, wrong)
+            if "helm install" in block:
+                assert "StatefulSet" in {it["kind"] for it in things}, block
+                continue
+            for thing in things:
+                assert re.search(rf"\b{thing['metadata']['name']}$", installed, re.MULTILINE), thing["metadata"]["name"]
+        maps = {it["metadata"]["name"]: it["data"] for it in done[0][1]}
+        for part in ("agents", "tools", "policies"):
+            files = {it.name: it.read_text() for it in (folder / "rules" / part).iterdir()}
+            assert maps[f"dayfly-{part}"] == files, part
+
+    def _read(self, rendered: Rendered, rules: Path) -> None:
+        """Has `dayfly check` read it where a kubelet would lay it out, as the user of the pod."""
+        replica = pod.Pod(rendered, self.program, "check")
+        try:
+            replica.furnish(self.helm.state, rules, self.estate.ring())
+            replica.check()
+        finally:
+            replica.remove()
 
     def untried(self) -> list[str]:
         """Refusals and warnings of the templates that no case brought about."""

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from config import PLACES, make_authority
+import config
 from helm import Helm, Rendered
 
 USER = 65532
@@ -57,15 +58,16 @@ class Pod:
         self.root.chmod(0o755)
         self.binary, self.versions = binary, 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.rendered = rendered
         self.pod = rendered.one("StatefulSet")["spec"]["template"]["spec"]
         text = rendered.one("ConfigMap")["data"]["dayfly.toml"]
         self.configuration = self.root / "dayfly.toml"
-        self.configuration.write_text(PLACES.sub(rf'"{self.root}\1', text))
+        self.configuration.write_text(config.PLACES.sub(rf'"{self.root}\1', text))
         self.log = self.root / "log"
         for mount in self._container("containers", "dayfly")["volumeMounts"]:
             if "subPath" not in mount:
                 (self.root / mount["mountPath"].lstrip("/")).mkdir(parents=True)
-        for mount in ("/var/lib/dayfly", "/run/dayfly-keys"):
+        for mount in ("/var/lib/dayfly", "/var/lib/dayfly-keys", "/run/dayfly-keys"):
             if (self.root / mount.lstrip("/")).is_dir():
                 give(self.root / mount.lstrip("/"), 0o2770)
 
@@ -90,6 +92,79 @@ class Pod:
             if not (place / name).is_symlink():
                 (place / name).symlink_to(f"..data/{name}")
 
+    def furnish(self, authority: Path, rules: Path, ring: dict[str, bytes]) -> None:
+        """Fills all that is mounted: what the chart made as it made it, and in place of what others keep, something that will do."""
+        config_ = config.of(self.rendered)
+        mounts = {it["mountPath"]: it["name"] for it in self._container("containers", "dayfly")["volumeMounts"]}
+        volumes = {it["name"]: it for it in self.pod["volumes"]}
+        named = list(config.files(config_))
+        folders = config.folders(config_)
+        for path in [*(path for _, path in named), *folders, *config.written(config_)]:
+            assert any(path == it or path.startswith(f"{it}/") for it in mounts), f"{path} is not mounted"
+        for place, name in mounts.items():
+            # The volume of the journal is a claim's that the StatefulSet makes.
+            volume = volumes.get(name, {"persistentVolumeClaim": {}})
+            assert name in volumes or name == "data", f"{name} is mounted, and there is no such volume"
+            files = {
+                Path(path).name: self._content(key, authority)
+                for key, path in named
+                if Path(path).parent == Path(place)
+            }
+            if "configMap" in volume and place in folders:
+                made = [it for it in self.rendered.objects if it["metadata"]["name"] == volume["configMap"]["name"]]
+                given = made[0]["data"] if made and made[0]["data"] else self._texts(rules / Path(place).name)
+                self.project(place, {name: text.encode() for name, text in given.items()})
+            elif "configMap" in volume and name != "config":
+                self.project(place, files)
+            elif "secret" in volume:
+                # With `fsGroup` the kubelet adds the group.
+                self.project(place, files, volume["secret"]["defaultMode"] | 0o040)
+            elif "projected" in volume:
+                self.project(place, {"token": b"a.b.c", "ca.crt": self._content("ca_file", authority)}, 0o440)
+        if "rules" in volumes:
+            self._check_out(config_["registry"]["agents"], rules)
+        if any(it["name"] == "signing-keys" for it in self.pod.get("initContainers", [])):
+            self.project("/run/secrets/signing-keys", ring, 0o440)
+            self.initialise("signing-keys")
+
+    def _content(self, key: str, authority: Path) -> bytes:
+        return (authority / config.PEMS[key]).read_bytes() if key in config.PEMS else config.PLACEHOLDER.encode()
+
+    def _texts(self, folder: Path) -> dict[str, str]:
+        return {it.name: it.read_text() for it in folder.iterdir() if it.is_file()}
+
+    def _check_out(self, agents: str, rules: Path) -> None:
+        """As git-sync does: a folder for each commit, and a link to the one that is in force."""
+        link, _, path = agents.removeprefix("/var/lib/dayfly-rules/").removesuffix("/agents").partition("/")
+        root = self.root / "var/lib/dayfly-rules"
+        for part in ("agents", "tools", "policies"):
+            shutil.copytree(rules / part, root / ".worktrees" / "0123abcd" / path / part)
+        (root / link).symlink_to(".worktrees/0123abcd")
+
+    def check(self) -> None:
+        """What `dayfly check` says, to the user of the pod."""
+        command = [*AS_USER, self.binary, "check", "--config", self.configuration]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd="/")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def doctor(self) -> str:
+        """What `dayfly doctor` says beside it, as the notes have it asked."""
+        command = [*AS_USER, self.binary, "doctor", "--config", self.configuration]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment(), cwd="/")
+        assert done.returncode in (0, 7), done.stdout + done.stderr
+        return done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        given = self._container("containers", "dayfly").get("env", [])
+        return {it["name"]: it["value"] for it in given if "value" in it}
+
+    def probe(self, kind: str) -> int:
+        """The status that the kubelet gets; it believes any certificate. 0 when there is none."""
+        container = self._container("containers", "dayfly")
+        ask = container[f"{kind}Probe"]["httpGet"]
+        port = next(it["containerPort"] for it in container["ports"] if it["name"] == ask["port"])
+        return status(port, ask["path"], ask["scheme"].lower(), container[f"{kind}Probe"]["timeoutSeconds"])
+
     def initialise(self, name: str) -> None:
         """Runs an init container's script."""
         script = self._container("initContainers", name)["args"][0].replace("/run/", f"{self.root}/run/")
@@ -103,7 +178,7 @@ class Pod:
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*AS_USER, self.binary, *arguments], stdout=log, stderr=log, env={}, cwd="/"
+                [*AS_USER, self.binary, *arguments], stdout=log, stderr=log, env=self._environment(), cwd="/"
             )
 
     def ready(self, port: int) -> None:
@@ -138,6 +213,18 @@ def get(port: int, path: str) -> Any:
         return None
 
 
+def status(port: int, path: str, scheme: str, timeout: float = 5, authority: Path | None = None) -> int:
+    """The status of an answer, or 0. With an authority, the certificate has to be one of its for `localhost`."""
+    context = ssl.create_default_context(cafile=str(authority)) if authority else ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(f"{scheme}://localhost:{port}{path}", timeout=timeout, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 def free_port() -> int:
     """A port that nobody has."""
     with socket.socket() as it:
@@ -169,6 +256,10 @@ class Estate:
     def files(self, part: str) -> dict[str, bytes]:
         """The files of a folder."""
         return {it.name: it.read_bytes() for it in (self.folder / part).iterdir() if it.is_file()}
+
+    def ring(self) -> dict[str, bytes]:
+        """The signing keys, as the Secret of the README."""
+        return {it.name: it.read_bytes() for it in (self.folder / "data" / "keys").iterdir() if it.is_file()}
 
     def values(self, port: int) -> dict[str, Any]:
         """Values for a pod that takes its evidence."""
@@ -239,6 +330,83 @@ class Estate:
         self.run(binary, port, "task", "complete", task)
 
 
+def runs(helm: Helm, binary: Path, estate: Estate, guide: str, scenario: str, rules: Path) -> None:
+    """A scenario as it is rendered, but with ports that are free here, and one Redis in place of what would be its own.
+    Nothing else that it names is reached. Its probes, its listeners, and its stop are as the pod says."""
+    rendered = helm.template(scenario)
+    asked = config.of(rendered)
+    ports = {it: free_port() for it in ("agents", "tools", "operators")}
+    more: dict[str, Any] = {"service": {"port": ports["agents"]}}
+    listening = {it for it in ("tools", "operators") if it in asked["server"]}
+    more["listeners"] = {it: {"port": ports[it]} for it in listening}
+    redis = None
+    if asked["ledger"]["kind"] == "redis":
+        user, prefix = asked["ledger"]["redis"].get("username", ""), asked["ledger"]["redis"]["prefix"]
+        everything = f"user default on >{config.PLACEHOLDER} ~* &* +@all"
+        redis = Redis(
+            user_of(guide, config.PLACEHOLDER, prefix) if user else everything, helm.state / f"redis-{scenario}"
+        )
+        ca = {"existingSecret": "redis-ca"}
+        more["ledger"] = {
+            "redis": {"mode": "single", "master": "", "urls": [f"rediss://localhost:{redis.port}"], "ca": ca}
+        }
+    scheme = "https" if "tls" in asked["server"] else "http"
+    pod = Pod(helm.template(scenario, more), binary, scenario)
+    try:
+        # Where it is Redis's, whoever vouches for that; where it is Dayfly's, for Dayfly.
+        authority = helm.state / f"redis-{scenario}" if redis else helm.state
+        pod.furnish(authority, rules, estate.ring())
+        pod.check()
+        pod.start()
+        began = time.monotonic()
+
+        def ready() -> bool:
+            assert pod.process and pod.process.poll() is None, pod.log.read_text()
+            return pod.probe("readiness") == 200
+
+        until(ready, "readiness")
+        assert pod.probe("startup") == pod.probe("liveness") == 200
+        assert time.monotonic() - began < 60, "it took long"
+        if scheme == "https":
+            vouching = helm.state / "certificate.pem"
+            assert status(ports["agents"], "/healthz", scheme, authority=vouching) == 200
+            # Renewed, as the kubelet brings it: nothing is started anew.
+            new = helm.state / f"renewed-{scenario}"
+            new.mkdir()
+            config.make_authority(new)
+            files = {"tls.crt": (new / "certificate.pem").read_bytes(), "tls.key": (new / "key.pem").read_bytes()}
+            pod.project("/run/secrets/dayfly-tls", files, 0o440)
+            for port in [ports[it] for it in ("agents", *listening)]:
+                until(lambda: status(port, "/healthz", scheme, authority=new / "certificate.pem") == 200, "the renewal")  # noqa: B023
+        # Each listener has its own, and no other has it.
+        for path, owner in (("/metrics", "operators"), ("/v1/revocations", "tools"), ("/v1/tasks", "agents")):
+            owner = owner if owner in listening else "agents"
+            for name in {"agents", *listening}:
+                there = status(ports[name], path, scheme) != 404
+                assert there == (name == owner or (path, name) in SHARED), f"{path} at {name}: {there}"
+        said = pod.doctor()
+        assert "listener" in said, said
+        if redis:
+            # The user of the guide may ask what there is to ask.
+            assert "broken   redis" not in said and "fine     redis: eviction: noeviction" in said, said
+            assert "fine     clock: with that of Redis" in said and "redis: user: " in said, said
+        # Everybody is still answered while it says that it goes.
+        assert pod.process
+        pod.process.send_signal(signal.SIGTERM)
+        until(lambda: pod.probe("readiness") == 503, "no more readiness")
+        assert status(ports["agents"], "/.well-known/jwks.json", scheme) == 200
+        assert pod.process.wait(pod.pod["terminationGracePeriodSeconds"]) == 0, pod.log.read_text()
+    finally:
+        pod.remove()
+        if redis:
+            redis.process.terminate()
+            redis.process.wait(PATIENCE)
+
+
+# What operators read as resource servers do.
+SHARED = {("/v1/revocations", "operators")}
+
+
 def loaded(pod: Pod) -> list[str]:
     """What became of each set of rules that was found while it ran."""
     journal = (pod.root / "var/lib/dayfly/journal").glob("*.jsonl")
@@ -272,24 +440,32 @@ def lives(helm: Helm, binary: Path, estate: Estate) -> None:
             pod.start()
             assert pod.process and pod.process.wait(PATIENCE) != 0
             assert "others can" in pod.log.read_text(), pod.log.read_text()
+        else:
+            print("chart: not checked without root: what becomes of keys that the kubelet opens to a group")
     finally:
         pod.remove()
 
 
-class Redis:
-    """A Redis with TLS, in which nobody but the user of the guide gets in."""
+def user_of(guide: str, password: str = "a-password", prefix: str = "dayfly") -> str:
+    """The lines of Redis that let the user of the guide in, and nobody else."""
+    line = re.search(r"^user dayfly .*$", guide, re.MULTILINE)
+    assert line, "the guide has no user for Redis"
+    user = line[0].replace("PASSWORD", password).replace("{dayfly:", f"{{{prefix}:")
+    return f"user default off resetpass ~* &* +@all\n{user}"
 
-    def __init__(self, guide: str, folder: Path) -> None:
+
+class Redis:
+    """A Redis with TLS."""
+
+    def __init__(self, users: str, folder: Path) -> None:
         self.port = free_port()
-        line = re.search(r"^user dayfly .*$", guide, re.MULTILINE)
-        assert line, "the guide has no user for Redis"
         folder.mkdir()
-        make_authority(folder)
+        config.make_authority(folder)
         self.authority = (folder / "certificate.pem").read_bytes()
         (folder / "redis.conf").write_text(
             f"port 0\ntls-port {self.port}\nbind 127.0.0.1\ndir {folder}\ntls-auth-clients no\nappendonly yes\nmaxmemory-policy noeviction\n"
             f"tls-cert-file {folder}/certificate.pem\ntls-key-file {folder}/key.pem\ntls-ca-cert-file {folder}/certificate.pem\n"
-            f"user default off resetpass ~* &* +@all\n{line[0].replace('PASSWORD', 'a-password')}\n"
+            f"{users}\n"
         )
         self.process = subprocess.Popen(
             ["redis-server", folder / "redis.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -308,7 +484,7 @@ class Redis:
 
 def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
     """Two replicas on one Redis with the user of the guide, and one volume of keys: what one issues the other knows."""
-    redis = Redis(guide, helm.state / "redis")
+    redis = Redis(user_of(guide), helm.state / "redis")
     keys = Path(tempfile.mkdtemp(prefix="dayfly-keys-"))
     pods: list[tuple[Pod, int]] = []
     try:
@@ -372,8 +548,7 @@ def share(helm: Helm, binary: Path, estate: Estate, guide: str) -> None:
 
 def agree(helm: Helm, binary: Path, estate: Estate) -> None:
     """Two replicas with the keys of one Secret publish the same ones, before and after these were turned."""
-    made = estate.folder / "data" / "keys"
-    secret = {it.name: it.read_bytes() for it in made.iterdir() if it.is_file()}
+    secret = estate.ring()
     published = []
     for ring in (secret, turned(secret)):
         answers = []

@@ -23,6 +23,13 @@ REFUSED: list[Case] = [
     ),
     ("tls", {"dangerPlaintext": True}, "- dangerPlaintext: Dayfly serves TLS"),
     ("embedded", {"tls": {"clientCertificates": "optional"}}, "- tls.clientCertificates: without TLS"),
+    ("listeners", {"tls": {"existingSecret": "mine"}}, "- tls.existingSecret: cert-manager makes one"),
+    ("listeners", {"tls": {"certManager": {"issuer": {"name": ""}}}}, "- tls.certManager.issuer.name: it is missing"),
+    (
+        "listeners",
+        {"tls": {"certManager": {"duration": "1h", "renewBefore": "60m"}}},
+        "- tls.certManager.renewBefore: it is not less than `duration`",
+    ),
     (
         "embedded",
         {"replicaCount": 2},
@@ -182,6 +189,11 @@ REFUSED: list[Case] = [
     ),
     (
         "embedded",
+        {"terminationGracePeriodSeconds": 49, "config": {"server": {"stop_delay": 25}}},
+        "it takes 50 at least",
+    ),
+    (
+        "embedded",
         {"terminationGracePeriodSeconds": 30, "config": {"server": {"drain_timeout": "1m30s"}}},
         "it takes 100 at least",
     ),
@@ -191,6 +203,63 @@ REFUSED: list[Case] = [
         "- listeners.operators.port: another listener has 8441",
     ),
     ("listeners", {"listeners": {"tools": {"port": 8440}}}, "- listeners.tools.port: another listener has 8440"),
+    (
+        "listeners",
+        {"listeners": {"operators": {"enabled": False}}},
+        "- listeners.tools.enabled: an Ingress cannot tell the feed, which is for tools, from kill orders",
+    ),
+    (
+        "listeners",
+        {"publicUrl": "https://example.org/dayfly"},
+        "- publicUrl: it has the path /dayfly, which an Ingress cannot take away",
+    ),
+    (
+        "tls",
+        {"metrics": {"serviceMonitor": {"tlsConfig": None}}},
+        "- metrics.serviceMonitor.tlsConfig: Prometheus asks pods by their addresses",
+    ),
+    (
+        "tls",
+        {"metrics": {"serviceMonitor": {"tlsConfig": {"serverName": ""}}}},
+        "- metrics.serviceMonitor.tlsConfig: Prometheus asks pods by their addresses",
+    ),
+    (
+        "redis-cluster-git",
+        {"resources": {"requests": {"cpu": None}}},
+        "- resources.requests.cpu: it is missing",
+    ),
+    ("redis-cluster-git", {"resources": {"requests": None}}, "- resources.requests.cpu: it is missing"),
+    (
+        "redis-sentinel",
+        {"podDisruptionBudget": {"maxUnavailable": None}},
+        "- podDisruptionBudget.maxUnavailable: neither it nor `minAvailable` says anything",
+    ),
+    (
+        "redis-sentinel",
+        {"podDisruptionBudget": {"maxUnavailable": 0}},
+        "- podDisruptionBudget.maxUnavailable: with 0 no node could be drained",
+    ),
+    (
+        "redis-sentinel",
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        "- podDisruptionBudget.maxUnavailable: with 0% no node could be drained",
+    ),
+    (
+        "redis-sentinel",
+        {"podDisruptionBudget": {"maxUnavailable": None, "minAvailable": 3}},
+        "- podDisruptionBudget.minAvailable: 3 of 3 lets none go",
+    ),
+    # Shares are rounded up: 67% of 3 are 3.
+    (
+        "redis-sentinel",
+        {"podDisruptionBudget": {"maxUnavailable": None, "minAvailable": "67%"}},
+        "- podDisruptionBudget.minAvailable: 67% are all of 3",
+    ),
+    (
+        "redis-cluster-git",
+        {"podDisruptionBudget": {"minAvailable": 3}},
+        "- podDisruptionBudget.minAvailable: 3 of 3 lets none go",
+    ),
 ]
 
 # What the schema refuses, with where it is.
@@ -238,7 +307,10 @@ INVALID: list[Case] = [
     ("embedded", {"autoscaling": {"targetCPU": 101}}, "/autoscaling/targetCPU"),
     ("embedded", {"metrics": {"serviceMonitor": {"insecureSkipVerify": True}}}, "/metrics/serviceMonitor"),
     ("embedded", {"probes": {"liveness": {"enabled": False}}}, "/probes/liveness"),
-    ("embedded", {"preStopSleepSeconds": -1}, "/preStopSleepSeconds"),
+    ("embedded", {"preStopSleepSeconds": 5}, "'preStopSleepSeconds'"),
+    ("embedded", {"tls": {"certManager": {"issuer": "internal"}}}, "/tls/certManager/issuer"),
+    ("embedded", {"tls": {"certManager": {"dnsNames": ["https://a"]}}}, "/tls/certManager/dnsNames/0"),
+    ("embedded", {"tls": {"certManager": {"duration": "90d"}}}, "/tls/certManager/duration"),
     ("embedded", {"extraEnv": [{"value": "a"}]}, "/extraEnv/0"),
 ]
 
@@ -286,6 +358,49 @@ UNSAFE: list[Case] = [
         "embedded",
         {"securityContext": {"allowPrivilegeEscalation": True}},
         "- securityContext.allowPrivilegeEscalation: it is not false",
+    ),
+    (
+        "listeners",
+        {"networkPolicy": {"operatorsFrom": [{"namespaceSelector": {}}]}},
+        "- networkPolicy.operatorsFrom: it is every pod",
+    ),
+    (
+        "redis-sentinel",
+        {
+            "dangerPlaintext": False,
+            "tls": {"existingSecret": "dayfly-tls"},
+            "metrics": {"serviceMonitor": {"tlsConfig": {"serverName": "dayfly.example.org"}}},
+        },
+        "- httpRoute.enabled: Dayfly serves TLS, and a gateway speaks plain HTTP to it",
+    ),
+    ("embedded", {"securityContext": {"privileged": True}}, "- securityContext.privileged: it is true"),
+    (
+        "embedded",
+        {"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}},
+        "- securityContext.capabilities.add: Dayfly needs none",
+    ),
+    (
+        "embedded",
+        {"securityContext": {"capabilities": {"drop": []}}},
+        "- securityContext.capabilities.drop: it has not `ALL`",
+    ),
+    ("embedded", {"securityContext": {"capabilities": None}}, "- securityContext.capabilities.drop: it has not `ALL`"),
+    ("embedded", {"securityContext": {"runAsUser": 0}}, "- securityContext.runAsUser: it is root"),
+    ("embedded", {"podSecurityContext": {"runAsUser": 0}}, "- podSecurityContext.runAsUser: it is root"),
+    (
+        "embedded",
+        {"securityContext": {"runAsNonRoot": False}},
+        "- securityContext.runAsNonRoot: it is false, whatever",
+    ),
+    (
+        "embedded",
+        {"podSecurityContext": {"seccompProfile": None}},
+        "- podSecurityContext.seccompProfile: there is none",
+    ),
+    (
+        "embedded",
+        {"securityContext": {"seccompProfile": {"type": "Unconfined"}}},
+        "- securityContext.seccompProfile: it is `Unconfined`",
     ),
     ("embedded", {"podSecurityContext": {"runAsNonRoot": False}}, "- podSecurityContext.runAsNonRoot: it is not true"),
     (

@@ -13,7 +13,7 @@ import referencing
 import yaml
 
 # The oldest that the chart takes, and the newest that there are schemas of.
-VERSIONS = ("1.30.0", "1.37.0")
+VERSIONS = ("1.27.0", "1.37.0")
 ABOUT = Path("/api/_definitions.json")
 
 

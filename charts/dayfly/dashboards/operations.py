@@ -5,20 +5,14 @@ from shared import (
     DECISIONS,
     LAG,
     decisions_by_result,
-    denied,
     deny_over_time,
     ended_by_proof,
     happenings,
-    journal_lag,
+    journal_lag_over_time,
     lag_over_time,
-    ledger_state,
-    orphans,
     orphans_over_time,
-    revocation_lag,
-    stuck,
+    promises,
     stuck_over_time,
-    time_to_deny,
-    waiting,
 )
 
 
@@ -27,9 +21,7 @@ def operations() -> Dashboard:
         "operations", "operations", "Whether ends happen in time, and whether everything that they need works."
     )
     happenings(board)
-    board.row("Does it keep its promises?")
-    for panel in (revocation_lag, orphans, stuck, time_to_deny, journal_lag, waiting, ledger_state, denied):
-        panel(board)
+    promises(board, "Does it keep its promises?")
 
     board.row("Ends")
     lag_over_time(board)
@@ -64,15 +56,7 @@ def operations() -> Dashboard:
     )
 
     board.row("Journal and ledger")
-    says = "For how long the oldest record without a signed checkpoint has been without."
-    board.graph(
-        "Journal lag",
-        says,
-        [(of("dayfly_journal_checkpoint_age_seconds"), "{{instance}}")],
-        unit="s",
-        at=steps((60, RED)),
-        alert="DayflyCheckpointOld",
-    )
+    journal_lag_over_time(board, "For how long the oldest record without a signed checkpoint has been without.")
     says = "From a record to when it is durable. Nothing is answered before."
     board.graph("Time to write a record", says, quantiles("dayfly_journal_append_duration_seconds"), unit="s")
     says = "Nothing is issued once it is full, and nothing is ever deleted from a journal."

@@ -1,7 +1,7 @@
 """What each provider does with what it is asked."""
 
 from panels import GREEN, HERE, RED, Dashboard, increase, of, rate, steps, variable, words
-from shared import happenings
+from shared import disagreements, happenings, orphans_over_time, stuck_over_time
 
 
 def providers() -> Dashboard:
@@ -16,18 +16,8 @@ def providers() -> Dashboard:
     happenings(board)
     chosen, calls = 'provider=~"$provider"', "dayfly_provider_calls_total"
     board.row("What cannot be ended")
-    expr = f"max by (namespace, job, provider) ({of('dayfly_stuck_leases', chosen)})"
-    board.graph(
-        "Stuck leases", "They may still work.", [(expr, "{{provider}}")], at=steps((1, RED)), alert="DayflyLeaseStuck"
-    )
-    expr = f"max by (namespace, job, provider) ({of('dayfly_orphans', chosen)})"
-    board.graph(
-        "Orphans",
-        "Credentials that should not be there and could not be ended.",
-        [(expr, "{{provider}}")],
-        at=steps((1, RED)),
-        alert="DayflyOrphans",
-    )
+    stuck_over_time(board, chosen, says="They may still work.")
+    orphans_over_time(board, chosen, says="Credentials that should not be there and could not be ended.")
     states = words(_0=("answers", GREEN), _1=("down", RED))
     expr = f"max by (namespace, job, provider) ({of('dayfly_provider_down', chosen)})"
     board.states(
@@ -86,19 +76,7 @@ def providers() -> Dashboard:
     )
 
     board.row("Compared with the ledger")
-    says = "What they disagreed on, and whether it was ended."
-    board.graph(
-        "Disagreements",
-        says,
-        [
-            (
-                increase("dayfly_reconciled_total", chosen, by="provider, found, result"),
-                "{{provider}}: {{found}}, {{result}}",
-            )
-        ],
-        stack=True,
-        alert="DayflyDisagreement",
-    )
+    disagreements(board, "What they disagreed on, and whether it was ended.", chosen)
     says = "Comparisons that did not come to their end."
     board.graph(
         "Failed comparisons",

@@ -1,21 +1,16 @@
 """What outlives its end, who is turned away, and whether what Dayfly relies on can be relied on."""
 
-from panels import GREEN, INSTALLATION, RED, YELLOW, Dashboard, increase, of, quantiles, rate, steps, words
+from panels import GREEN, INSTALLATION, RED, YELLOW, Dashboard, of, quantiles, rate, steps, words
 from shared import (
     DECISIONS,
     decisions_by_result,
-    denied,
     deny_over_time,
+    disagreements,
     ended_by_proof,
     happenings,
-    journal_lag,
+    journal_lag_over_time,
     lag_over_time,
-    ledger_state,
-    orphans,
-    revocation_lag,
-    stuck,
-    time_to_deny,
-    waiting,
+    promises,
 )
 
 
@@ -26,9 +21,7 @@ def security() -> Dashboard:
         "What outlives its end, who is turned away, and whether what Dayfly relies on can be relied on.",
     )
     happenings(board)
-    board.row("What outlives its end")
-    for panel in (revocation_lag, orphans, stuck, time_to_deny, journal_lag, waiting, ledger_state, denied):
-        panel(board)
+    promises(board, "What outlives its end")
 
     board.row("How fast access stops")
     lag_over_time(board)
@@ -100,27 +93,9 @@ def security() -> Dashboard:
     board.row("Proof")
     ended_by_proof(board)
     says = "What providers and the ledger disagreed on: credentials without a lease, and leases without a credential."
-    board.graph(
-        "Disagreements",
-        says,
-        [
-            (
-                increase("dayfly_reconciled_total", by="provider, found, result"),
-                "{{provider}}: {{found}}, {{result}}",
-            )
-        ],
-        stack=True,
-        alert="DayflyDisagreement",
-    )
+    disagreements(board, says)
     says = "Age of the oldest record without a signed checkpoint: whoever has the disk can change it unseen."
-    board.graph(
-        "Journal lag",
-        says,
-        [(of("dayfly_journal_checkpoint_age_seconds"), "{{instance}}")],
-        unit="s",
-        at=steps((60, RED)),
-        alert="DayflyCheckpointOld",
-    )
+    journal_lag_over_time(board, says)
 
     board.row("What is relied on")
     says = "How long ago the keys of each authority were last had. After a day their evidence is refused."

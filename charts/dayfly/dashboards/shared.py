@@ -1,10 +1,31 @@
 """What every operator looks at first, on more than one dashboard. What each replica counts is taken by `max`."""
 
-from panels import BLUE, GREEN, INSTALLATION, RED, YELLOW, Dashboard, of, quantile, quantiles, rate, steps, words
+from panels import (
+    BLUE,
+    GREEN,
+    INSTALLATION,
+    RED,
+    YELLOW,
+    Dashboard,
+    increase,
+    of,
+    quantile,
+    quantiles,
+    rate,
+    steps,
+    words,
+)
 
 LAG = "dayfly_revocation_lag_seconds"
 DENY = "dayfly_time_to_deny_seconds"
 DECISIONS = "dayfly_decisions_total"
+
+
+def promises(board: Dashboard, title: str) -> None:
+    """The row that everybody begins with."""
+    board.row(title)
+    for panel in (revocation_lag, orphans, stuck, time_to_deny, journal_lag, waiting, ledger_state, denied):
+        panel(board)
 
 
 def revocation_lag(board: Dashboard) -> None:
@@ -113,16 +134,44 @@ def deny_over_time(board: Dashboard) -> None:
     )
 
 
-def stuck_over_time(board: Dashboard) -> None:
-    says = "Leases that cannot be ended, by provider."
-    expr = f"max by (namespace, job, provider) ({of('dayfly_stuck_leases')})"
+def stuck_over_time(board: Dashboard, *chosen: str, says: str = "Leases that cannot be ended, by provider.") -> None:
+    expr = f"max by (namespace, job, provider) ({of('dayfly_stuck_leases', *chosen)})"
     board.graph("Stuck leases", says, [(expr, "{{provider}}")], at=steps((1, RED)), alert="DayflyLeaseStuck")
 
 
-def orphans_over_time(board: Dashboard) -> None:
-    says = "What providers hold that should not be there and could not be ended, as of the last comparison."
-    expr = f"max by (namespace, job, provider) ({of('dayfly_orphans')})"
+def orphans_over_time(
+    board: Dashboard,
+    *chosen: str,
+    says: str = "What providers hold that should not be there and could not be ended, as of the last comparison.",
+) -> None:
+    expr = f"max by (namespace, job, provider) ({of('dayfly_orphans', *chosen)})"
     board.graph("Orphans", says, [(expr, "{{provider}}")], at=steps((1, RED)), alert="DayflyOrphans")
+
+
+def journal_lag_over_time(board: Dashboard, says: str) -> None:
+    board.graph(
+        "Journal lag",
+        says,
+        [(of("dayfly_journal_checkpoint_age_seconds"), "{{instance}}")],
+        unit="s",
+        at=steps((60, RED)),
+        alert="DayflyCheckpointOld",
+    )
+
+
+def disagreements(board: Dashboard, says: str, *chosen: str) -> None:
+    board.graph(
+        "Disagreements",
+        says,
+        [
+            (
+                increase("dayfly_reconciled_total", *chosen, by="provider, found, result"),
+                "{{provider}}: {{found}}, {{result}}",
+            )
+        ],
+        stack=True,
+        alert="DayflyDisagreement",
+    )
 
 
 def ended_by_proof(board: Dashboard) -> None:
@@ -154,4 +203,4 @@ def happenings(board: Dashboard) -> None:
     board.annotate("Rules put in force", f"{in_force} > 0", BLUE)
     refused = rate("dayfly_reloads_total", 'result=~"refused|failed"', window="1m")
     board.annotate("Rules refused", f"{refused} > 0", "purple")
-    board.annotate("Restarts", f"changes({of('process_start_time_seconds')}[2m]) > 0", YELLOW)
+    board.annotate("Restarts", f"time() - {of('process_start_time_seconds')} < 120", YELLOW)

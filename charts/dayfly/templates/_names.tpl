@@ -50,7 +50,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Whether Dayfly serves TLS itself: "yes" or nothing. */}}
 {{- define "dayfly.tls" -}}
-{{- if .Values.tls.existingSecret -}}yes{{- end -}}
+{{- if include "dayfly.tlsSecret" . -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the certificate, if there is one. */}}
+{{- define "dayfly.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- printf "%s-tls" (include "dayfly.fullname" .) -}}
+{{- else -}}
+{{- .Values.tls.existingSecret -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Whether there can be several replicas: "yes" or nothing. */}}
@@ -75,6 +84,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The host of `publicUrl`, without a port. */}}
 {{- define "dayfly.host" -}}
 {{- regexReplaceAll ":[0-9]+$" (get (urlParse .Values.publicUrl) "host") "" -}}
+{{- end -}}
+
+{{/* The path of `publicUrl`, or nothing. Dayfly itself knows none: whoever leads there has to take it away. */}}
+{{- define "dayfly.path" -}}
+{{- get (urlParse .Values.publicUrl) "path" -}}
 {{- end -}}
 
 {{/* The ports of the pod: name and number, as a JSON list. */}}
@@ -104,12 +118,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* How long Dayfly may take to stop: it goes on answering, finishes what it has, and closes the journal. */}}
+{{- define "dayfly.stopTakes" -}}
+{{- $server := default dict .Values.config.server -}}
+{{- $sum := 5 -}}
+{{- range $key, $unset := dict "stop_delay" "0s" "drain_timeout" "20s" -}}
+{{- $time := $unset -}}
+{{- if not (kindIs "invalid" (get $server $key)) }}{{ $time = get $server $key | toString | default $unset }}{{ end -}}
+{{- $sum = add $sum (include "dayfly.seconds" $time | int64) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
 {{/* How long a pod has to stop. */}}
 {{- define "dayfly.grace" -}}
-{{- $drain := dig "server" "drain_timeout" "20s" .Values.config -}}
-{{- $least := add (int .Values.preStopSleepSeconds) (include "dayfly.seconds" $drain | int64) 5 -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
-{{- add $least 10 -}}
+{{- add (include "dayfly.stopTakes" . | int64) 10 -}}
 {{- else -}}
 {{- int64 .Values.terminationGracePeriodSeconds -}}
 {{- end -}}

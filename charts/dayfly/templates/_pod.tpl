@@ -98,7 +98,7 @@ volumeMounts:
 {{/* The Secrets that are mounted: name and Secret, as a JSON list. */}}
 {{- define "dayfly.secrets" -}}
 {{- $secrets := list -}}
-{{- with .Values.tls.existingSecret -}}
+{{- with include "dayfly.tlsSecret" . -}}
 {{- $secrets = append $secrets (dict "name" "dayfly-tls" "secret" .) -}}
 {{- end -}}
 {{- if eq .Values.ledger.kind "redis" -}}

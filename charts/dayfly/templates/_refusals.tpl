@@ -18,12 +18,23 @@ there is any. */}}
 - publicUrl: it is not https: serve TLS, or say `dangerPlaintext: true`
 {{- end }}
 {{- if and (not $tls) (not .dangerPlaintext) }}
-- tls: Dayfly would speak plain HTTP to other pods: set `tls.existingSecret`, or, where a mesh encrypts what passes between pods, `dangerPlaintext: true`
+- tls: Dayfly would speak plain HTTP to other pods: set `tls.existingSecret` or `tls.certManager.enabled: true`, or, where a mesh encrypts what passes between pods, `dangerPlaintext: true`
 {{- else if and $tls .dangerPlaintext }}
 - dangerPlaintext: Dayfly serves TLS: remove one of the two
 {{- end }}
 {{- if and (not $tls) (ne .tls.clientCertificates "none") }}
-- tls.clientCertificates: without TLS nobody can show one: set `tls.existingSecret`
+- tls.clientCertificates: without TLS nobody can show one: set `tls.existingSecret` or `tls.certManager.enabled: true`
+{{- end }}
+{{- with .tls }}
+{{- if and .certManager.enabled .existingSecret }}
+- tls.existingSecret: cert-manager makes one: remove it, or set `tls.certManager.enabled: false`
+{{- end }}
+{{- if and .certManager.enabled (not .certManager.issuer.name) }}
+- tls.certManager.issuer.name: it is missing: name an Issuer of this namespace, or a ClusterIssuer and set `tls.certManager.issuer.kind`
+{{- end }}
+{{- if ge (include "dayfly.seconds" .certManager.renewBefore | int64) (include "dayfly.seconds" .certManager.duration | int64) }}
+- tls.certManager.renewBefore: it is not less than `duration`: the certificate would be renewed without end
+{{- end }}
 {{- end }}
 {{- if and $several (eq .ledger.kind "embedded") }}
 - ledger.kind: several replicas cannot share the embedded ledger, which is one file: set `ledger.kind: redis`, or `replicaCount: 1` and no autoscaling
@@ -46,6 +57,12 @@ there is any. */}}
 {{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}
 - autoscaling.minReplicas: it is more than `autoscaling.maxReplicas`: change one of the two
 {{- end }}
+{{- if and .autoscaling.enabled (not (dig "requests" "cpu" "" .resources)) }}
+- resources.requests.cpu: it is missing, and `autoscaling.targetCPU` is a share of it: nothing would ever be scaled
+{{- end }}
+{{- if and .podDisruptionBudget.enabled $several }}
+{{- include "dayfly.faultsOfBudget" (dict "budget" .podDisruptionBudget "replicas" (ternary .autoscaling.minReplicas .replicaCount .autoscaling.enabled | int)) }}
+{{- end }}
 {{- if and .podDisruptionBudget.enabled (not (kindIs "invalid" .podDisruptionBudget.minAvailable)) (not (kindIs "invalid" .podDisruptionBudget.maxUnavailable)) }}
 - podDisruptionBudget.minAvailable: `maxUnavailable` is set too: set one of the two to null
 {{- end }}
@@ -55,6 +72,16 @@ there is any. */}}
 {{- if and .ingress.enabled .httpRoute.enabled }}
 - ingress.enabled: `httpRoute.enabled` is set too: keep one of the two
 {{- end }}
+{{- if and .ingress.enabled (include "dayfly.path" $) }}
+- publicUrl: it has the path {{ include "dayfly.path" $ }}, which an Ingress cannot take away and Dayfly does not know: leave it out, or use `httpRoute`
+{{- end }}
+{{- if and .ingress.enabled .listeners.tools.enabled (not .listeners.operators.enabled) }}
+- listeners.tools.enabled: an Ingress cannot tell the feed, which is for tools, from kill orders, which have its path: set `listeners.operators.enabled: true` too, or use `httpRoute`
+{{- end }}
+{{- $scrape := default dict .metrics.serviceMonitor.tlsConfig }}
+{{- if and $tls .metrics.serviceMonitor.enabled (not $scrape.serverName) (not $scrape.insecureSkipVerify) }}
+- metrics.serviceMonitor.tlsConfig: Prometheus asks pods by their addresses, which no certificate names: set `serverName` to a name that it has, and `ca` where its authority is not a public one
+{{- end }}
 {{- range $one, $other := dict "tools" (list .service.port) "operators" (list .service.port (ternary .listeners.tools.port 0 .listeners.tools.enabled)) }}
 {{- $listener := get $.Values.listeners $one }}
 {{- if and $listener.enabled (has (int $listener.port) (list (int (first $other)) (int (last $other)))) }}
@@ -62,10 +89,27 @@ there is any. */}}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $least := add (int .Values.preStopSleepSeconds) (include "dayfly.seconds" (dig "server" "drain_timeout" "20s" .Values.config) | int64) 5 }}
+{{- $least := include "dayfly.stopTakes" . | int64 }}
 {{- if lt (include "dayfly.grace" . | int64) $least }}
-- terminationGracePeriodSeconds: Dayfly would be killed while requests finish: it takes {{ $least }} at least, which are `preStopSleepSeconds`, `config.server.drain_timeout`, and 5 to close the journal
+- terminationGracePeriodSeconds: Dayfly would be killed while requests finish: it takes {{ $least }} at least, which are `config.server.stop_delay`, `config.server.drain_timeout`, and 5 to close the journal
 {{- end }}
+{{- end -}}
+
+{{/* Budgets that never let anything go, so that no node could be drained: {budget, replicas} */}}
+{{- define "dayfly.faultsOfBudget" -}}
+{{- $replicas := .replicas -}}
+{{- with .budget -}}
+{{- $least := toString .minAvailable | trimSuffix "%" | int -}}
+{{- if and (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) }}
+- podDisruptionBudget.maxUnavailable: neither it nor `minAvailable` says anything: set `maxUnavailable: 1`
+{{- else if and (kindIs "invalid" .minAvailable) (has (toString .maxUnavailable | trimSuffix "%") (list "0" "00")) }}
+- podDisruptionBudget.maxUnavailable: with {{ .maxUnavailable }} no node could be drained: set 1
+{{- else if and (kindIs "string" .minAvailable) (gt (mul $least $replicas) (mul 100 (sub $replicas 1))) }}
+- podDisruptionBudget.minAvailable: {{ .minAvailable }} are all of {{ $replicas }}, so that no node could be drained: set less, or `maxUnavailable: 1` in place of it
+{{- else if and (not (kindIs "string" .minAvailable)) (not (kindIs "invalid" .minAvailable)) (ge $least $replicas) }}
+- podDisruptionBudget.minAvailable: {{ .minAvailable }} of {{ $replicas }} lets none go, so that no node could be drained: set less, or `maxUnavailable: 1` in place of it
+{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- define "dayfly.faultsOfRedis" -}}

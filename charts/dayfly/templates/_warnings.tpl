@@ -38,6 +38,12 @@
 {{- else if not .listeners.operators.enabled }}
 - listeners.operators: it is off, so /metrics is where agents are, and whoever may call Dayfly can read it.
 {{- end }}
+{{- if and .networkPolicy.enabled .listeners.operators.enabled (eq (toJson .networkPolicy.operatorsFrom) `[{"namespaceSelector":{}}]`) }}
+- networkPolicy.operatorsFrom: it is every pod of this cluster, which reaches /metrics and the API of operators. Name who may, such as the namespace of Prometheus.
+{{- end }}
+{{- if and .httpRoute.enabled (include "dayfly.tls" $) }}
+- httpRoute.enabled: Dayfly serves TLS, and a gateway speaks plain HTTP to it unless a BackendTLSPolicy for the Service `{{ include "dayfly.fullname" $ }}` says by which authority and name.
+{{- end }}
 {{- if and .networkPolicy.enabled (ne .service.type "ClusterIP") }}
 - service.type: `{{ .service.type }}` is for who is outside, and `networkPolicy.from` has to let them in.
 {{- end }}
@@ -57,6 +63,30 @@
 {{- if ne (toString (get $.Values.securityContext $key)) (toString $wanted) }}
 - securityContext.{{ $key }}: it is not {{ $wanted }}.
 {{- end }}
+{{- end }}
+{{- $capabilities := default dict .securityContext.capabilities }}
+{{- if .securityContext.privileged }}
+- securityContext.privileged: it is true. Whoever has the container has the node.
+{{- end }}
+{{- if $capabilities.add }}
+- securityContext.capabilities.add: Dayfly needs none.
+{{- end }}
+{{- if not (has "ALL" (default list $capabilities.drop)) }}
+- securityContext.capabilities.drop: it has not `ALL`.
+{{- end }}
+{{- range $where, $context := dict "podSecurityContext" .podSecurityContext "securityContext" .securityContext }}
+{{- if eq (toString (get $context "runAsUser")) "0" }}
+- {{ $where }}.runAsUser: it is root.
+{{- end }}
+{{- if eq (dig "type" "" (default dict (get $context "seccompProfile"))) "Unconfined" }}
+- {{ $where }}.seccompProfile: it is `Unconfined`.
+{{- end }}
+{{- end }}
+{{- if not (or .podSecurityContext.seccompProfile .securityContext.seccompProfile) }}
+- podSecurityContext.seccompProfile: there is none. Set `type: RuntimeDefault`.
+{{- end }}
+{{- if eq (toString .securityContext.runAsNonRoot) "false" }}
+- securityContext.runAsNonRoot: it is false, whatever `podSecurityContext` says.
 {{- end }}
 {{- if ne (toString .podSecurityContext.runAsNonRoot) "true" }}
 - podSecurityContext.runAsNonRoot: it is not true.
