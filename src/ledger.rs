@@ -1,6 +1,7 @@
 //! The ledger: tasks, leases, cutoffs and facts as they stand now. Live state, shared by all replicas.
 //!
-//! Each method is one atomic step and one round trip. Every adapter passes the same contract suite
+//! Each method is one atomic step and one round trip; those about many leases are a step for each of them, and fewer
+//! round trips. Every adapter passes the same contract suite
 //! (`tests/suite/contract/ledger.rs`), which is the finer print of what the methods promise.
 //!
 //! A ledger consists of shards; everything of a task lives in the shard of its slot
@@ -123,6 +124,11 @@ pub trait Ledger: Lineage + Context + StatusLists {
     /// there is none. Answers the lease as it then stands.
     async fn revoke(&self, id: LeaseId, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError>;
 
+    /// Does to each of these leases what [`revoke`](Self::revoke) does to one, each in a step of its own to whoever
+    /// looks. Passes over those that there are none of. Answers how many it turned. An error may have left some as
+    /// they were, and to ask again does no harm.
+    async fn revoke_all(&self, ids: &[LeaseId], cause: Cause, now: Timestamp) -> Result<usize, LedgerError>;
+
     /// Claims what is due, for `hold`: nobody else is given it until then. What is due is a lease
     /// that has to end or whose time is up (it turns to `revoking` in the same step), a reservation
     /// that was not activated within [`rules::MINT_TIME`] or its own life, and a task past its due
@@ -130,7 +136,8 @@ pub trait Ledger: Lineage + Context + StatusLists {
     /// due by itself, and then the longest due. A claim that is not settled, or a task
     /// that is not ended, returns when the hold runs out. A reservation that falls due while its
     /// credential may be alive publishes its cutoff, and so does a lease that ends before its credential;
-    /// the expiry of a lease publishes nothing. What publishes is struck. No claims mean that nothing is due.
+    /// the expiry of a lease publishes nothing. What publishes is struck. No claims mean that nothing is due, and fewer than both
+    /// the limit and [`rules::MANY_DUE`] that there was no more.
     ///
     /// Also forgets, a part at a time, what ended longer ago than the retention, and keys, cutoffs,
     /// entries of the feed and status lists when their time is up.
@@ -157,6 +164,14 @@ pub trait Ledger: Lineage + Context + StatusLists {
         settlement: Settlement,
         now: Timestamp,
     ) -> Result<(), LedgerError>;
+
+    /// Says what became of several claimed leases: to each happens what [`settle`](Self::settle) does, and is answered
+    /// in its place, whatever becomes of the others.
+    async fn settle_all(
+        &self,
+        settled: &[(LeaseClaim, Settlement)],
+        now: Timestamp,
+    ) -> Vec<Result<(), LedgerError>>;
 
     /// Makes a lease that has to end due at `now`, where it was to wait longer. One that somebody is at is
     /// left to them: it stays theirs until the hold runs out. Refuses with [`Refusal::LeaseNotEnding`] when
@@ -517,7 +532,7 @@ pub enum Refusal {
 }
 
 /// What can go wrong with the ledger.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The ledger works and says no.
     #[error(transparent)]

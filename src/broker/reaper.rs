@@ -5,9 +5,11 @@
 //! a while, and a claim that is not settled returns by itself. Retries live in the lease.
 //!
 //! What is claimed is worked on lane by lane, one for each provider (`reaper/lanes.rs`), while the next is
-//! claimed already: nothing waits for a provider that hangs but what has to end there.
+//! claimed already: nothing waits for a provider that hangs but what has to end there. What its provider has ended is
+//! recorded and settled in groups (`reaper/proved.rs`).
 
 mod lanes;
+mod proved;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -21,15 +23,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::entropy::draw;
 use crate::journal::record::{Record, Result as Outcome, Verb};
+use crate::ledger::rules::MANY_DUE;
 use crate::ledger::{Claim, LeaseClaim, LedgerError, Settlement};
 use crate::model::lease::{Effort, Ending, Lease, LeaseState, Receipt};
 use crate::model::task::{Outcome as TaskOutcome, Task, TaskChange};
 use crate::provider::{Presence, ProviderError};
 
 use super::error::{BrokerError, chain};
-use super::records::{Fill, of_end, of_failure};
+use super::records::{Fill, of_failure};
 use super::{Broker, measure};
 use lanes::{Lanes, Waiting, Whose};
+use proved::Proved;
 
 /// How long the reaper rests between two claims while a provider has more to end than it can.
 const CROWDED: Duration = Duration::from_millis(20);
@@ -41,7 +45,8 @@ const TELL: Duration = Duration::from_millis(20);
 pub struct Settings {
     /// The longest pause between two passes; it is woken earlier when something is known to be due.
     pub interval: Duration,
-    /// How much one pass claims.
+    /// How much one pass claims at most. A ledger of many shards gives a part of it from each, and steps about several
+    /// leases of a shard cost it less.
     pub batch: NonZeroUsize,
     /// How long a claim is its own.
     pub hold: Duration,
@@ -60,7 +65,7 @@ impl Default for Settings {
         let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Self {
             interval: Duration::from_millis(500),
-            batch: count(256),
+            batch: count(1024),
             hold: Duration::from_secs(60),
             concurrency: count(64),
             first_retry: Duration::from_secs(1),
@@ -93,6 +98,8 @@ fn left(error: BrokerError) -> Done {
 }
 
 enum Done {
+    /// Over at its provider; what is left is done for many at a time.
+    Proved(Box<Proved>),
     Ended,
     Retried,
     PutOff,
@@ -107,6 +114,9 @@ struct Work<'b> {
     broker: &'b Broker,
     lanes: Lanes,
     running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
+    /// What waits to be recorded and settled, and what is.
+    proved: Vec<Proved>,
+    closing: FuturesUnordered<BoxFuture<'b, Vec<Done>>>,
     did: Sweep,
     /// When those who wait for receipts were told, and whether there is news since.
     told: Instant,
@@ -120,6 +130,8 @@ impl<'b> Work<'b> {
             broker,
             lanes: Lanes::new(settings.concurrency.get(), settings.batch.get()),
             running: FuturesUnordered::new(),
+            proved: Vec::new(),
+            closing: FuturesUnordered::new(),
             did: Sweep::default(),
             told: Instant::now(),
             news: false,
@@ -135,7 +147,7 @@ impl<'b> Work<'b> {
             .ledger
             .claim_due(broker.now(), settings.hold, settings.batch);
         let claims = self.alongside(claiming).await?;
-        let full = claims.len() >= settings.batch.get();
+        let full = claims.len() >= settings.batch.get().min(MANY_DUE);
         self.did.claimed += claims.len();
         let now = Instant::now();
         for claim in claims {
@@ -154,6 +166,26 @@ impl<'b> Work<'b> {
         self.running.push(Box::pin(putting));
     }
 
+    /// Rests while some lane is full: for a moment, so that what is due elsewhere is reached, and on as long as the
+    /// fullest is worked off so fast that there will soon be room.
+    async fn make_room(&mut self, stop: &CancellationToken) {
+        let soon = self.broker.parts.settings.reaper.batch.get().div_ceil(8);
+        loop {
+            let before = self.lanes.longest();
+            let rest = async {
+                tokio::select! {
+                    () = stop.cancelled() => true,
+                    () = tokio::time::sleep(CROWDED) => false,
+                }
+            };
+            let stopped = self.alongside(rest).await;
+            let after = self.lanes.longest();
+            if stopped || after == 0 || before.saturating_sub(after) < soon {
+                return;
+            }
+        }
+    }
+
     /// Works until the other thing is done.
     async fn alongside<T>(&mut self, other: impl Future<Output = T>) -> T {
         tokio::pin!(other);
@@ -162,17 +194,22 @@ impl<'b> Work<'b> {
             tokio::select! {
                 biased;
                 answer = &mut other => return answer,
-                Some(ended) = self.running.next() => self.note(ended),
+                Some(ended) = self.running.next() => self.worked(ended),
+                Some(group) = self.closing.next() => self.closed(group),
             }
         }
     }
 
     /// Works until nothing is left.
     async fn finish(&mut self) {
-        self.start();
-        while let Some(ended) = self.running.next().await {
-            self.note(ended);
+        loop {
             self.start();
+            tokio::select! {
+                biased;
+                Some(ended) = self.running.next() => self.worked(ended),
+                Some(group) = self.closing.next() => self.closed(group),
+                else => break,
+            }
         }
         self.tell();
     }
@@ -192,8 +229,16 @@ impl<'b> Work<'b> {
     /// Starts all that may run now.
     fn start(&mut self) {
         let broker = self.broker;
+        while !self.proved.is_empty() && self.closing.len() < proved::SIDE_BY_SIDE {
+            let some = self.proved.len().min(proved::GROUP);
+            let group = self.proved.drain(..some).collect();
+            self.closing.push(Box::pin(broker.close(group)));
+        }
         let patience = broker.parts.settings.reaper.hold / 2;
-        while let Some((whose, waiting)) = self.lanes.take() {
+        // A journal or a ledger that is slow holds up what would come to it.
+        while self.proved.len() < proved::WAITING
+            && let Some((whose, waiting)) = self.lanes.take()
+        {
             let stale = waiting.since.elapsed() > patience;
             let work = async move {
                 let done = match waiting.claim {
@@ -207,21 +252,32 @@ impl<'b> Work<'b> {
         }
     }
 
-    fn note(&mut self, (whose, done): (Option<Whose>, Done)) {
+    fn worked(&mut self, (whose, done): (Option<Whose>, Done)) {
         if let Some(whose) = whose {
             self.lanes.done(&whose);
         }
+        match done {
+            Done::Proved(proved) => self.proved.push(*proved),
+            done => self.closed(vec![done]),
+        }
+    }
+
+    fn closed(&mut self, group: Vec<Done>) {
+        group.into_iter().for_each(|done| self.count(&done));
+        self.news = true;
+        if self.told.elapsed() >= TELL || (self.running.is_empty() && self.closing.is_empty()) {
+            self.tell();
+        }
+    }
+
+    fn count(&mut self, done: &Done) {
         match done {
             Done::Ended => self.did.ended += 1,
             Done::Retried => self.did.retried += 1,
             Done::PutOff => self.did.put_off += 1,
             Done::Stuck => self.did.stuck += 1,
             Done::Task => self.did.tasks += 1,
-            Done::Left => {}
-        }
-        self.news = true;
-        if self.running.is_empty() || self.told.elapsed() >= TELL {
-            self.tell();
+            Done::Proved(_) | Done::Left => {}
         }
     }
 
@@ -243,19 +299,20 @@ impl Broker {
                 false
             });
             work.tell();
-            let (pause, woken) = match (full, work.lanes.is_crowded()) {
+            match (full, work.lanes.is_crowded()) {
                 (true, false) => continue,
-                (true, true) => (CROWDED, false),
-                (false, _) => (self.parts.settings.reaper.interval, true),
-            };
-            let rest = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = self.due.notified(), if woken => {}
-                    () = tokio::time::sleep(pause) => {}
+                (true, true) => work.make_room(&stop).await,
+                (false, _) => {
+                    let rest = async {
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            () = self.due.notified() => {}
+                            () = tokio::time::sleep(self.parts.settings.reaper.interval) => {}
+                        }
+                    };
+                    work.alongside(rest).await;
                 }
-            };
-            work.alongside(rest).await;
+            }
         }
         work.hand_back().await;
     }
@@ -271,7 +328,7 @@ impl Broker {
     async fn work(&self, claim: Claim) -> Done {
         let worked = match claim {
             Claim::Task(task, outcome) => self.end_task(&task, outcome).await,
-            Claim::Lease(claim) => self.end_lease(&claim).await,
+            Claim::Lease(claim) => self.end_lease(claim).await,
         };
         worked.unwrap_or_else(left)
     }
@@ -304,26 +361,25 @@ impl Broker {
         Ok(Done::Task)
     }
 
-    /// Ends one lease at its provider, proves it, signs the proof and records it, and only then settles it.
-    async fn end_lease(&self, claim: &LeaseClaim) -> Result<Done, BrokerError> {
+    /// Ends one lease at its provider, and proves it. It is over once that is on record and settled.
+    async fn end_lease(&self, claim: Box<LeaseClaim>) -> Result<Done, BrokerError> {
         let lease = &claim.lease;
         let (LeaseState::Revoking(effort) | LeaseState::Stuck(effort)) = &lease.state else {
             return Ok(Done::Left);
         };
         match self.end_at_provider(lease, effort).await {
             // It works until its time is up, so until then its lease is not over.
-            Ok(None) => Ok(self.put_off(claim, lease.expires_at.since(self.now())).await),
+            Ok(None) => Ok(self.put_off(&claim, lease.expires_at.since(self.now())).await),
             Ok(Some(receipt)) => {
-                let now = self.now();
-                let signed = self.parts.receipts.sign(lease, effort.cause, receipt, now)?;
-                self.record(of_end(lease, effort.cause, receipt, signed.text, now))
-                    .await?;
-                let ended = Settlement::Ended(receipt, signed.signature);
-                self.parts.ledger.settle(claim, ended, now).await?;
-                measure::ended(effort.cause, receipt, now.since(effort.since));
-                Ok(Done::Ended)
+                let (cause, since) = (effort.cause, effort.since);
+                Ok(Done::Proved(Box::new(Proved {
+                    claim: *claim,
+                    cause,
+                    since,
+                    receipt,
+                })))
             }
-            Err(error) => self.failed(claim, effort, &error).await,
+            Err(error) => self.failed(&claim, effort, &error).await,
         }
     }
 

@@ -13,7 +13,7 @@ use super::read::{duration_within, ordered, seconds};
 pub struct ReaperConfig {
     /// How often to look for what is due, unless woken earlier.
     pub interval: Duration,
-    /// How many leases to claim at a time.
+    /// How many leases to claim at a time. A ledger of many shards gives a part of it from each.
     pub batch: NonZeroUsize,
     /// How long a claim keeps other replicas away: what a process claimed before it crashed waits as long for
     /// its receipts. An end that outlasts its hold is not settled and is made again, so this is as long as
@@ -30,7 +30,7 @@ pub struct ReaperConfig {
     pub stuck_after: NonZeroU32,
 }
 
-const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
+const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
 const CONCURRENCY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 const ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 

@@ -46,6 +46,10 @@ use crate::model::time::Timestamp;
 /// The longest that anybody waits for changes.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
+/// How many leases one step turns or settles at most: others who wait for the same commit are not to wait longer for it
+/// than for the disk.
+const AT_ONCE: usize = 64;
+
 /// What an embedded ledger can be told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -181,6 +185,17 @@ impl Ledger for Embedded {
             .await
     }
 
+    async fn revoke_all(&self, ids: &[LeaseId], cause: Cause, now: Timestamp) -> Result<usize, LedgerError> {
+        let mut turned = 0;
+        for some in ids.chunks(AT_ONCE) {
+            let some = some.to_vec();
+            turned += self
+                .step(move |tables| steps::revoke_all(tables, &some, cause, now))
+                .await?;
+        }
+        Ok(turned)
+    }
+
     async fn claim_due(
         &self,
         now: Timestamp,
@@ -208,6 +223,28 @@ impl Ledger for Embedded {
         let (id, hold) = (claim.lease.id, claim.hold);
         self.step(move |tables| steps::settle(tables, id, hold, &settlement, now))
             .await
+    }
+
+    async fn settle_all(
+        &self,
+        settled: &[(LeaseClaim, Settlement)],
+        now: Timestamp,
+    ) -> Vec<Result<(), LedgerError>> {
+        let mut answers = Vec::with_capacity(settled.len());
+        for some in settled.chunks(AT_ONCE) {
+            let words = some
+                .iter()
+                .map(|(claim, settlement)| (claim.lease.id, claim.hold, settlement.clone()));
+            let words: Vec<_> = words.collect();
+            let made = self
+                .step(move |tables| steps::settle_all(tables, &words, now))
+                .await;
+            match made {
+                Ok(each) => answers.extend(each.into_iter().map(|answer| answer.map_err(LedgerError::from))),
+                Err(error) => answers.extend(some.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        answers
     }
 
     async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {

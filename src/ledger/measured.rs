@@ -54,15 +54,31 @@ impl Call {
     }
 
     async fn timed<T>(&self, call: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
+        self.counted(call, is_no_answer).await
+    }
+
+    /// A call about many things, each of which has its answer: it failed where one of them has none.
+    async fn timed_each<T>(
+        &self,
+        call: impl Future<Output = Vec<Result<T, LedgerError>>>,
+    ) -> Vec<Result<T, LedgerError>> {
+        self.counted(call, |each| each.iter().any(is_no_answer)).await
+    }
+
+    async fn counted<A>(&self, call: impl Future<Output = A>, failed: impl FnOnce(&A) -> bool) -> A {
         let began = Instant::now();
         let span = tracing::info_span!(target: trace::TARGET, "ledger", call = self.name);
         let answer = call.instrument(span).await;
         self.seconds.record(began.elapsed().as_secs_f64());
-        if matches!(&answer, Err(error) if !matches!(error, LedgerError::Refused(_))) {
+        if failed(&answer) {
             self.failures.increment(1);
         }
         answer
     }
+}
+
+fn is_no_answer<T>(answer: &Result<T, LedgerError>) -> bool {
+    matches!(answer, Err(error) if !matches!(error, LedgerError::Refused(_)))
 }
 
 /// They take as long as nothing happens, which says nothing.
@@ -97,9 +113,11 @@ calls![
     lease,
     live,
     revoke,
+    revoke_all,
     claim_due,
     due_since,
     settle,
+    settle_all,
     retry,
     abandon,
     cut,
@@ -207,6 +225,13 @@ impl Ledger for Measured {
         self.calls.revoke.timed(self.inner.revoke(id, cause, now)).await
     }
 
+    async fn revoke_all(&self, ids: &[LeaseId], cause: Cause, now: Timestamp) -> Result<usize, LedgerError> {
+        self.calls
+            .revoke_all
+            .timed(self.inner.revoke_all(ids, cause, now))
+            .await
+    }
+
     async fn claim_due(
         &self,
         now: Timestamp,
@@ -232,6 +257,17 @@ impl Ledger for Measured {
         self.calls
             .settle
             .timed(self.inner.settle(claim, settlement, now))
+            .await
+    }
+
+    async fn settle_all(
+        &self,
+        settled: &[(LeaseClaim, Settlement)],
+        now: Timestamp,
+    ) -> Vec<Result<(), LedgerError>> {
+        self.calls
+            .settle_all
+            .timed_each(self.inner.settle_all(settled, now))
             .await
     }
 

@@ -13,6 +13,9 @@ use crate::model::ttl::Bound;
 /// How long a reservation may stay without being activated.
 pub const MINT_TIME: Duration = Duration::from_secs(60);
 
+/// How much [`claim_due`](super::Ledger::claim_due) gives at least, up to its limit, where so much is due.
+pub const MANY_DUE: usize = 256;
+
 /// The most entries of the feed in one answer.
 pub const MOST_CHANGES: usize = 1000;
 

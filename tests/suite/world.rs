@@ -174,6 +174,11 @@ impl World {
         (self.another(jwt(&self.keys), verifiers.clone()), verifiers)
     }
 
+    /// Another broker of this installation, that appraises evidence so.
+    pub(crate) fn with_verifiers(&self, verifiers: Verifiers) -> Arc<Broker> {
+        self.another(jwt(&self.keys), Arc::new(verifiers))
+    }
+
     fn verifiers(&self, bundle: Origin) -> Verifiers {
         verifiers(&self.trust_domain, bundle, self.partner.as_ref())
     }

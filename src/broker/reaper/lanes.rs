@@ -115,6 +115,11 @@ impl Lanes {
         self.lanes.values().any(|lane| lane.waiting() >= self.depth)
     }
 
+    /// How many wait in the fullest lane.
+    pub(super) fn longest(&self) -> usize {
+        self.lanes.values().map(Lane::waiting).max().unwrap_or_default()
+    }
+
     /// Takes out all that wait.
     pub(super) fn clear(&mut self) -> Vec<Waiting> {
         let lanes = self.lanes.values_mut();

@@ -19,7 +19,7 @@ use crate::model::task::{Task, TaskChange, TaskState};
 use crate::model::time::Timestamp;
 
 /// The most that one claim hands out.
-const MOST_CLAIMED: usize = 1000;
+const MOST_CLAIMED: usize = rules::MANY_DUE;
 /// The most that one claim forgets on the way.
 const MOST_FORGOTTEN: usize = 512;
 
@@ -256,12 +256,37 @@ pub(super) fn revoke(
     now: Timestamp,
 ) -> Result<Lease, LedgerError> {
     let row = tables.lease(id)?.ok_or(Refusal::NoLease)?;
-    if !matches!(row.lease.state, LeaseState::Reserved | LeaseState::Active) {
-        return Ok(row.lease);
+    match is_live(&row.lease) {
+        true => turn(tables, &row, cause, now),
+        false => Ok(row.lease),
     }
-    let lease = turned(&row, cause, now);
+}
+
+/// How many of these leases were live, and are turned now.
+pub(super) fn revoke_all(
+    tables: &mut Tables<'_>,
+    ids: &[LeaseId],
+    cause: Cause,
+    now: Timestamp,
+) -> Result<usize, LedgerError> {
+    let mut turned = 0;
+    for id in ids {
+        if let Some(row) = tables.lease(*id)?.filter(|row| is_live(&row.lease)) {
+            turn(tables, &row, cause, now)?;
+            turned += 1;
+        }
+    }
+    Ok(turned)
+}
+
+fn is_live(lease: &Lease) -> bool {
+    matches!(lease.state, LeaseState::Reserved | LeaseState::Active)
+}
+
+fn turn(tables: &mut Tables<'_>, row: &Row, cause: Cause, now: Timestamp) -> Result<Lease, LedgerError> {
+    let lease = turned(row, cause, now);
     tables.strike(&row.lease)?;
-    tables.update_lease(&row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
+    tables.update_lease(row, &lease, Some(rules::due_from(cause, now)), row.hold)?;
     tables.publish(&rules::lease_cutoff(&lease, cause, now))?;
     Ok(lease)
 }
@@ -375,6 +400,22 @@ pub(super) fn settle(
         ..row.lease.clone()
     };
     tables.update_lease(&row, &lease, due, hold + 1)
+}
+
+/// What becomes of each, in their order. Only a fault is an error here.
+pub(super) fn settle_all(
+    tables: &mut Tables<'_>,
+    words: &[(LeaseId, u64, Settlement)],
+    now: Timestamp,
+) -> Result<Vec<Result<(), Refusal>>, LedgerError> {
+    let each = words.iter().map(
+        |(id, hold, settlement)| match settle(tables, *id, *hold, settlement, now) {
+            Ok(()) => Ok(Ok(())),
+            Err(LedgerError::Refused(refusal)) => Ok(Err(refusal)),
+            Err(fault) => Err(fault),
+        },
+    );
+    each.collect()
 }
 
 pub(super) fn retry(tables: &mut Tables<'_>, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {

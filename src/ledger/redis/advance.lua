@@ -17,7 +17,7 @@ local function over(task, t, outcome)
   redis.call('HSET', KEYS[1], task, task_pack(t))
   redis.call('ZREM', KEYS[2], 't' .. task)
   redis.call('ZADD', KEYS[6], now, 't' .. task)
-  count_down(KEYS[9], 'o' .. t.agent)
+  count_down(KEYS[9], { 'o' .. t.agent })
 end
 
 local raw = redis.call('HGET', KEYS[1], id)
@@ -55,27 +55,35 @@ else
 end
 
 if ends or change == 'suspend' then
-  for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.0f', CLASS))) do
-    local stored = redis.call('HGET', KEYS[4], lease)
+  local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. string.format('%.0f', CLASS))
+  local turned, leases, values, due, pending, told = {}, {}, {}, {}, {}, {}
+  for n, stored in ipairs(read_all(KEYS[4], ids)) do
     local l = stored and lease_read(stored)
     if l and (l.state == 'r' or l.state == 'a') then
-      local why = l.task == id and cause or tonumber(ARGV[9])
-      strike(KEYS[12], l)
-      turn(l, why, now)
-      redis.call('HSET', KEYS[4], lease, lease_pack(l))
-      redis.call('ZADD', KEYS[2], ARGV[7], 'l' .. lease)
-      redis.call('ZADD', KEYS[5], place(STATES.v, lease), lease)
-      -- A suspended task may be resumed, so its end is told lease by lease.
-      if not ends then
-        publish_lease(KEYS[7], KEYS[8], now, why, lease)
-      end
+      turned[#turned + 1], leases[#leases + 1] = ids[n], l
     end
+  end
+  strike(KEYS[12], leases)
+  for n, l in ipairs(leases) do
+    local lease, why = turned[n], l.task == id and cause or tonumber(ARGV[9])
+    turn(l, why, now)
+    values[#values + 1], values[#values + 2] = lease, lease_pack(l)
+    due[#due + 1], due[#due + 2] = ARGV[7], 'l' .. lease
+    pending[#pending + 1], pending[#pending + 2] = place(STATES.v, lease), lease
+    told[n] = end_of(why, lease)
+  end
+  many('HSET', KEYS[4], values)
+  many('ZADD', KEYS[2], due)
+  many('ZADD', KEYS[5], pending)
+  -- A suspended task may be resumed, so its end is told lease by lease.
+  if not ends then
+    publish_all(KEYS[7], KEYS[8], now, 'l', told)
   end
   if ends then
     publish(KEYS[7], KEYS[8], now, 'c', ARGV[6])
     for _, sub_task in ipairs(below(KEYS[11], id)) do
       over(sub_task, task_read(redis.call('HGET', KEYS[1], sub_task)), tonumber(ARGV[8]))
-      publish(KEYS[7], KEYS[8], now, 't', struct.pack('B', tonumber(ARGV[9])) .. sub_task)
+      publish(KEYS[7], KEYS[8], now, 't', end_of(tonumber(ARGV[9]), sub_task))
     end
   end
 end

@@ -1,24 +1,30 @@
--- KEYS cutoffs feed seq
--- ARGV selector, up_to, cutoff, at, publish?
-local up_to = tonumber(ARGV[2])
+-- KEYS for each shard its cutoffs and its lineage, and behind them, where it tells, the feed and seq of the first shard
+-- ARGV selector, up_to, cutoff, at, writer, whether it tells ('1')
+-- Answers the count of the writer in each shard (0: it is not entered).
+local up_to, tells = tonumber(ARGV[2]), ARGV[6] == '1'
 -- How far it reaches, and the instant from which on it stands for the retention.
 local stands = math.max(up_to, tonumber(ARGV[4]))
 local value = struct.pack('>I6I6', up_to, stands) .. ARGV[3]
-local standing = redis.call('HGET', KEYS[1], ARGV[1])
-if standing == value then
-  return { 'ok' }
-end
-
-if not standing or up_to > (struct.unpack('>I6', standing)) then
-  local reach = redis.call('HGET', KEYS[1], '!')
-  local far, near = up_to, stands
-  if reach then
-    local reached, nearest = struct.unpack('>I6I6', reach)
-    far, near = math.max(far, reached), math.min(near, nearest)
+local last = tells and #KEYS - 2 or #KEYS
+local reply, news = { 'ok' }, false
+for n = 1, last, 2 do
+  local cutoffs, lineage = KEYS[n], KEYS[n + 1]
+  local standing, reach = unpack(redis.call('HMGET', cutoffs, ARGV[1], '!'))
+  if standing ~= value then
+    news = news or n == 1
+    if not standing or up_to > (struct.unpack('>I6', standing)) then
+      local far, near = up_to, stands
+      if reach then
+        local reached, nearest = struct.unpack('>I6I6', reach)
+        far, near = math.max(far, reached), math.min(near, nearest)
+      end
+      redis.call('HSET', cutoffs, ARGV[1], value, '!', struct.pack('>I6I6', far, near))
+    end
   end
-  redis.call('HSET', KEYS[1], ARGV[1], value, '!', struct.pack('>I6I6', far, near))
+  local entered = redis.call('HEXISTS', lineage, ARGV[5]) == 1
+  reply[#reply + 1] = entered and redis.call('HINCRBY', lineage, ARGV[5], 1) or 0
 end
-if ARGV[5] == '1' then
-  publish(KEYS[2], KEYS[3], tonumber(ARGV[4]), 'c', ARGV[3])
+if tells and news then
+  publish(KEYS[last + 1], KEYS[last + 2], tonumber(ARGV[4]), 'c', ARGV[3])
 end
-return { 'ok' }
+return reply

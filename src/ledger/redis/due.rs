@@ -1,5 +1,6 @@
 //! What falls due: claiming it, settling it, and forgetting what ended long ago.
 
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::keys::Shard;
 use super::leases::refused;
 use super::link::Reply;
 use super::packed::{cause_code, optional, proof_code, task_bytes, unpack_lease, unpack_task};
-use super::{RedisLedger, instant, number, script};
+use super::{AT_ONCE, RedisLedger, instant, number, script};
 use crate::ledger::{Claim, LeaseClaim, LedgerError, Refusal, Settlement, record, rules, status_lists};
 use crate::model::lease::{Cause, Lease, Receipt, ReceiptSignature};
 use crate::model::task::Task;
@@ -58,7 +59,7 @@ impl RedisLedger {
         let claims = shards.iter().zip(&parts).filter(|(_, part)| **part > 0);
         let claims = claims.map(|(shard, part)| self.claim_in(*shard, now, hold, *part));
         let mut taken = Vec::new();
-        for answer in join_all(claims).await {
+        for answer in join_all(claims).await.into_iter().flatten() {
             match answer {
                 Ok(claims) => taken.extend(claims),
                 Err(error) => or_note(error),
@@ -128,7 +129,22 @@ impl RedisLedger {
         Ok((count()?, count()?))
     }
 
+    /// Claims so many of a shard, a bounded number at a time: each step takes those that are due longest by then.
     async fn claim_in(
+        &self,
+        shard: Shard<'_>,
+        now: Timestamp,
+        hold: Duration,
+        part: usize,
+    ) -> Vec<Result<Vec<Claim>, LedgerError>> {
+        let steps = (0..part).step_by(AT_ONCE).map(|taken| {
+            let some = AT_ONCE.min(part - taken);
+            self.claim_some(shard, now, hold, some)
+        });
+        join_all(steps).await
+    }
+
+    async fn claim_some(
         &self,
         shard: Shard<'_>,
         now: Timestamp,
@@ -151,7 +167,10 @@ impl RedisLedger {
             number(cause_code(Cause::Expired).into()),
             number(cause_code(Cause::Compensated).into()),
         ];
-        let mut reply = self.reaping.run(&script::CLAIM, &[&keys], &[&args]).await?;
+        let mut reply = self
+            .reaping
+            .run_for(limit, &script::CLAIM, &[&keys], &[&args])
+            .await?;
         let mut claims = Vec::new();
         while let Some(mut part) = reply.part()? {
             claims.push(match read_kind(&mut part)? {
@@ -172,25 +191,50 @@ impl RedisLedger {
         settlement: Settlement,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let lease = &claim.lease;
-        let again = |at, error: &str| {
-            let effort = rules::effort(&lease.state).map(|effort| rules::failed_again(effort, error, at));
-            let error = effort.and_then(|effort| effort.last_error);
-            vec![instant(at), optional(error.as_deref())]
-        };
-        let (how, saying) = match settlement {
-            Settlement::Ended(receipt, signature) => ("ended", proof(receipt, &signature)?),
-            Settlement::RetryAt(at, error) => ("retry", again(at, &error)),
-            Settlement::Stuck(at, error) => ("stuck", again(at, &error)),
-            Settlement::PutOff(at) => ("later", vec![instant(at)]),
-        };
-        let reply = self.settling(lease, claim.hold, how, saying, now).await?;
-        match reply.word.as_str() {
-            "ok" => Ok(()),
-            "no_lease" => Err(Refusal::NoLease.into()),
-            "claim_lost" => Err(Refusal::ClaimLost.into()),
-            _ => Err(reply.unexpected()),
+        let word = Word::of(claim, &settlement)?;
+        let shard = self.shards.of_lease(claim.lease.id);
+        let mut reply = self.settling(shard, &[&word], now).await?;
+        settled(&mut reply)
+    }
+
+    /// Shard by shard, a bounded number of leases at a time.
+    pub(super) async fn settle_claims(
+        &self,
+        claims: &[(LeaseClaim, Settlement)],
+        now: Timestamp,
+    ) -> Vec<Result<(), LedgerError>> {
+        let mut shelves = BTreeMap::<usize, Vec<(usize, Word<'_>)>>::new();
+        let mut answers = Vec::with_capacity(claims.len());
+        for (place, (claim, settlement)) in claims.iter().enumerate() {
+            answers.push(match Word::of(claim, settlement) {
+                Ok(word) => {
+                    let shard = self.shards.of_lease(claim.lease.id).number;
+                    shelves.entry(shard).or_default().push((place, word));
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            });
         }
+        let steps = shelves.iter().flat_map(|(number, words)| {
+            let shard = self.shards.nth(*number);
+            words.chunks(AT_ONCE).map(move |some| async move {
+                let words: Vec<&Word<'_>> = some.iter().map(|(_, word)| word).collect();
+                (some, self.settling(shard, &words, now).await)
+            })
+        });
+        for (some, reply) in join_all(steps).await {
+            let mut reply = reply;
+            for (place, _) in some {
+                let answer = match &mut reply {
+                    Ok(reply) => settled(reply),
+                    Err(error) => Err(error.clone()),
+                };
+                if let Some(waiting) = answers.get_mut(*place) {
+                    *waiting = answer;
+                }
+            }
+        }
+        answers
     }
 
     pub(super) async fn abandon_lease(
@@ -199,24 +243,23 @@ impl RedisLedger {
         signature: &ReceiptSignature,
         now: Timestamp,
     ) -> Result<Lease, LedgerError> {
-        let saying = proof(Receipt::Abandoned { at: now }, signature)?;
-        let mut reply = self.settling(lease, 0, "abandoned", saying, now).await?;
+        let word = Word::over("abandoned", lease, 0, Receipt::Abandoned { at: now }, signature)?;
+        let shard = self.shards.of_lease(lease.id);
+        let mut reply = self.settling(shard, &[&word], now).await?;
+        reply.next_word()?;
         match reply.word.as_str() {
             "ok" => Ok(unpack_lease(&reply.bytes()?)?.0),
             _ => Err(refused(&mut reply, &[], now)),
         }
     }
 
-    /// Runs the script that ends a lease or puts it off: how, and the arguments that go with that.
+    /// Runs the script that ends leases of a shard or puts them off.
     async fn settling(
         &self,
-        lease: &Lease,
-        hold: u64,
-        how: &'static str,
-        saying: Vec<Vec<u8>>,
+        shard: Shard<'_>,
+        words: &[&Word<'_>],
         now: Timestamp,
     ) -> Result<Reply, LedgerError> {
-        let shard = self.shards.of_lease(lease.id);
         let mut keys = vec![
             shard.leases(),
             shard.due(),
@@ -224,18 +267,45 @@ impl RedisLedger {
             shard.forget(),
             shard.counts(),
         ];
-        keys.extend(shard.indexes(lease));
-        let mut args = vec![
-            lease.id.to_bytes().to_vec(),
-            number(hold),
-            how.into(),
-            instant(now),
-            lease.agent.as_str().into(),
-            lease.tool.as_str().into(),
-            task_bytes(lease.task),
-        ];
-        args.extend(saying);
-        self.reaping.run(&script::SETTLE, &[&keys], &[&args]).await
+        let mut numbers = HashMap::<Vec<u8>, u16>::new();
+        let mut args = vec![instant(now)];
+        for word in words {
+            let lease = word.lease;
+            let mut left = Vec::new();
+            for index in shard.indexes(lease).filter(|_| word.is_over()) {
+                let number = match numbers.get(&index) {
+                    Some(number) => *number,
+                    None => {
+                        keys.push(index.clone());
+                        let number = u16::try_from(keys.len())
+                            .map_err(|_| LedgerError::Corrupt("a chain without an end".to_owned()))?;
+                        numbers.insert(index, number);
+                        number
+                    }
+                };
+                left.extend(number.to_be_bytes());
+            }
+            args.extend([
+                lease.id.to_bytes().to_vec(),
+                number(word.hold),
+                word.how.into(),
+                lease.agent.as_str().into(),
+                lease.tool.as_str().into(),
+                task_bytes(lease.task),
+                instant(word.at),
+                word.said.clone(),
+                number(word.proof.into()),
+                left,
+            ]);
+        }
+        let reply = self
+            .reaping
+            .run_for(words.len(), &script::SETTLE, &[&keys], &[&args])
+            .await?;
+        match reply.word.as_str() {
+            "ok" => Ok(reply),
+            _ => Err(reply.unexpected()),
+        }
     }
 
     /// Forgets leases first: a task stays while it has any.
@@ -284,13 +354,75 @@ impl RedisLedger {
     }
 }
 
-/// A proof in arguments: its kind, its instant, and the signature on it.
-fn proof(receipt: Receipt, signature: &ReceiptSignature) -> Result<Vec<Vec<u8>>, LedgerError> {
-    Ok(vec![
-        number(proof_code(receipt).into()),
-        instant(receipt.at()),
-        record::encode_signature(signature)?,
-    ])
+/// What the script is told of one lease.
+struct Word<'a> {
+    lease: &'a Lease,
+    hold: u64,
+    how: &'static str,
+    /// The proof's instant, or that of the next attempt.
+    at: Timestamp,
+    /// The signature on the receipt, or what went wrong.
+    said: Vec<u8>,
+    proof: u8,
+}
+
+impl<'a> Word<'a> {
+    fn of(claim: &'a LeaseClaim, settlement: &Settlement) -> Result<Self, LedgerError> {
+        let LeaseClaim { lease, hold } = claim;
+        let again = |how, at: Timestamp, error: Option<&str>| {
+            let effort = error
+                .zip(rules::effort(&lease.state))
+                .map(|(error, effort)| rules::failed_again(effort, error, at));
+            let error = effort.and_then(|effort| effort.last_error);
+            Self {
+                lease,
+                hold: *hold,
+                how,
+                at,
+                said: optional(error.as_deref()),
+                proof: 0,
+            }
+        };
+        Ok(match settlement {
+            Settlement::Ended(receipt, signature) => Self::over("ended", lease, *hold, *receipt, signature)?,
+            Settlement::RetryAt(at, error) => again("retry", *at, Some(error)),
+            Settlement::Stuck(at, error) => again("stuck", *at, Some(error)),
+            Settlement::PutOff(at) => again("later", *at, None),
+        })
+    }
+
+    fn over(
+        how: &'static str,
+        lease: &'a Lease,
+        hold: u64,
+        receipt: Receipt,
+        signature: &ReceiptSignature,
+    ) -> Result<Self, LedgerError> {
+        Ok(Self {
+            lease,
+            hold,
+            how,
+            at: receipt.at(),
+            said: record::encode_signature(signature)?,
+            proof: proof_code(receipt),
+        })
+    }
+
+    /// Whether it leaves the indexes of what lives.
+    fn is_over(&self) -> bool {
+        self.proof != 0
+    }
+}
+
+/// What the script says about the next lease.
+fn settled(reply: &mut Reply) -> Result<(), LedgerError> {
+    reply.next_word()?;
+    match reply.word.as_str() {
+        "ok" => Ok(()),
+        "no_lease" => Err(Refusal::NoLease.into()),
+        "claim_lost" => Err(Refusal::ClaimLost.into()),
+        _ => Err(reply.unexpected()),
+    }
 }
 
 /// What an element of an answer tells of: its kind, its id, its value.

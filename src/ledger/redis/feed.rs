@@ -30,6 +30,9 @@ impl Heads {
     }
 }
 
+/// Into how many shards one step writes a cutoff at most: it keeps the server for about a millisecond.
+const SHARDS_AT_ONCE: usize = 64;
+
 impl RedisLedger {
     /// A cutoff stands in every shard, and is told of in one: the shard of its task or lease, or the
     /// first. A selector that names a task or a lease can match in that shard only.
@@ -41,29 +44,24 @@ impl RedisLedger {
             Selector::Lease(id) => Some(self.shards.of_lease(id)),
             _ => None,
         };
-        let everywhere = self.shards.all().enumerate();
-        let everywhere = everywhere.map(|(number, shard)| (shard, number == 0));
-        let targets: Vec<(Shard<'_>, bool)> = match home {
-            Some(shard) => vec![(shard, true)],
-            None => everywhere.collect(),
+        let targets: Vec<Shard<'_>> = match home {
+            Some(shard) => vec![shard],
+            None => self.shards.all().collect(),
         };
-        let writes = targets.into_iter().map(|(shard, tells)| {
-            let keys = [shard.cutoffs(), shard.feed(), shard.seq()];
-            let args = [
+        // In a cluster a step reaches one shard and no other.
+        let at_once = if self.requests.is_one_node() {
+            SHARDS_AT_ONCE
+        } else {
+            1
+        };
+        let writes = targets.chunks(at_once).enumerate().map(|(number, shards)| {
+            let args = vec![
                 selector.clone(),
                 instant(cutoff.up_to),
                 stored.clone(),
                 instant(cutoff.at),
-                number(tells.into()),
             ];
-            async move {
-                let run = self.run_counted(&self.requests, &script::CUT, shard, &keys, &args);
-                let reply = run.await?;
-                match reply.word.as_str() {
-                    "ok" => Ok(()),
-                    _ => Err(reply.unexpected()),
-                }
-            }
+            self.cut_in(shards, args, number == 0)
         });
         // All are waited for: what can be cut is cut, also when one shard is down.
         let outcome: Result<Vec<()>, LedgerError> = join_all(writes).await.into_iter().collect();

@@ -1,5 +1,9 @@
 //! Leases: writing them down, activating, renewing, reading and revoking them.
 
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+
 use super::keys::Shard;
 use super::link::Reply;
 use super::packed::{
@@ -8,7 +12,7 @@ use super::packed::{
 };
 use super::script::Step;
 use super::shares::Counted;
-use super::{RedisLedger, instant, script};
+use super::{AT_ONCE, RedisLedger, instant, script};
 use crate::ledger::{
     Budget, Budgets, IdempotencyKey, LedgerError, Refusal, Renewal, record, rules, status_lists,
 };
@@ -249,6 +253,49 @@ impl RedisLedger {
         now: Timestamp,
     ) -> Result<Lease, LedgerError> {
         let shard = self.shards.of_lease(id);
+        let mut reply = self.revoking(shard, &[id], cause, now, b"1").await?;
+        let _turned = reply.number()?;
+        match reply.bytes()?.as_slice() {
+            [] => Err(Refusal::NoLease.into()),
+            stored => Ok(unpack_lease(stored)?.0),
+        }
+    }
+
+    /// Shard by shard, a bounded number of leases at a time. What can be turned is, also when one shard is down.
+    pub(super) async fn revoke_leases(
+        &self,
+        ids: &[LeaseId],
+        cause: Cause,
+        now: Timestamp,
+    ) -> Result<usize, LedgerError> {
+        let mut shelves = BTreeMap::<usize, Vec<LeaseId>>::new();
+        for id in ids {
+            let number = self.shards.of_lease(*id).number;
+            shelves.entry(number).or_default().push(*id);
+        }
+        let steps = shelves.iter().flat_map(|(number, ids)| {
+            let shard = self.shards.nth(*number);
+            ids.chunks(AT_ONCE).map(move |some| async move {
+                let mut reply = self.revoking(shard, some, cause, now, b"").await?;
+                reply.number()
+            })
+        });
+        let turned = join_all(steps)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<u64>, _>>()?;
+        Ok(usize::try_from(turned.iter().sum::<u64>()).unwrap_or(usize::MAX))
+    }
+
+    /// Turns leases of a shard; with anything in `answer`, tells how each then stands.
+    async fn revoking(
+        &self,
+        shard: Shard<'_>,
+        ids: &[LeaseId],
+        cause: Cause,
+        now: Timestamp,
+        answer: &[u8],
+    ) -> Result<Reply, LedgerError> {
         let keys = [
             shard.leases(),
             shard.due(),
@@ -257,20 +304,21 @@ impl RedisLedger {
             shard.seq(),
             shard.places(),
         ];
-        let args = [
-            id.to_bytes().to_vec(),
+        let mut args = vec![
             super::number(cause_code(cause).into()),
             instant(now),
             instant(rules::due_from(cause, now)),
+            answer.to_vec(),
         ];
-        let run = self.run_counted(&self.reaping, &script::REVOKE, shard, &keys, &args);
-        let mut reply = run.await?;
+        args.extend(ids.iter().map(|id| id.to_bytes().to_vec()));
+        let run = self.run_counted_for(ids.len(), &self.reaping, &script::REVOKE, shard, &keys, &args);
+        let reply = run.await?;
         match reply.word.as_str() {
             "ok" => {
                 self.heads.published();
-                Ok(unpack_lease(&reply.bytes()?)?.0)
+                Ok(reply)
             }
-            _ => Err(refused(&mut reply, &[], now)),
+            _ => Err(reply.unexpected()),
         }
     }
 }

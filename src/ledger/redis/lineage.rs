@@ -70,11 +70,26 @@ impl RedisLedger {
         keys: &[Vec<u8>],
         args: &[Vec<u8>],
     ) -> Result<Reply, LedgerError> {
+        self.run_counted_for(1, link, step, shard, keys, args).await
+    }
+
+    /// The same, for a step about so many things.
+    pub(super) async fn run_counted_for(
+        &self,
+        things: usize,
+        link: &Link,
+        step: &Step,
+        shard: Shard<'_>,
+        keys: &[Vec<u8>],
+        args: &[Vec<u8>],
+    ) -> Result<Reply, LedgerError> {
         let known = self.past.known();
         let seen = known.seen(shard.number);
         let lineage = [shard.lineage()];
         let past = [field(self.past.writer())];
-        let mut reply = link.run(step, &[keys, &lineage], &[args, &past]).await?;
+        let mut reply = link
+            .run_for(things, step, &[keys, &lineage], &[args, &past])
+            .await?;
         let progress = reply.number()?;
         if progress > seen {
             known.saw(shard.number, progress);
@@ -82,6 +97,37 @@ impl RedisLedger {
             self.find_loss(&known).await;
         }
         Ok(reply)
+    }
+
+    /// Writes a cutoff into several shards, of which the first tells of it, and counts it in each. It is made whatever
+    /// became of the ledger.
+    pub(super) async fn cut_in(
+        &self,
+        shards: &[Shard<'_>],
+        mut args: Vec<Vec<u8>>,
+        tells: bool,
+    ) -> Result<(), LedgerError> {
+        let known = self.past.known();
+        let seen: Vec<u64> = shards.iter().map(|shard| known.seen(shard.number)).collect();
+        let mut keys: Vec<Vec<u8>> = shards
+            .iter()
+            .flat_map(|shard| [shard.cutoffs(), shard.lineage()])
+            .collect();
+        if let Some(first) = shards.first().filter(|_| tells) {
+            keys.extend([first.feed(), first.seq()]);
+        }
+        args.extend([field(self.past.writer()), number(tells.into())]);
+        let mut reply = self.requests.run(&script::CUT, &[&keys], &[&args]).await?;
+        let mut forgotten = false;
+        for (shard, seen) in shards.iter().zip(seen) {
+            let progress = reply.number()?;
+            forgotten |= progress <= seen;
+            known.saw(shard.number, progress);
+        }
+        if forgotten && self.past.loss().is_none() {
+            self.find_loss(&known).await;
+        }
+        Ok(())
     }
 
     /// A shard does not know what it answered: says why, and makes sure that it is so for everybody.

@@ -24,6 +24,9 @@ use super::{Mode, RedisConfig};
 use crate::ledger::LedgerError;
 use crate::model::secret::Secret;
 
+/// How many things in one script keep the server about as long as a script about one: that costs less for each.
+const A_STEP: usize = 4;
+
 /// Keys or arguments of a script, in parts that follow one another.
 pub(super) type Parts<'a> = &'a [&'a [Vec<u8>]];
 
@@ -41,6 +44,8 @@ pub(super) struct Link {
     /// How many calls may be under way. The server works off all that has come on one connection before it turns
     /// to the next, so whoever sends a hundred steps at once lets everybody else wait for a hundred.
     places: Semaphore,
+    /// As many as there are of them.
+    most: u32,
 }
 
 enum Route {
@@ -68,6 +73,7 @@ impl Link {
             route: route.await?,
             patience,
             places: Semaphore::new(at_a_time),
+            most: u32::try_from(at_a_time).unwrap_or(u32::MAX),
         })
     }
 
@@ -84,6 +90,20 @@ impl Link {
         keys: Parts<'_>,
         args: Parts<'_>,
     ) -> Result<Reply, LedgerError> {
+        self.run_for(1, step, keys, args).await
+    }
+
+    /// Runs a script about so many things, which keeps the server as long as several steps do: it takes as many
+    /// places.
+    pub(super) async fn run_for(
+        &self,
+        things: usize,
+        step: &Step,
+        keys: Parts<'_>,
+        args: Parts<'_>,
+    ) -> Result<Reply, LedgerError> {
+        let places = u32::try_from(things.div_ceil(A_STEP)).unwrap_or(u32::MAX);
+        let places = places.clamp(1, self.most);
         let (count, bytes) = size(keys);
         let (more, more_bytes) = size(args);
         let call = |verb: &str, what: &str| {
@@ -95,9 +115,9 @@ impl Link {
             }
             cmd
         };
-        let answer: RedisResult<Value> = match self.send(&call("EVALSHA", &step.hash)).await {
+        let answer: RedisResult<Value> = match self.send(places, &call("EVALSHA", &step.hash)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.send(&call("EVAL", step.code)).await
+                self.send(places, &call("EVAL", step.code)).await
             }
             answer => answer,
         };
@@ -108,13 +128,13 @@ impl Link {
 
     /// Runs one command.
     pub(super) async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, LedgerError> {
-        let value = self.send(cmd).await.map_err(|error| fault(&error))?;
+        let value = self.send(1, cmd).await.map_err(|error| fault(&error))?;
         T::from_redis_value(value).map_err(|error| LedgerError::Corrupt(error.to_string()))
     }
 
-    async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
+    async fn send(&self, places: u32, cmd: &Cmd) -> RedisResult<Value> {
         // Never closed, so there is a place sooner or later: each call ends in time.
-        let _place = self.places.acquire().await;
+        let _places = self.places.acquire_many(places).await;
         within(self.patience, async {
             match &self.route {
                 Route::Node(manager) => manager.clone().req_packed_command(cmd).await,
@@ -285,9 +305,15 @@ impl Reply {
             return Err(reply.unexpected());
         };
         reply.rest = items.into_iter();
-        let word = reply.bytes()?;
-        reply.word = String::from_utf8(word).map_err(|_| reply.unexpected())?;
+        reply.next_word()?;
         Ok(reply)
+    }
+
+    /// Goes on to the next element, which is `ok` or the name of a refusal.
+    pub(super) fn next_word(&mut self) -> Result<(), LedgerError> {
+        let word = self.bytes()?;
+        self.word = String::from_utf8(word).map_err(|_| self.unexpected())?;
+        Ok(())
     }
 
     /// The next element, which is a text of bytes.
@@ -374,11 +400,18 @@ pub(super) fn fault(error: &RedisError) -> LedgerError {
         ("MASTERDOWN", "the primary of this Redis replica is down"),
         ("LOADING", "Redis is still loading its data"),
         ("BUSY", "Redis is busy with a script"),
-        ("NOAUTH", "Redis asks for a password; put it into the URL"),
-        ("WRONGPASS", "Redis refuses the user or the password of the URL"),
+        (
+            "NOAUTH",
+            "Redis asks for a user and a password; name them as `username` and `password_file`",
+        ),
+        // What the client makes of WRONGPASS.
+        (
+            "AuthenticationFailed",
+            "Redis refuses the user or the password; look at `username` and `password_file`",
+        ),
         (
             "NOPERM",
-            "the Redis user may not run what the ledger needs; allow it scripts, and all commands on its prefix",
+            "the Redis user may not do what the ledger needs; give it the rights in the guide, on the keys of its prefix",
         ),
     ];
     // An error that passed through a script may have lost its code to the text.

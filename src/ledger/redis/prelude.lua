@@ -113,30 +113,73 @@ local function with_bit(page, byte, mask)
     string.sub(page, byte + 1)
 end
 
--- Strikes the place of a lease that is about to be turned: whoever reads the list refuses its credential.
-local function strike(places, l)
-  if l.at == 0 then
-    return
+-- One command about many members, or several where they are more than Lua can pass at once; none where there are none.
+local AT_ONCE = 1000 -- even, so that pairs stay together
+local function many(command, key, members)
+  for from = 1, #members, AT_ONCE do
+    redis.call(command, key, unpack(members, from, math.min(from + AT_ONCE - 1, #members)))
   end
-  local field, byte, mask = spot(math.floor(l.at / NUMBERS), l.at % NUMBERS)
-  local page = redis.call('HGET', places, field)
-  if page then
-    redis.call('HSET', places, field, with_bit(page, byte + 32, mask))
+end
+
+-- What a hash holds under each of these fields, in their order; false where there is nothing.
+local function read_all(hash, fields)
+  local values = {}
+  for from = 1, #fields, AT_ONCE do
+    local some = redis.call('HMGET', hash, unpack(fields, from, math.min(from + AT_ONCE - 1, #fields)))
+    for n, value in ipairs(some) do
+      values[from + n - 1] = value
+    end
   end
+  return values
+end
+
+-- Strikes the places of leases that are about to be turned: whoever reads the lists refuses their credentials.
+local function strike(places, leases)
+  local fields, bits = {}, {}
+  for _, l in ipairs(leases) do
+    if l.at ~= 0 then
+      local field, byte, mask = spot(math.floor(l.at / NUMBERS), l.at % NUMBERS)
+      if not bits[field] then
+        fields[#fields + 1], bits[field] = field, {}
+      end
+      table.insert(bits[field], { byte = byte + 32, mask = mask })
+    end
+  end
+  local struck = {}
+  for n, page in ipairs(read_all(places, fields)) do
+    if page then
+      for _, place in ipairs(bits[fields[n]]) do
+        page = with_bit(page, place.byte, place.mask)
+      end
+      struck[#struck + 1], struck[#struck + 2] = fields[n], page
+    end
+  end
+  many('HSET', places, struck)
 end
 
 -- Appends to the feed of the shard: under `c` a cutoff's record, under `l` the cause and the id of a lease, under `t`
 -- those of a task.
 -- Numbers never fall behind the clock, so that a reader's cursor is not passed over when a lost Redis
 -- starts again from nothing.
-local function publish(feed, seq, at, kind, what)
-  local number = math.max((tonumber(redis.call('GET', seq)) or 0) + 1, at)
+local function publish_all(feed, seq, at, kind, told)
+  if #told == 0 then
+    return
+  end
+  local number = tonumber(redis.call('GET', seq)) or 0
+  for _, what in ipairs(told) do
+    number = math.max(number + 1, at)
+    redis.call('XADD', feed, string.format('%.0f-0', number), kind, struct.pack('>I6', at) .. what)
+  end
   redis.call('SET', seq, string.format('%.0f', number))
-  redis.call('XADD', feed, string.format('%.0f-0', number), kind, struct.pack('>I6', at) .. what)
 end
 
-local function publish_lease(feed, seq, at, cause, id)
-  publish(feed, seq, at, 'l', struct.pack('B', cause) .. id)
+local function publish(feed, seq, at, kind, what)
+  publish_all(feed, seq, at, kind, { what })
+end
+
+-- What the feed says of a lease, or of a task.
+local function end_of(cause, id)
+  return struct.pack('B', cause) .. id
 end
 
 -- The number of the first of these selectors whose cutoff ends a lease of this id.
@@ -203,11 +246,26 @@ local function below(pairs, id)
   return ids
 end
 
--- One less, and no entry where there is none left.
-local function count_down(counts, field)
-  if redis.call('HINCRBY', counts, field, -1) <= 0 then
-    redis.call('HDEL', counts, field)
+-- One less in each of these fields, as often as it is named, and no entry where there is none left.
+local function count_down(counts, fields)
+  local names, less = {}, {}
+  for _, field in ipairs(fields) do
+    if not less[field] then
+      names[#names + 1] = field
+    end
+    less[field] = (less[field] or 0) + 1
   end
+  local left, gone = {}, {}
+  for n, count in ipairs(read_all(counts, names)) do
+    local rest = (tonumber(count) or 0) - less[names[n]]
+    if rest > 0 then
+      left[#left + 1], left[#left + 2] = names[n], rest
+    else
+      gone[#gone + 1] = names[n]
+    end
+  end
+  many('HSET', counts, left)
+  many('HDEL', counts, gone)
 end
 
 -- What an idempotency key stands for: the content, and the id that it made. It goes with the retention.

@@ -58,7 +58,7 @@ scripts! {
     CARRY = "carry.lua" by "count.lua",
     CLAIM = "claim.lua",
     CURTAIL = "curtail.lua" by "count.lua",
-    CUT = "cut.lua" by "count.lua",
+    CUT = "cut.lua",
     DONE = "done.lua" with "context.lua",
     FEED = "feed.lua",
     FIND = "find.lua",

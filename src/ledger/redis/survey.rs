@@ -1,6 +1,8 @@
 //! What a Redis says of itself, before anybody relies on it.
 
-use redis::{Cmd, cmd};
+use std::collections::HashMap;
+
+use redis::{Cmd, Value, cmd};
 
 use super::link::Link;
 use super::{ConnectError, RedisConfig};
@@ -20,6 +22,8 @@ pub struct Survey {
     pub replicas: Option<u32>,
     /// As whom one speaks to it.
     pub user: Option<String>,
+    /// Whether the user `default` may do everything, if it were let in.
+    pub default_may_all: Option<bool>,
     /// Its time, in milliseconds since 1970.
     pub time: Option<u64>,
 }
@@ -28,13 +32,16 @@ impl Survey {
     /// Connects and asks. Of a cluster only what each node answers alike.
     pub async fn of(config: &RedisConfig) -> Result<Self, ConnectError> {
         let link = Link::connect(config, 1).await?;
-        let (seconds, micros): (u64, u64) = link.query(&cmd("TIME")).await?;
+        // Whoever is let in may say this; everything else a user may be kept from.
+        link.query::<String>(&cmd("PING")).await?;
+        let time: Option<(u64, u64)> = link.query(&cmd("TIME")).await.ok();
+        let whoami = cmd("ACL").arg("WHOAMI").to_owned();
         let mut survey = Self {
-            time: Some(seconds * 1000 + micros / 1000),
+            time: time.map(|(seconds, micros)| seconds * 1000 + micros / 1000),
+            user: link.query(&whoami).await.ok(),
             ..Self::default()
         };
-        let whoami = cmd("ACL").arg("WHOAMI").to_owned();
-        survey.user = link.query(&whoami).await.ok();
+        survey.default_may_all = default_may_all(&link).await;
         if !link.is_one_node() {
             return Ok(survey);
         }
@@ -50,9 +57,24 @@ impl Survey {
         survey.replicas = info("connected_slaves").and_then(|count| count.parse().ok());
         survey.syncs = setting(&link, "appendfsync").await;
         let least = setting(&link, "min-replicas-to-write").await;
-        survey.least_replicas = least.and_then(|count| count.parse().ok());
+        survey.least_replicas = match least.and_then(|count| count.parse().ok()) {
+            // Who may not read the setting sees whether it is set: only then there is such a line.
+            None if survey.appends.is_some() => Some(info("min_slaves_good_slaves").is_some().into()),
+            least => least,
+        };
         Ok(survey)
     }
+}
+
+async fn default_may_all(link: &Link) -> Option<bool> {
+    let ask = cmd("ACL").arg("GETUSER").arg("default").to_owned();
+    let user: HashMap<String, Value> = link.query(&ask).await.ok()?;
+    let is = |member: &str, all: &str| match user.get(member) {
+        Some(Value::BulkString(text)) => Some(text == all.as_bytes()),
+        Some(Value::SimpleString(text)) => Some(text == all),
+        _ => None,
+    };
+    Some(is("commands", "+@all")? && is("keys", "~*")? && is("channels", "&*")?)
 }
 
 async fn text(link: &Link, command: &Cmd) -> String {

@@ -363,7 +363,7 @@ macro_rules! ledger_contract {
                 renewing_moves_an_earlier_end, renewing_never_brings_the_expiry_forward,
                 only_what_is_active_is_renewed, only_what_is_active_is_live, nothing_is_live_without_its_task,
                 a_revoked_lease_is_due_at_once,
-                revoking_again_changes_nothing, an_unknown_lease_is_refused;
+                revoking_again_changes_nothing, many_are_revoked_at_once, an_unknown_lease_is_refused;
             claims: an_expired_lease_is_claimed, what_waits_longest_is_known_without_looking_at_the_rest, a_lease_that_was_bound_to_its_evidence_ends_with_it,
                 a_curtailed_lease_falls_due_before_its_credential_does, an_abandoned_reservation_is_claimed,
                 a_short_reservation_is_claimed_at_its_expiry, a_task_past_its_deadline_is_claimed,
@@ -371,7 +371,8 @@ macro_rules! ledger_contract {
                 a_hold_excludes_others, a_late_settlement_is_refused,
                 a_hold_that_nobody_took_over_settles, an_end_is_settled_once,
                 a_retry_comes_when_it_was_said, a_stuck_lease_comes_back,
-                what_is_put_off_counts_as_no_attempt, an_order_goes_before_what_fell_due_by_itself,
+                what_is_put_off_counts_as_no_attempt, many_are_settled_at_once_and_each_by_itself,
+                what_is_due_is_claimed_once_however_much_it_is, an_order_goes_before_what_fell_due_by_itself,
                 what_waits_is_tried_again_at_once_on_order, an_order_to_try_again_leaves_a_hold_alone,
                 only_what_has_to_end_is_tried_again, a_stuck_lease_can_be_abandoned,
                 whoever_is_at_an_abandoned_lease_loses_it, only_a_stuck_lease_can_be_abandoned,
@@ -403,7 +404,7 @@ macro_rules! ledger_contract {
                 a_cursor_survives_its_text, an_unplaced_cursor_starts_over, the_feed_comes_in_parts,
                 waiting_ends_when_something_comes, waiting_ends_by_itself,
                 the_feed_forgets_after_the_retention, nothing_is_missed_under_many_writers;
-            status_lists: only_who_wants_a_place_gets_one, no_two_leases_have_one_place,
+            status_lists: only_who_wants_a_place_gets_one, no_two_leases_have_one_place, many_are_struck_at_once,
                 whoever_is_told_of_in_the_feed_is_struck_in_the_same_step,
                 the_end_of_a_task_strikes_all_that_it_has, a_list_stays_until_its_last_token_is_over,
                 a_repeated_reservation_takes_one_place, nobody_is_told_of_the_lists_of_a_lost_ledger;

@@ -163,6 +163,10 @@ impl<G: Gate> Ledger for Gated<G> {
         pass!(self, "revoke", self.ledger.revoke(id, cause, now))
     }
 
+    async fn revoke_all(&self, ids: &[LeaseId], cause: Cause, now: Timestamp) -> Result<usize, LedgerError> {
+        pass!(self, "revoke_all", self.ledger.revoke_all(ids, cause, now))
+    }
+
     async fn claim_due(
         &self,
         now: Timestamp,
@@ -183,6 +187,20 @@ impl<G: Gate> Ledger for Gated<G> {
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         pass!(self, "settle", self.ledger.settle(claim, settlement, now))
+    }
+
+    async fn settle_all(
+        &self,
+        settled: &[(LeaseClaim, Settlement)],
+        now: Timestamp,
+    ) -> Vec<Result<(), LedgerError>> {
+        let answers = async {
+            pass!(self, "settle_all", async {
+                Ok(self.ledger.settle_all(settled, now).await)
+            })
+        };
+        let down = |error: LedgerError| settled.iter().map(|_| Err(error.clone())).collect();
+        answers.await.unwrap_or_else(down)
     }
 
     async fn retry(&self, id: LeaseId, now: Timestamp) -> Result<Lease, LedgerError> {

@@ -149,4 +149,8 @@ impl Provider for Providing {
     async fn preflight(&self) -> Result<(), ProviderError> {
         self.0.preflight().await
     }
+
+    async fn look(&self) -> Result<(), ProviderError> {
+        self.0.look().await
+    }
 }

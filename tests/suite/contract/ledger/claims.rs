@@ -1,11 +1,15 @@
 //! What falls due, who works at it, and what becomes of it.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use dayfly::ledger::rules::{self, MINT_TIME};
-use dayfly::ledger::{Budgets, Claim, Filter, Ledger, Page, Refusal, Renewal, Settlement, StateName};
+use dayfly::ledger::{
+    Budgets, Claim, Filter, LeaseClaim, Ledger, Page, Refusal, Renewal, Settlement, StateName,
+};
 use dayfly::model::cutoff::Selector;
+use dayfly::model::ids::Slot;
 use dayfly::model::lease::{Cause, Curtailed, Effort, Handle, Lease, LeaseState, Receipt};
 use dayfly::model::task::{Outcome, TaskChange};
 use dayfly::model::ttl::{Bound, Ttl};
@@ -374,6 +378,121 @@ pub(super) async fn what_is_put_off_counts_as_no_attempt(ledger: Subject) {
         "what is stuck stays stuck"
     );
     assert_eq!(ledger.due_leases(at(30)).await.len(), 1);
+}
+
+pub(super) async fn many_are_settled_at_once_and_each_by_itself(ledger: Subject) {
+    let one = Budgets {
+        task: Some(25),
+        ..Budgets::default()
+    };
+    let full = ledger.open_task().await;
+    let mut tasks = vec![full.clone()];
+    for slot in 0..5 {
+        tasks.push(ledger.opened(super::task_in(Slot::new(slot * 97), START)).await);
+    }
+    for task in &tasks {
+        for _ in 0..25 {
+            let lease = ledger.hold(active_at(task, at(1))).await;
+            ledger.revoke(lease.id, Cause::Revoked, at(2)).await.unwrap();
+        }
+    }
+    let claims = ledger.due_leases(at(3)).await;
+    assert_eq!(claims.len(), 150);
+    let lost = claims[7].clone();
+    ledger.settle(&lost, ended(at(4)), at(4)).await.unwrap();
+    let other = |place: usize| match place {
+        60 => Settlement::RetryAt(at(20), "no answer".to_owned()),
+        61 => Settlement::Stuck(at(20), "access denied".to_owned()),
+        62 => Settlement::PutOff(at(20)),
+        _ => ended(at(5)),
+    };
+    let mut settled: Vec<(LeaseClaim, Settlement)> = claims
+        .iter()
+        .enumerate()
+        .map(|(place, claim)| (claim.clone(), other(place)))
+        .collect();
+    // A hold is good for one word, also within one call.
+    settled.push((claims[62].clone(), ended(at(5))));
+    settled.push((claims[90].clone(), ended(at(5))));
+    let answers = ledger.settle_all(&settled, at(5)).await;
+    assert_eq!(answers.len(), 152);
+    for (place, answer) in answers.into_iter().enumerate() {
+        match place {
+            7 | 150 | 151 => assert_eq!(refusal(answer), Refusal::ClaimLost, "{place}"),
+            _ => answer.unwrap(),
+        }
+    }
+    for (place, claim) in claims.iter().enumerate() {
+        let state = ledger.stored(claim.lease.id).await.state;
+        let LeaseState::Revoking(before) = &claim.lease.state else {
+            panic!("claimed, and not to be ended")
+        };
+        let effort = |attempts, error: Option<&str>| Effort {
+            attempts,
+            last_error: error.map(str::to_owned),
+            next_at: at(20),
+            ..before.clone()
+        };
+        let over = |at| LeaseState::Ended {
+            cause: Cause::Revoked,
+            at,
+            receipt: Receipt::VerifiedAbsent { at },
+            signed: Some(signature(at)),
+        };
+        let expected = match place {
+            7 => over(at(4)),
+            60 => LeaseState::Revoking(effort(1, Some("no answer"))),
+            61 => LeaseState::Stuck(effort(1, Some("access denied"))),
+            62 => LeaseState::Revoking(effort(0, None)),
+            _ => over(at(5)),
+        };
+        assert_eq!(state, expected, "{place}");
+    }
+    assert!(ledger.due(at(19)).await.is_empty(), "what ended is due no more");
+    assert_eq!(ledger.due_leases(at(20)).await.len(), 3);
+    let next = active_at(&full, at(6));
+    ledger
+        .reserve(&next, &one, None, NO_FACTS)
+        .await
+        .expect("each end frees a place in the budgets");
+    let page = Page {
+        after: None,
+        limit: NonZeroUsize::new(500).unwrap(),
+    };
+    let ended = Filter {
+        state: Some(StateName::Ended),
+        agent: Some("support-bot".parse().unwrap()),
+        ..Filter::default()
+    };
+    assert_eq!(ledger.find(&ended, &page).await.unwrap().len(), 147);
+    assert!(ledger.settle_all(&[], at(6)).await.is_empty());
+}
+
+pub(super) async fn what_is_due_is_claimed_once_however_much_it_is(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let mut held = HashSet::new();
+    for _ in 0..300 {
+        held.insert(ledger.hold(active_at(&task, at(1))).await.id);
+    }
+    assert_eq!(
+        ledger
+            .revoke_all(&held.iter().copied().collect::<Vec<_>>(), Cause::Revoked, at(2))
+            .await
+            .unwrap(),
+        300
+    );
+    let most = NonZeroUsize::new(10_000).unwrap();
+    let first = ledger.claim_due(at(3), HOLD, most).await.unwrap();
+    assert!(first.len() >= rules::MANY_DUE, "{}", first.len());
+    let mut claimed = HashSet::new();
+    let rest = ledger.due(at(3)).await;
+    for claim in first.into_iter().chain(rest) {
+        let Claim::Lease(claim) = claim else {
+            panic!("no task is due")
+        };
+        assert!(claimed.insert(claim.lease.id));
+    }
+    assert_eq!(claimed, held);
 }
 
 pub(super) async fn an_order_goes_before_what_fell_due_by_itself(ledger: Subject) {

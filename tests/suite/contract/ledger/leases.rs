@@ -528,6 +528,57 @@ pub(super) async fn revoking_again_changes_nothing(ledger: Subject) {
     );
 }
 
+pub(super) async fn many_are_revoked_at_once(ledger: Subject) {
+    let (one, other) = (
+        ledger.open_task().await,
+        ledger.opened(super::task_in(Slot::new(501), START)).await,
+    );
+    let mut ids = Vec::new();
+    for _ in 0..70 {
+        ids.push(ledger.hold(active_at(&one, at(1))).await.id);
+    }
+    ids.push(ledger.hold(lease_at(&other, at(1))).await.id);
+    let revoking = ledger.hold(active_at(&other, at(1))).await.id;
+    ledger.revoke(revoking, Cause::Superseded, at(2)).await.unwrap();
+    let over = ledger.hold(active_at(&other, at(1))).await.id;
+    ledger.end(over, at(2)).await;
+    let spared = ledger.hold(active_at(&other, at(1))).await;
+    let (before, _) = ledger.feed().await;
+
+    let mut ordered = ids.clone();
+    ordered.extend([revoking, over, lease_at(&one, at(1)).id, ids[3], ids[70]]);
+    let turned = ledger.revoke_all(&ordered, Cause::Cutoff, at(3)).await.unwrap();
+    assert_eq!(turned, 71, "each once, and nothing that was turned before");
+    for id in &ids {
+        let lease = ledger.stored(*id).await;
+        assert_eq!(
+            (lease.state.as_str(), cause_of(&lease)),
+            ("revoking", Some(Cause::Cutoff))
+        );
+    }
+    assert_eq!(cause_of(&ledger.stored(revoking).await), Some(Cause::Superseded));
+    assert_eq!(ledger.stored(over).await.state.as_str(), "ended");
+    assert_eq!(ledger.stored(spared.id).await, spared);
+    let (told, _) = ledger.feed().await;
+    let mut new: Vec<Selector> = told
+        .into_iter()
+        .filter(|cutoff| !before.contains(cutoff))
+        .inspect(|cutoff| assert_eq!((cutoff.cause, cutoff.at), (Cause::Cutoff, at(3))))
+        .map(|cutoff| cutoff.selector)
+        .collect();
+    let mut expected: Vec<Selector> = ids.iter().map(|id| Selector::Lease(*id)).collect();
+    new.sort_by_key(|selector| format!("{selector:?}"));
+    expected.sort_by_key(|selector| format!("{selector:?}"));
+    assert_eq!(new, expected, "the feed tells of each");
+    assert_eq!(
+        ledger.due_leases(at(3)).await.len(),
+        71,
+        "the end of the other claimed what was due before"
+    );
+    assert_eq!(ledger.revoke_all(&ids, Cause::Cutoff, at(4)).await.unwrap(), 0);
+    assert_eq!(ledger.revoke_all(&[], Cause::Cutoff, at(4)).await.unwrap(), 0);
+}
+
 pub(super) async fn an_unknown_lease_is_refused(ledger: Subject) {
     let task = ledger.open_task().await;
     let unknown = lease_at(&task, at(1)).id;

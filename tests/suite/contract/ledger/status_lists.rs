@@ -125,6 +125,22 @@ pub(super) async fn no_two_leases_have_one_place(ledger: Subject) {
     assert_eq!(struck(&ledger, &task).await, 0);
 }
 
+pub(super) async fn many_are_struck_at_once(ledger: Subject) {
+    let task = ledger.open_task().await;
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        let lease = active_at(&task, at(1));
+        // Some have none.
+        let lease = if number % 4 == 0 { lease } else { listed(lease) };
+        ids.push(ledger.hold(lease).await.id);
+    }
+    let spared = listed(active_at(&task, at(1)));
+    let of_spared = place(&ledger, &spared).await;
+    ledger.revoke_all(&ids, Cause::Revoked, at(5)).await.unwrap();
+    assert_eq!(struck(&ledger, &task).await, 30);
+    assert_eq!(status(&ledger, of_spared).await, TokenStatus::Valid);
+}
+
 pub(super) async fn whoever_is_told_of_in_the_feed_is_struck_in_the_same_step(ledger: Subject) {
     // One at a time, so that each step is seen to strike its own.
     let task = ledger.open_task().await;

@@ -1,0 +1,80 @@
+//! What is left of an end once its provider has made it: a signed receipt, a record of it, and its settlement.
+//!
+//! All of these cost less for many at a time, so what its provider has ended waits for those who are at it, and then
+//! goes together: nobody waits for company.
+
+use futures_util::future::join_all;
+
+use crate::ledger::{LeaseClaim, Settlement};
+use crate::model::lease::{Cause, Receipt, ReceiptSignature};
+use crate::model::time::Timestamp;
+
+use super::super::error::BrokerError;
+use super::super::records::of_end;
+use super::super::{Broker, measure};
+use super::{Done, left};
+
+/// How many are recorded and settled together at most.
+pub(super) const GROUP: usize = 256;
+/// How many groups are under way at a time: while one is at the disk, another is at the ledger.
+pub(super) const SIDE_BY_SIDE: usize = 3;
+/// How many may wait for their group before no more are begun.
+pub(super) const WAITING: usize = 1024;
+
+/// A lease that its provider has ended.
+pub(super) struct Proved {
+    pub(super) claim: LeaseClaim,
+    pub(super) cause: Cause,
+    /// Since when it had to end.
+    pub(super) since: Timestamp,
+    pub(super) receipt: Receipt,
+}
+
+impl Broker {
+    /// Signs and records that these leases ended, and only then settles them. What cannot be recorded is not settled,
+    /// whatever becomes of the others.
+    pub(super) async fn close(&self, group: Vec<Proved>) -> Vec<Done> {
+        let now = self.now();
+        let recorded = group.into_iter().map(|proved| async move {
+            let signature = self.put_on_record(&proved, now).await?;
+            Ok::<_, BrokerError>((proved, signature))
+        });
+        let (mut done, mut measures, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        for recorded in join_all(recorded).await {
+            match recorded {
+                Ok((proved, signature)) => {
+                    measures.push((proved.cause, proved.receipt, now.since(proved.since)));
+                    settled.push((proved.claim, Settlement::Ended(proved.receipt, signature)));
+                }
+                Err(error) => done.push(left(error)),
+            }
+        }
+        let answers = self.parts.ledger.settle_all(&settled, now).await;
+        done.extend(answers.into_iter().zip(measures).map(|(answer, measures)| {
+            let (cause, receipt, lag) = measures;
+            answer.map_or_else(
+                |error| left(error.into()),
+                |()| {
+                    measure::ended(cause, receipt, lag);
+                    Done::Ended
+                },
+            )
+        }));
+        done
+    }
+
+    async fn put_on_record(&self, proved: &Proved, now: Timestamp) -> Result<ReceiptSignature, BrokerError> {
+        // Signing waits for nothing, and others have to have their turn.
+        tokio::task::coop::consume_budget().await;
+        let Proved {
+            claim,
+            cause,
+            receipt,
+            ..
+        } = proved;
+        let signed = self.parts.receipts.sign(&claim.lease, *cause, *receipt, now)?;
+        let record = of_end(&claim.lease, *cause, *receipt, signed.text, now);
+        self.record(record).await?;
+        Ok(signed.signature)
+    }
+}
