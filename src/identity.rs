@@ -4,7 +4,7 @@
 //! What follows, from the registry to the provider, consumes what that proof made possible.
 //!
 //! The core helpers: [`verifiers`] picks a verifier and remembers what it proved, [`key_source`] holds
-//! the keys of an authority, [`bundles`] reads the documents they come in, [`fetch`] fetches them,
+//! the keys of an authority, [`bundles`] reads the documents they come in, [`fetch`] fetches them, [`workload_api`] listens to the agent of SPIFFE,
 //! [`claims`] has the rules that every token keeps to, `certificates` those for certificates, `vouching` what a lease keeps of an attestation.
 
 pub mod bundles;
@@ -20,6 +20,7 @@ pub mod oidc;
 mod testing;
 pub mod verifiers;
 pub(crate) mod vouching;
+pub mod workload_api;
 pub mod x509_svid;
 
 use std::sync::Arc;
@@ -124,6 +125,16 @@ impl Evidence {
             Presented::Bearer(_) => None,
             Presented::Chain(chain) => Some(&chain.certificates),
         }
+    }
+
+    /// When the first of its certificates runs out, of those that are good still: a chain may bring some along that
+    /// nobody needs. Tokens have none.
+    pub fn first_end(&self, now: Timestamp) -> Option<Timestamp> {
+        let ends = self
+            .certificates()?
+            .iter()
+            .filter_map(|each| certificates::end(each));
+        ends.filter(|end| *end > now).min()
     }
 
     /// Of all that was presented.

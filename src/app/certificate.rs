@@ -1,7 +1,10 @@
-//! The certificate of a listener: read from its files, and read again when they change.
+//! The certificate of a listener: read from its files, and read again when they change, or given by SPIFFE's
+//! Workload API.
 //!
 //! A new pair takes the place of the old one for connections to come, whole or not at all: what cannot be used is
 //! told in the log, and the pair at hand goes on.
+
+mod agent;
 
 use std::fmt;
 use std::fs::File;
@@ -31,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::config::tls::{CertificateAt, TlsConfig};
 use crate::http::tls::Tls;
+use crate::identity::workload_api::WorkloadApi;
 use crate::keys::file::read_private;
 use crate::model::time::Timestamp;
 use crate::telemetry;
@@ -46,10 +50,17 @@ const MOST: usize = 10;
 pub struct ServerCertificate {
     /// What metrics call it.
     used_for: &'static str,
-    files: (PathBuf, PathBuf),
+    source: Source,
     held: Arc<Held>,
     clock: Arc<dyn Clock>,
     wanted: Notify,
+}
+
+/// Where pairs come from.
+enum Source {
+    /// The chain and the key.
+    Files(PathBuf, PathBuf),
+    Agent(WorkloadApi),
 }
 
 /// The pair that new connections get.
@@ -60,9 +71,41 @@ struct Held(ArcSwap<Pair>);
 #[derive(Debug)]
 struct Pair {
     certified: Arc<CertifiedKey>,
+    /// Since when and until when the server's own certificate is good.
+    good: (Timestamp, Timestamp),
+    /// When the first of the chain runs out.
     expires_at: Timestamp,
-    /// Of the files that it was read from.
+    /// Of what it was read from.
     digest: [u8; 32],
+}
+
+impl Pair {
+    /// A certificate and its key, read from what has this digest. `None` where the server's own certificate cannot be
+    /// read.
+    fn new(certified: CertifiedKey, digest: [u8; 32]) -> Option<Self> {
+        let mut chain = certified.cert.iter().map(|each| validity(each));
+        let good = chain.next()??;
+        let ends = chain.flatten().map(|(_, until)| until);
+        Some(Self {
+            good,
+            expires_at: ends.fold(good.1, Timestamp::min),
+            certified: Arc::new(certified),
+            digest,
+        })
+    }
+
+    /// Whether the server's own certificate is good now. What is above it may have run out: some clients know another
+    /// way up.
+    fn check_time(&self, now: Timestamp) -> anyhow::Result<()> {
+        let (from, until) = self.good;
+        if now < from {
+            bail!("it is good from {from} on");
+        }
+        if until <= now {
+            bail!("it expired at {until}");
+        }
+        Ok(())
+    }
 }
 
 impl ResolvesServerCert for Held {
@@ -72,29 +115,46 @@ impl ResolvesServerCert for Held {
 }
 
 impl ServerCertificate {
-    /// Reads the files. One that cannot be used is an error; one that has expired is told in the log, so that what is
-    /// to be ended is ended.
-    pub fn open(
+    /// Reads the files: one that cannot be used is an error; one that is not good now is told in the log, so that what
+    /// is to be ended is ended. Or waits for the Workload API to give one, for a while.
+    pub async fn open(
         config: &TlsConfig,
         used_for: &'static str,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Arc<Self>> {
-        let CertificateAt::Files { cert_file, key_file } = &config.certificate;
-        let pair = read(cert_file, key_file)?;
-        if pair.expires_at <= clock.now() {
-            let path = cert_file.display();
-            tracing::error!(
-                "the certificate in {path} expired at {}: replace it",
-                pair.expires_at
-            );
-        }
+        let (source, pair) = match &config.certificate {
+            CertificateAt::Files { cert_file, key_file } => {
+                let pair = read(cert_file, key_file)?;
+                if let Err(why) = pair.check_time(clock.now()) {
+                    let path = cert_file.display();
+                    tracing::error!("clients refuse the certificate in {path}, {why}: replace it");
+                }
+                (Source::Files(cert_file.clone(), key_file.clone()), pair)
+            }
+            CertificateAt::WorkloadApi(api) => {
+                (Source::Agent(api.clone()), agent::first(api, &*clock).await?)
+            }
+        };
         Ok(Arc::new(Self {
             used_for,
-            files: (cert_file.clone(), key_file.clone()),
+            source,
             held: Arc::new(Held(ArcSwap::from_pointee(pair))),
             clock,
             wanted: Notify::new(),
         }))
+    }
+
+    /// Whether the files can be used and the certificate is good now; until when. An agent is not asked.
+    pub fn check(config: &TlsConfig, now: Timestamp) -> anyhow::Result<Option<Timestamp>> {
+        match &config.certificate {
+            CertificateAt::Files { cert_file, key_file } => {
+                let pair = read(cert_file, key_file)?;
+                let checked = pair.check_time(now);
+                checked.with_context(|| format!("the certificate in {}", cert_file.display()))?;
+                Ok(Some(pair.expires_at))
+            }
+            CertificateAt::WorkloadApi(_) => Ok(None),
+        }
     }
 
     /// TLS with whatever pair is held when a connection comes, and with this demanded of clients.
@@ -104,16 +164,23 @@ impl ServerCertificate {
             .with_protocol_versions(rustls::ALL_VERSIONS)?
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::clone(&self.held) as Arc<dyn ResolvesServerCert>);
-        Ok(Tls::new(config))
+        Ok(Tls::new(self.used_for, config))
     }
 
-    /// Has the files looked at now.
+    /// Has the files looked at now, or the agent asked anew.
     pub fn look(&self) {
         self.wanted.notify_one();
     }
 
-    /// Looks at the files until told to stop.
+    /// Keeps the pair fresh until told to stop.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        match &self.source {
+            Source::Files(cert_file, key_file) => self.look_at(cert_file, key_file, stop).await,
+            Source::Agent(api) => self.listen_to(api, stop).await,
+        }
+    }
+
+    async fn look_at(self: &Arc<Self>, cert_file: &Path, key_file: &Path, stop: CancellationToken) {
         let mut told = None;
         loop {
             telemetry::certificate_expires(self.used_for, self.held.0.load().expires_at);
@@ -122,14 +189,10 @@ impl ServerCertificate {
                 () = tokio::time::sleep(LOOK) => {}
                 () = self.wanted.notified() => told = None,
             }
-            let this = Arc::clone(&self);
-            let renewed = tokio::task::spawn_blocking(move || this.renew()).await;
+            let (this, cert_file, key_file) = (Arc::clone(self), cert_file.to_owned(), key_file.to_owned());
+            let renewed = tokio::task::spawn_blocking(move || this.renew(&cert_file, &key_file)).await;
             match renewed.map_err(anyhow::Error::from).and_then(|renewed| renewed) {
-                Ok(None) => told = None,
-                Ok(Some(until)) => {
-                    told = None;
-                    tracing::info!(used_for = self.used_for, %until, "a new certificate is in use");
-                }
+                Ok(()) => told = None,
                 Err(error) => {
                     // Once, not with each look.
                     let error = format!("{error:#}");
@@ -143,19 +206,22 @@ impl ServerCertificate {
         }
     }
 
-    /// Reads the files, and takes the pair when it is another one. Says until when it is good.
-    fn renew(&self) -> anyhow::Result<Option<Timestamp>> {
-        let (cert_file, key_file) = &self.files;
-        let pair = read(cert_file, key_file)?;
+    /// Reads the files, and takes the pair when it is another one.
+    fn renew(&self, cert_file: &Path, key_file: &Path) -> anyhow::Result<()> {
+        let taken = self.take(read(cert_file, key_file)?);
+        taken.with_context(|| cert_file.display().to_string())
+    }
+
+    /// Takes a pair into use when it is another one, and a good one.
+    fn take(&self, pair: Pair) -> anyhow::Result<()> {
         if pair.digest == self.held.0.load().digest {
-            return Ok(None);
+            return Ok(());
         }
         let until = pair.expires_at;
-        if until <= self.clock.now() {
-            bail!("{}: it expired at {until}", cert_file.display());
-        }
+        pair.check_time(self.clock.now())?;
         self.held.0.store(Arc::new(pair));
-        Ok(Some(until))
+        tracing::info!(used_for = self.used_for, %until, "a new certificate is in use");
+        Ok(())
     }
 }
 
@@ -173,11 +239,6 @@ fn read(cert_file: &Path, key_file: &Path) -> anyhow::Result<Pair> {
                 about()
             )
         })?;
-    let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-    let leaf = Parsed::from_der(leaf)
-        .ok()
-        .with_context(|| format!("{}: its first certificate cannot be read", about()))?;
-    let expires_at = leaf.tbs_certificate.validity.not_after.to_unix_duration();
     let key = PrivateKeyDer::from_pem_slice(&key_pem)
         .ok()
         .and_then(|key| default_provider().key_provider.load_private_key(key).ok())
@@ -189,24 +250,36 @@ fn read(cert_file: &Path, key_file: &Path) -> anyhow::Result<Pair> {
             )
         })?;
     let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
-        Err(_) => bail!(
+    if !fits(&certified) {
+        bail!(
             "{} and {}: the key is not that of the certificate: write both of one pair",
             about(),
             key_file.display()
-        ),
+        );
     }
     let both = Zeroizing::new([cert_pem.as_slice(), &key_pem].concat());
-    Ok(Pair {
-        certified: Arc::new(certified),
-        expires_at: Timestamp::from_secs(expires_at.as_secs()),
-        digest: digest(&SHA256, &both)
-            .as_ref()
-            .first_chunk()
-            .copied()
-            .unwrap_or_default(),
-    })
+    let both = sha256(&both);
+    Pair::new(certified, both).with_context(|| format!("{}: its first certificate cannot be read", about()))
+}
+
+/// Since when and until when a certificate is good.
+fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    let validity = Parsed::from_der(der).ok()?.tbs_certificate.validity;
+    let at = |time: x509_cert::time::Time| Timestamp::from_secs(time.to_unix_duration().as_secs());
+    Some((at(validity.not_before), at(validity.not_after)))
+}
+
+/// Whether the key is that of the certificate, as far as can be told.
+fn fits(certified: &CertifiedKey) -> bool {
+    matches!(
+        certified.keys_match(),
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown))
+    )
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = digest(&SHA256, bytes);
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 fn read_chain(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -247,7 +320,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::clock::{ManualClock, SystemClock};
     use crate::config::tls::ClientCertificates;
 
     fn pair() -> (String, String) {
@@ -267,21 +340,29 @@ mod tests {
         }
     }
 
-    fn open(config: &TlsConfig) -> anyhow::Result<Arc<ServerCertificate>> {
-        ServerCertificate::open(config, "server", Arc::new(SystemClock::new()))
+    async fn open(config: &TlsConfig) -> anyhow::Result<Arc<ServerCertificate>> {
+        ServerCertificate::open(config, "server", Arc::new(SystemClock::new())).await
+    }
+
+    fn renew(held: &ServerCertificate) -> anyhow::Result<()> {
+        let Source::Files(cert_file, key_file) = &held.source else {
+            panic!("it has no files");
+        };
+        held.renew(cert_file, key_file)
     }
 
     fn leaf(held: &ServerCertificate) -> Vec<u8> {
         held.held.0.load().certified.cert[0].to_vec()
     }
 
-    #[test]
-    fn a_new_pair_takes_the_place_of_the_old_one_and_a_broken_one_does_not() {
+    #[tokio::test]
+    async fn a_new_pair_takes_the_place_of_the_old_one_and_a_broken_one_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (pair(), pair());
-        let held = open(&write(&folder, &old)).unwrap();
+        let held = open(&write(&folder, &old)).await.unwrap();
         let first = leaf(&held);
-        assert!(held.renew().unwrap().is_none(), "nothing changed");
+        renew(&held).unwrap();
+        assert_eq!(leaf(&held), first, "nothing changed");
         for (broken, says) in [
             (
                 (new.0.clone(), old.1.clone()),
@@ -294,38 +375,83 @@ mod tests {
             ((new.0.clone(), new.0.clone()), "holds no private key"),
         ] {
             write(&folder, &broken);
-            let error = format!("{:#}", held.renew().unwrap_err());
+            let error = format!("{:#}", renew(&held).unwrap_err());
             assert!(error.contains(says), "{error}");
             assert_eq!(leaf(&held), first);
         }
         write(&folder, &new);
-        assert!(held.renew().unwrap().is_some());
+        renew(&held).unwrap();
         assert_ne!(leaf(&held), first);
     }
 
-    #[test]
-    fn a_key_that_others_can_read_is_refused() {
+    #[tokio::test]
+    async fn a_key_that_others_can_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = write(&folder, &pair());
         let key = folder.path().join("tls.key");
         fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
-        let error = open(&config).err().unwrap().to_string();
+        let error = open(&config).await.err().unwrap().to_string();
         assert!(error.contains("others can read it"), "{error}");
     }
 
-    #[test]
-    fn an_expired_pair_serves_at_the_start_and_replaces_nothing() {
+    #[tokio::test]
+    async fn an_expired_pair_serves_at_the_start_and_replaces_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         certificate.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let expired = (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem());
         let config = write(&folder, &expired);
-        assert!(open(&config).is_ok());
-        let held = open(&write(&folder, &pair())).unwrap();
+        assert!(open(&config).await.is_ok());
+        let held = open(&write(&folder, &pair())).await.unwrap();
         let good = leaf(&held);
         write(&folder, &expired);
-        assert!(format!("{:#}", held.renew().unwrap_err()).contains("2020-01-01"));
+        assert!(format!("{:#}", renew(&held).unwrap_err()).contains("2020-01-01"));
         assert_eq!(leaf(&held), good);
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_is_not_good_yet_replaces_nothing_until_it_is() {
+        let (folder, later) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_795_329_000)));
+        let key = KeyPair::generate().unwrap();
+        let mut certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let from = clock.now().plus(Duration::from_secs(60));
+        certificate.not_before = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(from.as_secs());
+        let early = (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem());
+        let open = async |config: &TlsConfig| {
+            let opened = ServerCertificate::open(config, "server", Arc::clone(&clock) as _).await;
+            opened.unwrap()
+        };
+        open(&write(&later, &early)).await; // at the start it serves, and says so
+        let held = open(&write(&folder, &pair())).await;
+        let good = leaf(&held);
+        write(&folder, &early);
+        let error = format!("{:#}", renew(&held).unwrap_err());
+        assert!(error.contains(&format!("good from {from} on")), "{error}");
+        assert_eq!(leaf(&held), good);
+        clock.advance(Duration::from_secs(60));
+        renew(&held).unwrap();
+        assert_ne!(leaf(&held), good);
+    }
+
+    #[tokio::test]
+    async fn what_runs_out_first_of_a_chain_is_when_it_expires() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut between = CertificateParams::new(vec![]).unwrap();
+        between.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        between.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        let between_pem = between.self_signed(&ca_key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let mut own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        own.not_after = rcgen::date_time_ymd(2028, 1, 1);
+        let issuer = rcgen::Issuer::new(between, ca_key);
+        let chain = own.signed_by(&key, &issuer).unwrap().pem() + &between_pem;
+        let held = open(&write(&folder, &(chain, key.serialize_pem())))
+            .await
+            .unwrap();
+        let expires_at = held.held.0.load().expires_at;
+        assert_eq!(expires_at.to_string(), "2027-01-01T00:00:00.000Z");
     }
 }

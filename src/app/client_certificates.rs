@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use crate::broker::measure;
 use crate::identity::IdentityError;
 use crate::identity::x509_svid::X509Svid;
 use crate::model::time::Timestamp;
@@ -61,6 +62,7 @@ impl ClientCertVerifier for ClientSvids {
             Ok(()) | Err(IdentityError::Unavailable(_)) => return Ok(ClientCertVerified::assertion()),
             Err(error) => error,
         };
+        measure::refused_evidence(&error);
         tracing::debug!(%error, "the certificate of a client was refused");
         Err(match error {
             IdentityError::Untimely(_) => CertificateError::Expired,

@@ -25,7 +25,7 @@ pub fn svids(config: &IdentityConfig) -> anyhow::Result<Arc<X509Svid>> {
         .iter()
         .map(|domain| trusted(domain, freshness(config)));
     let trusted = trusted.collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Arc::new(X509Svid::new(trusted)?))
+    Ok(Arc::new(X509Svid::new(trusted, Skew::new(config.skew)?)?))
 }
 
 /// Every configured verifier, with that of X.509-SVIDs where certificates of clients are taken. Pinned keys and files
@@ -132,6 +132,7 @@ pub(super) fn origin(
     Ok(match keys {
         KeysAt::File(path) => Origin::File(path.clone()),
         KeysAt::Url(url) => Origin::Endpoint(endpoint(url, ca_file, token_file)?),
+        KeysAt::WorkloadApi(api) => Origin::WorkloadApi(api.clone()),
         KeysAt::Discovery => match Origin::discovered(issuer)? {
             Origin::Discovery { issuer, endpoint } => Origin::Discovery {
                 issuer,

@@ -56,23 +56,17 @@ impl Listeners {
         main: TcpListener,
         around: &Around<'_>,
     ) -> anyhow::Result<Self> {
-        let mut certificates = Vec::new();
-        let mut tls = |config: &TlsConfig, used_for| {
-            let held = ServerCertificate::open(config, used_for, Arc::clone(around.clock))?;
-            certificates.push(Arc::clone(&held));
-            let asked = config.client_certificates == ClientCertificates::Optional;
-            let judge = around.svids.filter(|_| asked);
-            let judge = judge.map(|svids| Arc::new(ClientSvids::new(Arc::clone(svids))) as Arc<_>);
-            held.tls(judge.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
-        };
-        let first = config.tls.as_ref().map(|own| tls(own, "server")).transpose()?;
-        let mut beside = |config: Option<&ListenerConfig>, used_for| {
-            let own = config.and_then(|config| config.tls.as_ref());
-            let own = own.map(|own| tls(own, used_for)).transpose()?;
-            anyhow::Ok(own.or_else(|| first.clone()))
-        };
         let (tools, operators) = (config.tools.as_ref(), config.operators.as_ref());
-        let (tools_tls, operators_tls) = (beside(tools, "tools")?, beside(operators, "operators")?);
+        let own = |config: Option<&'_ ListenerConfig>| config.and_then(|config| config.tls.clone());
+        let mut certificates = Vec::new();
+        let first = tls(config.tls.as_ref(), "server", &mut certificates, around).await?;
+        let tools_tls = tls(own(tools).as_ref(), "tools", &mut certificates, around).await?;
+        let operators_tls = tls(own(operators).as_ref(), "operators", &mut certificates, around).await?;
+        let or_first = |own: Option<Tls>, used_for| {
+            let shared = || first.as_ref().map(|first| first.also_for(used_for));
+            own.or_else(shared)
+        };
+        let (tools_tls, operators_tls) = (or_first(tools_tls, "tools"), or_first(operators_tls, "operators"));
         let (tools, operators) = (bind(tools).await?, bind(operators).await?);
         let door = |listener, tls| Door::open(listener, tls, around);
         Ok(Self {
@@ -108,6 +102,23 @@ impl Listeners {
         let address = |door: &Option<Door>| door.as_ref().map(|door| door.address);
         (self.main.address, address(&self.tools), address(&self.operators))
     }
+}
+
+/// TLS of a listener, with what it asks of clients. Its certificate joins the others.
+async fn tls(
+    config: Option<&TlsConfig>,
+    used_for: &'static str,
+    certificates: &mut Vec<Arc<ServerCertificate>>,
+    around: &Around<'_>,
+) -> anyhow::Result<Option<Tls>> {
+    let Some(config) = config else { return Ok(None) };
+    let held = ServerCertificate::open(config, used_for, Arc::clone(around.clock)).await?;
+    certificates.push(Arc::clone(&held));
+    let asked = config.client_certificates == ClientCertificates::Optional;
+    let judge = around.svids.filter(|_| asked);
+    let judge = judge.map(|svids| Arc::new(ClientSvids::new(Arc::clone(svids))) as Arc<_>);
+    held.tls(judge.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
+        .map(Some)
 }
 
 async fn bind(config: Option<&ListenerConfig>) -> anyhow::Result<Option<TcpListener>> {

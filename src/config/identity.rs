@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::identity::workload_api::WorkloadApi;
 use crate::keys::Algorithm;
 use crate::model::document::Section;
 use crate::model::spiffe::TrustDomain;
@@ -65,6 +66,8 @@ pub enum KeysAt {
     Url(String),
     /// The `jwks_uri` of the issuer's discovery document.
     Discovery,
+    /// SPIFFE's Workload API; of trust domains only.
+    WorkloadApi(WorkloadApi),
 }
 
 /// A SPIFFE trust domain.
@@ -220,13 +223,31 @@ pub(super) fn audiences(section: &mut Section<'_>, key: &'static str) -> Option<
 
 fn trust_domain(section: &mut Section<'_>, base: Base<'_>) -> Option<TrustDomainConfig> {
     let name = section.required("name", "write the trust domain: `name = \"example.org\"`");
-    let bundle = keys(section, "bundle_file", "bundle_url", None, base);
+    let bundle = bundle(section, base);
     let ca_file = base.optional_path(section, "ca_file");
     Some(TrustDomainConfig {
         name: name?,
         bundle: bundle?,
         ca_file,
     })
+}
+
+fn bundle(section: &mut Section<'_>, base: Base<'_>) -> Option<KeysAt> {
+    if !section.has("workload_api") {
+        return keys(section, "bundle_file", "bundle_url", None, base);
+    }
+    let file = base.optional_path(section, "bundle_file").is_some();
+    let url = address(section, "bundle_url").is_some();
+    for (key, there) in [("bundle_file", file), ("bundle_url", url)] {
+        if there {
+            section.blame(
+                key,
+                "`workload_api` says where the bundle is too",
+                "keep one of the two",
+            );
+        }
+    }
+    section.parsed("workload_api").map(KeysAt::WorkloadApi)
 }
 
 fn cluster(section: &mut Section<'_>, base: Base<'_>) -> Option<ClusterConfig> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::identity::workload_api::WorkloadApi;
 use crate::model::document::Section;
 
 use super::read::Base;
@@ -28,16 +29,18 @@ pub enum ClientCertificates {
     Optional,
 }
 
-/// Where a certificate and its key are. Both are read again when they change.
+/// Where a certificate and its key come from. A new pair takes the place of the old one while it runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CertificateAt {
-    /// In PEM files.
+    /// PEM files.
     Files {
         /// The chain, the server's own certificate first.
         cert_file: PathBuf,
         /// The private key, which nobody else can read.
         key_file: PathBuf,
     },
+    /// SPIFFE's Workload API: our own X.509-SVID.
+    WorkloadApi(WorkloadApi),
 }
 
 /// Reads the section `tls` of a listener, if there is one.
@@ -48,23 +51,35 @@ pub(super) fn read(listener: &mut Section<'_>, base: Base<'_>) -> Option<TlsConf
     let mut section = listener.section("tls");
     let cert_file = base.optional_path(&mut section, "cert_file");
     let key_file = base.optional_path(&mut section, "key_file");
+    let from_agent = section.has("workload_api");
+    let api: Option<WorkloadApi> = section.parsed("workload_api");
     for (key, path) in [("cert_file", &cert_file), ("key_file", &key_file)] {
-        if path.is_none() && !section.has(key) {
+        if from_agent && path.is_some() {
+            section.blame(
+                key,
+                "`workload_api` gives a certificate and a key too",
+                "keep the two files, or `workload_api`",
+            );
+        }
+        if !from_agent && path.is_none() && !section.has(key) {
             section.blame(
                 key,
                 "it is missing",
-                "name two PEM files, `cert_file` with the chain and `key_file` with the private key, or leave \
-                 the section out",
+                "name two PEM files, `cert_file` with the chain and `key_file` with the private key, or the \
+                 `workload_api` of SPIFFE, or leave the section out",
             );
         }
     }
     let client_certificates = section.or("client_certificates", ClientCertificates::None);
     // What is missing was said; a listener that was to speak TLS is not one that does not.
     Some(TlsConfig {
-        certificate: CertificateAt::Files {
-            cert_file: cert_file.unwrap_or_default(),
-            key_file: key_file.unwrap_or_default(),
-        },
+        certificate: api.map_or_else(
+            || CertificateAt::Files {
+                cert_file: cert_file.unwrap_or_default(),
+                key_file: key_file.unwrap_or_default(),
+            },
+            CertificateAt::WorkloadApi,
+        ),
         client_certificates,
     })
 }

@@ -74,16 +74,24 @@ impl FromRequestParts<Arc<Shared>> for Authenticated {
             Some(request) => *request,
             None => shared.state.broker.request_id()?,
         };
-        let presented = parts.extensions.get::<Presented>().map(|Presented(it)| it);
+        let presented = parts.extensions.get::<Presented>();
+        let broker = &shared.state.broker;
         let bearer = match evidence(&parts.headers) {
             Err(IdentityError::Missing) if presented.is_some() && !has_evidence(&parts.headers) => None,
-            other => Some(other.map_err(BrokerError::from)?),
+            other => Some(other.map_err(|error| broker.turn_away(error))?),
         };
-        let broker = &shared.state.broker;
-        let caller = match (&bearer, presented) {
-            (Some(bearer), Some(presented)) => broker.attest_both(bearer, presented, request).await?,
-            (Some(one), None) | (None, Some(one)) => broker.attest(one, request).await?,
-            (None, None) => return Err(BrokerError::from(IdentityError::Missing).into()),
+        let connection = match presented {
+            Some(presented) => {
+                let appraised = broker.appraise(presented.evidence(), request).await;
+                Some(presented.judged(appraised)?)
+            }
+            None => None,
+        };
+        let caller = match (&bearer, connection) {
+            (Some(bearer), Some(connection)) => broker.attest_on(bearer, &connection, request).await?,
+            (Some(bearer), None) => broker.attest(bearer, request).await?,
+            (None, Some(connection)) => broker.admit(connection, request).await?,
+            (None, None) => return Err(broker.turn_away(IdentityError::Missing).into()),
         };
         Ok(Self {
             caller,

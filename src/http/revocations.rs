@@ -12,6 +12,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::sleep;
 
 use crate::broker::complete::LONGEST_WAIT;
 use crate::broker::error::{BrokerError, chain};
@@ -24,6 +25,9 @@ use super::wire::leases::{Feed, Following, RevocationAnswer, Revoke};
 
 /// How often a quiet stream says that it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a poll lasts at most once Dayfly is about to stop: whoever asks again and again, and is still led here,
+/// does not do so without a pause.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Where a stream goes on after it broke off (HTML, server-sent events).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const EVENT_STREAM: &str = "text/event-stream";
@@ -129,13 +133,17 @@ impl Follower {
         expires_at.since(self.call.broker().now())
     }
 
-    /// What is new; waits for it, but neither past the evidence nor into the shutdown.
+    /// What is new; waits for it, but neither past the evidence nor far into the shutdown.
     async fn poll(&self, wait: Duration) -> Result<Changes, BrokerError> {
         let call = &self.call;
         let wait = wait.min(LONGEST_WAIT).min(self.proven_for());
+        let leaving = async {
+            call.shared.state.stop.cancelled().await;
+            sleep(LEAVE).await;
+        };
         tokio::select! {
             changes = call.broker().follow(&call.caller, &self.since, wait, call.request) => changes,
-            () = call.shared.state.stop.cancelled() => Ok(Changes {
+            () = leaving => Ok(Changes {
                 cutoffs: Vec::new(),
                 next: self.since.clone(),
                 more: false,
@@ -148,8 +156,7 @@ impl Follower {
     fn events(self) -> impl Stream<Item = Result<Event, Infallible>> + Send + 'static {
         stream::unfold(self, |mut follower| async move {
             loop {
-                let stopping = follower.call.shared.state.stop.is_cancelled();
-                if stopping || follower.proven_for().is_zero() {
+                if follower.proven_for().is_zero() {
                     return None;
                 }
                 let changes = match follower.poll(LONGEST_WAIT).await {
@@ -165,6 +172,9 @@ impl Follower {
                     let id = feed.cursor.clone();
                     let event = Event::default().event("cutoffs").id(id).json_data(&feed).ok()?;
                     return Some((Ok(event), follower));
+                }
+                if follower.call.shared.state.stop.is_cancelled() {
+                    return None;
                 }
             }
         })

@@ -4,6 +4,7 @@
 //! bounded time, and neither does an answer that it does not read. HTTP/1.1 and HTTP/2, in TLS or in plaintext.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -195,7 +196,7 @@ async fn accepted(stream: TcpStream, tls: Option<Tls>, router: Router, limits: B
     };
     match shaken {
         Ok(stream) => {
-            let presented = Presented::by(&stream);
+            let presented = tls.presented(&stream);
             connection(stream, presented, router, limits, farewell).await;
         }
         Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
@@ -203,7 +204,8 @@ async fn accepted(stream: TcpStream, tls: Option<Tls>, router: Router, limits: B
 }
 
 /// Requests and answers, until the peer or the server ends the connection. A connection that starts no request for as
-/// long as `limits.idle` is closed; what is under way on it finishes.
+/// long as `limits.idle` is closed, and so is one whose certificate is worth nothing any more: whoever is at the other
+/// end connects anew, with a newer one. What is under way on it finishes.
 async fn connection<S>(
     stream: S,
     presented: Option<Presented>,
@@ -216,6 +218,11 @@ async fn connection<S>(
     let busy = Arc::new(AtomicBool::new(false));
     let seen = busy.clone();
     let Farewell { leaving, stop } = farewell;
+    let proven = presented.clone();
+    let over = async || match &proven {
+        Some(proven) => proven.over().await,
+        None => pending().await,
+    };
     let service = tower::service_fn(move |mut request: axum::http::Request<_>| {
         seen.store(true, Ordering::Relaxed);
         if let Some(presented) = &presented {
@@ -224,10 +231,11 @@ async fn connection<S>(
         // HTTP/2 has a farewell of its own, which loses no request.
         let old = request.version() < Version::HTTP_2;
         let answering = router.clone().oneshot(request.map(Body::new));
-        let leaving = leaving.clone();
+        let (leaving, presented) = (leaving.clone(), presented.clone());
         async move {
             let mut answer = answering.await?;
-            if old && leaving.is_cancelled() {
+            let over = presented.is_some_and(|presented| presented.is_over());
+            if old && (over || leaving.is_cancelled()) {
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(CONNECTION, close);
             }
@@ -247,6 +255,7 @@ async fn connection<S>(
                 return;
             }
             () = stop.cancelled(), if !closing => closing = true,
+            () = over(), if !closing => closing = true,
             () = tokio::time::sleep(limits.idle), if !closing => closing = !busy.swap(false, Ordering::Relaxed),
         }
         if closing {
@@ -278,10 +287,13 @@ fn builder(limits: &Bounds) -> Builder<TokioExecutor> {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::sync::Notify;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::broker::error::BrokerError;
+    use crate::identity::{Evidence, IdentityError};
 
     struct Server {
         address: std::net::SocketAddr,
@@ -410,6 +422,98 @@ mod tests {
                 answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
                 "{beginning:?}: {answer}"
             );
+        }
+    }
+
+    fn presented(until: Option<Instant>) -> Presented {
+        Presented::new(Evidence::chain(vec![vec![0x30, 0].into()]).unwrap(), until)
+    }
+
+    /// Asks once, and reads as much as comes at a time.
+    async fn ask(stream: &mut DuplexStream) -> String {
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..length]).to_lowercase()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_ends_with_its_certificate() {
+        let slow = async || {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            "ok"
+        };
+        let router = Router::new()
+            .route("/", get(async || "ok"))
+            .route("/slow", get(slow));
+        let (mut near, far) = duplex(4096);
+        let tracker = TaskTracker::new();
+        let presented = presented(Some(Instant::now() + Duration::from_secs(22)));
+        let bounds = Bounds::draining(Duration::from_secs(1));
+        tracker.spawn(connection(
+            far,
+            Some(presented),
+            router,
+            bounds,
+            Farewell::default(),
+        ));
+        for _ in 0..4 {
+            let answer = ask(&mut near).await;
+            assert!(
+                answer.starts_with("http/1.1 200") && !answer.contains("close"),
+                "{answer}"
+            );
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        // What is under way is finished, and says that it was the last.
+        near.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut rest = String::new();
+        near.read_to_string(&mut rest).await.unwrap();
+        let rest = rest.to_lowercase();
+        assert!(
+            rest.starts_with("http/1.1 200") && rest.contains("connection: close"),
+            "{rest}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_certificate_was_refused_ends_after_the_answer() {
+        let answers = |outcome: fn() -> Result<(), BrokerError>| {
+            get(async move |request: axum::extract::Request| {
+                let presented = request.extensions().get::<Presented>().unwrap();
+                let _said_otherwise = presented.judged(outcome());
+                "answered"
+            })
+        };
+        let refused = || Err(IdentityError::Refused("of a test".into()).into());
+        let unavailable = || Err(IdentityError::Unavailable("of a test".into()).into());
+        for (outcome, ends) in [
+            (refused as fn() -> _, true),
+            (unavailable, false),
+            (|| Ok(()), false),
+        ] {
+            let (mut near, far) = duplex(4096);
+            let tracker = TaskTracker::new();
+            let router = Router::new().route("/", answers(outcome));
+            let bounds = Bounds::draining(Duration::from_secs(1));
+            tracker.spawn(connection(
+                far,
+                Some(presented(None)),
+                router,
+                bounds,
+                Farewell::default(),
+            ));
+            let answer = ask(&mut near).await;
+            assert!(answer.ends_with("answered"), "{answer}");
+            assert_eq!(answer.contains("connection: close"), ends, "{answer}");
+            if ends {
+                assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+            } else {
+                assert!(ask(&mut near).await.ends_with("answered"));
+            }
         }
     }
 

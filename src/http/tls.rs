@@ -7,6 +7,7 @@
 //! No session is ever resumed: what was proven in a handshake holds for one connection.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,61 +15,174 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::Evidence;
+use crate::broker::error::BrokerError;
+use crate::identity::{Evidence, IdentityError};
+use crate::model::time::Timestamp;
+use crate::telemetry;
 
 /// Handshakes under way at a time, of one listener.
 const MOST_UNDER_WAY: usize = 1000;
 
 /// What the peer of a connection has proven in its handshake. Whether it is worth anything is judged with each
-/// request.
+/// request. Once it is worth nothing any more the connection ends, as whoever holds on to one would never prove itself
+/// anew.
 #[derive(Clone, Debug)]
-pub(super) struct Presented(pub(super) Evidence);
+pub(super) struct Presented {
+    evidence: Evidence,
+    until: Option<Instant>,
+    refused: CancellationToken,
+}
 
 impl Presented {
-    /// The certificates of the peer, if it has presented any.
-    pub(super) fn by<S>(stream: &TlsStream<S>) -> Option<Self> {
-        let chain = stream.get_ref().1.peer_certificates()?.to_vec();
-        // What is too long to look at did not come through the handshake.
-        Evidence::chain(chain).ok().map(Self)
+    /// This evidence, of a connection that ends then at the latest.
+    pub(super) fn new(evidence: Evidence, until: Option<Instant>) -> Self {
+        Self {
+            evidence,
+            until,
+            refused: CancellationToken::new(),
+        }
+    }
+
+    /// What is judged.
+    pub(super) const fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Takes note of what came of judging it. Where that could not be done, it may be worth something yet.
+    pub(super) fn judged<T>(&self, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
+        if let Err(BrokerError::Unidentified(error)) = &outcome
+            && !matches!(error, IdentityError::Unavailable(_))
+        {
+            self.refused.cancel();
+        }
+        outcome
+    }
+
+    /// Whether it is worth nothing any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.refused.is_cancelled() || self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Waits until it is worth nothing any more.
+    pub(super) async fn over(&self) {
+        let ran_out = async {
+            match self.until {
+                Some(until) => sleep_until(until).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.refused.cancelled() => {}
+            () = ran_out => {}
+        }
+    }
+}
+
+/// Why hands were not shaken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unshaken {
+    /// The peer took its time.
+    #[error("it took too long")]
+    Late,
+    /// The peer took its time, and others came.
+    #[error("others were waiting to shake hands")]
+    Crowded,
+    /// The certificate that the peer presented is not believed.
+    #[error("the certificate of the client: {0}")]
+    Refused(io::Error),
+    /// The peer went away, does not trust us, or speaks something else.
+    #[error(transparent)]
+    Other(io::Error),
+}
+
+impl Unshaken {
+    fn of(error: io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(rustls::Error::InvalidCertificate(_)) => Self::Refused(error),
+            _ => Self::Other(error),
+        }
+    }
+
+    /// What metrics call it.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Late => "timeout",
+            Self::Crowded => "crowded",
+            Self::Refused(_) => "refused",
+            Self::Other(_) => "other",
+        }
     }
 }
 
 /// TLS, as a listener speaks it.
 #[derive(Clone)]
 pub struct Tls {
+    /// What metrics call the listener.
+    listener: &'static str,
     acceptor: TlsAcceptor,
     under_way: Arc<UnderWay>,
 }
 
 impl Tls {
-    /// TLS with this certificate and these rules for clients. What is ours to say is said here: HTTP/2 and HTTP/1.1,
-    /// and no resumption.
-    pub fn new(mut config: ServerConfig) -> Self {
+    /// TLS of this listener, with this certificate and these rules for clients. What is ours to say is said here:
+    /// HTTP/2 and HTTP/1.1, and no resumption.
+    pub fn new(listener: &'static str, mut config: ServerConfig) -> Self {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         Self {
+            listener,
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            under_way: Arc::new(UnderWay::default()),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// The same for another listener, with places of its own: whoever crowds the one takes none of the other.
+    #[must_use]
+    pub fn also_for(&self, listener: &'static str) -> Self {
+        Self {
+            listener,
+            acceptor: self.acceptor.clone(),
+            under_way: Arc::default(),
         }
     }
 
     /// Shakes hands, in so much time at most.
-    pub(super) async fn shake<S>(&self, stream: S, time: Duration) -> io::Result<TlsStream<S>>
+    pub(super) async fn shake<S>(&self, stream: S, time: Duration) -> Result<TlsStream<S>, Unshaken>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let place = self.under_way.enter(MOST_UNDER_WAY);
-        tokio::select! {
-            shaken = timeout(time, self.acceptor.accept(stream)) => shaken?,
-            () = place.given_up.cancelled() => Err(io::Error::other("others were waiting to shake hands")),
-        }
+        let shaken = tokio::select! {
+            shaken = timeout(time, self.acceptor.accept(stream)) => match shaken {
+                Ok(shaken) => shaken.map_err(Unshaken::of),
+                Err(_) => Err(Unshaken::Late),
+            },
+            () = place.given_up.cancelled() => Err(Unshaken::Crowded),
+        };
+        shaken.inspect_err(|why| telemetry::handshake_failed(self.listener, why.as_str()))
+    }
+
+    /// What the peer has presented in the handshake, if anything. A connection ends up to a second before its
+    /// certificates do: by the clock that they were judged with, which here counts seconds.
+    pub(super) fn presented<S>(&self, stream: &TlsStream<S>) -> Option<Presented> {
+        let chain = stream.get_ref().1.peer_certificates()?.to_vec();
+        // What is too long to look at did not come through the handshake.
+        let evidence = Evidence::chain(chain).ok()?;
+        let now = self.acceptor.config().time_provider.current_time();
+        let until = now.and_then(|now| {
+            let now = Timestamp::from_secs(now.as_secs());
+            let left = evidence.first_end(now)?.since(now);
+            Instant::now().checked_add(left.saturating_sub(Duration::from_secs(1)))
+        });
+        Some(Presented::new(evidence, until))
     }
 }
 
@@ -141,7 +255,7 @@ mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        (Tls::new(config), roots)
+        (Tls::new("server", config), roots)
     }
 
     fn client(
@@ -163,7 +277,7 @@ mod tests {
         tls: &Tls,
         client: &TlsConnector,
     ) -> (
-        io::Result<TlsStream<DuplexStream>>,
+        Result<TlsStream<DuplexStream>, Unshaken>,
         io::Result<tokio_rustls::client::TlsStream<DuplexStream>>,
     ) {
         let (near, far) = duplex(64 * 1024);
@@ -215,7 +329,7 @@ mod tests {
             let (mut near, far) = duplex(1024);
             near.write_all(beginning).await.unwrap();
             let error = tls.shake(far, SOON).await.err().unwrap();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(matches!(error, Unshaken::Late), "{error:?}");
         }
         for nonsense in [
             &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..],
@@ -225,7 +339,9 @@ mod tests {
             let (mut near, far) = duplex(1024);
             near.write_all(nonsense).await.unwrap();
             let error = tls.shake(far, SOON).await.err().unwrap();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{nonsense:?}: {error}");
+            let as_expected =
+                matches!(&error, Unshaken::Other(error) if error.kind() == io::ErrorKind::InvalidData);
+            assert!(as_expected, "{nonsense:?}: {error:?}");
         }
         assert!(tls.under_way.0.lock().unwrap().1.is_empty());
     }
@@ -245,9 +361,33 @@ mod tests {
         let (ours, theirs) = connect(&tls, &client(roots, &TLS13, &["h2"])).await;
         assert!(ours.is_ok() && theirs.is_ok());
         let given_up = futures_util::poll!(&mut slow[0]);
-        assert!(matches!(given_up, std::task::Poll::Ready(Err(_))));
+        assert!(matches!(given_up, std::task::Poll::Ready(Err(Unshaken::Crowded))));
         assert!(futures_util::poll!(&mut slow[1]).is_pending());
         drop((slow, kept));
         assert!(tls.under_way.0.lock().unwrap().1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_crowds_one_listener_takes_no_place_of_another() {
+        let (agents, roots) = server();
+        let operators = agents.also_for("operators");
+        let (near, far) = duplex(64 * 1024);
+        let mut early = Box::pin(operators.shake(far, SOON));
+        assert!(futures_util::poll!(&mut early).is_pending());
+        let flood: Vec<_> = (0..=MOST_UNDER_WAY).map(|_| duplex(64)).collect();
+        let (kept, waiting): (Vec<_>, Vec<_>) = flood.into_iter().unzip();
+        let mut slow: Vec<_> = waiting
+            .into_iter()
+            .map(|stream| Box::pin(agents.shake(stream, SOON)))
+            .collect();
+        for each in &mut slow {
+            assert!(futures_util::poll!(each).is_pending());
+        }
+        let crowded = futures_util::poll!(&mut slow[0]);
+        assert!(matches!(crowded, std::task::Poll::Ready(Err(Unshaken::Crowded))));
+        let client = client(roots, &TLS13, &["h2"]);
+        let (ours, theirs) = tokio::join!(early, client.connect("localhost".try_into().unwrap(), near));
+        assert!(ours.is_ok() && theirs.is_ok());
+        drop((slow, kept));
     }
 }

@@ -66,6 +66,14 @@ impl Document {
         (self.keys.keys().is_empty() && self.authorities.is_empty()).then_some(self.passed_over)
     }
 
+    /// How many authorities are not among those that count: they cannot be read, or there are too many.
+    pub(super) fn overlooked(&self) -> usize {
+        match self.authorities.is_empty() {
+            true => 0,
+            false => self.passed_over,
+        }
+    }
+
     /// Its keys, as what they vouched for remembers them. One without a name signs nothing that is accepted.
     pub(super) fn vouching(&self, authority: &str) -> BTreeSet<VouchingKey> {
         let keys = self.keys.keys().iter();

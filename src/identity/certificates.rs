@@ -11,15 +11,17 @@ use ring::digest::{Context, SHA256};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use webpki::{EndEntityCert, KeyUsage as Purpose, anchor_from_trusted_cert};
-use x509_cert::der::Decode as _;
 use x509_cert::der::oid::db::rfc5280::{ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
+use x509_cert::der::{Decode as _, Reader as _, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::{Certificate, TbsCertificate};
 
 use super::IdentityError;
-use super::claims::refused;
+use super::claims::{Skew, refused};
 use crate::model::lease::VouchingKey;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::time::Timestamp;
@@ -54,24 +56,21 @@ impl Authority {
     /// The authorities in a SPIFFE bundle (SPIFFE Trust Domain and Bundle §4.2), and how many entries were passed over.
     pub(super) fn all(json: &[u8], domain: &str) -> Result<(Vec<Self>, usize), String> {
         #[derive(Deserialize)]
-        struct Bundle {
-            keys: Vec<Entry>,
+        struct Bundle<'a> {
+            #[serde(borrow)]
+            keys: Vec<&'a RawValue>,
         }
-        #[derive(Deserialize)]
-        struct Entry {
-            #[serde(rename = "use")]
-            purpose: Option<String>,
-            #[serde(default)]
-            x5c: Vec<String>,
-        }
-        let bundle: Bundle =
+        let bundle: Bundle<'_> =
             serde_json::from_slice(json).map_err(|_| "it is no JSON object with an array `keys`")?;
-        let entries = bundle.keys.iter();
-        let entries = entries.filter(|entry| entry.purpose.as_deref() == Some("x509-svid"));
         let (mut authorities, mut passed_over) = (Vec::new(), 0);
-        for entry in entries {
-            let der = match entry.x5c.as_slice() {
-                [only] => BASE64.decode(only).ok(),
+        for entry in bundle.keys {
+            // Each by itself: what is odd about one says nothing about the others.
+            let entry: Value = serde_json::from_str(entry.get()).unwrap_or_default();
+            if entry.get("use").and_then(Value::as_str) != Some("x509-svid") {
+                continue;
+            }
+            let der = match entry.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
+                Some([Value::String(only)]) => BASE64.decode(only).ok(),
                 _ => None,
             };
             match der.and_then(|der| Self::of(&der, domain)) {
@@ -109,12 +108,14 @@ impl Authority {
 pub(super) struct Leaf {
     pub(super) id: SpiffeId,
     not_before: Timestamp,
-    not_after: Timestamp,
+    pub(super) not_after: Timestamp,
+    skew: Duration,
 }
 
 impl Leaf {
-    /// Reads the certificate of a workload, by the rules for leaves (X509-SVID §4 and Appendix A).
-    pub(super) fn read(der: &[u8]) -> Result<Self, IdentityError> {
+    /// Reads the certificate of a workload, by the rules for leaves (X509-SVID §4 and Appendix A). The skew excuses
+    /// that it, or what vouches for it, is not good yet.
+    pub(super) fn read(der: &[u8], skew: Skew) -> Result<Self, IdentityError> {
         let unreadable = |_| IdentityError::Malformed("the certificate cannot be read".into());
         let certificate = Certificate::from_der(der).map_err(unreadable)?;
         let about = &certificate.tbs_certificate;
@@ -163,12 +164,13 @@ impl Leaf {
             id,
             not_before,
             not_after,
+            skew: skew.as_duration(),
         })
     }
 
     /// Whether the certificate is good now.
     pub(super) fn check_time(&self, now: Timestamp) -> Result<(), IdentityError> {
-        if now < self.not_before {
+        if now.plus(self.skew) < self.not_before {
             return Err(IdentityError::Untimely(format!(
                 "the certificate is good from {} on",
                 self.not_before
@@ -195,23 +197,30 @@ impl Leaf {
             return Err(IdentityError::Missing.into());
         };
         let domain = self.id.trust_domain();
+        let ahead = now.plus(self.skew);
         let good = authorities
             .iter()
-            .filter(|authority| authority.not_before <= now && now < authority.not_after);
+            .filter(|authority| authority.not_before <= ahead && now < authority.not_after);
         let good: Vec<&Authority> = good.collect();
         let anchors: Vec<TrustAnchor<'_>> = good.iter().map(|authority| authority.anchor.clone()).collect();
         let leaf = EndEntityCert::try_from(leaf).map_err(|error| believed(&error))?;
-        let path = leaf
-            .verify_for_usage(
+        let verify = |at: Timestamp| {
+            leaf.verify_for_usage(
                 default_provider().signature_verification_algorithms.all,
                 &anchors,
                 intermediates,
-                UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs())),
+                UnixTime::since_unix_epoch(Duration::from_secs(at.as_secs())),
                 Purpose::client_auth(),
                 None,
                 None,
             )
-            .map_err(|error| believed(&error))?;
+        };
+        // Whoever is not good yet may be so by the clock of the authority; whoever is not good then has expired.
+        let path = match verify(now) {
+            Err(webpki::Error::CertNotValidYet { .. }) => verify(ahead),
+            verified => verified,
+        };
+        let path = path.map_err(|error| believed(&error))?;
         let mut until = self.not_after;
         for between in path.intermediate_certificates() {
             let between = Certificate::from_der(&between.der());
@@ -250,6 +259,18 @@ fn signs(about: &TbsCertificate, domain: &str, configured: bool) -> Result<(), I
     }
 }
 
+/// Certificates in DER, one after the other. `None` where that is not what they are.
+pub(super) fn split(der: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
+    if der.is_empty() {
+        return Some(Vec::new());
+    }
+    let (mut reader, mut found) = (SliceReader::new(der).ok()?, Vec::new());
+    while !reader.is_finished() {
+        found.push(CertificateDer::from(reader.tlv_bytes().ok()?));
+    }
+    Some(found)
+}
+
 fn uris(about: &TbsCertificate) -> Result<Vec<String>, IdentityError> {
     let names = about.get::<SubjectAltName>().map_err(twice)?;
     let names = names.map(|(_, names)| names.0).unwrap_or_default();
@@ -263,6 +284,12 @@ fn uris(about: &TbsCertificate) -> Result<Vec<String>, IdentityError> {
 fn validity(about: &TbsCertificate) -> (Timestamp, Timestamp) {
     let at = |time: &x509_cert::time::Time| Timestamp::from_secs(time.to_unix_duration().as_secs());
     (at(&about.validity.not_before), at(&about.validity.not_after))
+}
+
+/// When a certificate runs out.
+pub(super) fn end(der: &[u8]) -> Option<Timestamp> {
+    let certificate = Certificate::from_der(der).ok()?;
+    Some(validity(&certificate.tbs_certificate).1)
 }
 
 fn twice(_: x509_cert::der::Error) -> IdentityError {

@@ -47,7 +47,7 @@ impl Audiences {
 
 /// How far an issuer's clock may run ahead of ours: 60 seconds at most, 30 by default.
 ///
-/// It excuses `nbf` and `iat`. It does not excuse `exp`: evidence ends when it says so, for the
+/// It excuses `nbf` and `iat`, and certificates that are not good yet. It does not excuse `exp`: evidence ends when it says so, for the
 /// cache and for every credential that rests on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skew(Duration);

@@ -2,8 +2,9 @@
 //!
 //! Checking a signature reads what is held and does no I/O. Fetching is the work of one task,
 //! [`KeySource::run`]: it asks again in good time, and at once when evidence names a key that is not
-//! held, but never more often than the floor allows. A fetch that fails changes nothing until the held
-//! keys are too old to rely on; then nothing is accepted.
+//! held, but never more often than the floor allows. A Workload API says by itself when they change; it is
+//! asked again all the same, lest an agent that hangs keep old keys alive. A fetch that fails changes
+//! nothing until the held keys are too old to rely on; then nothing is accepted.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use super::certificates::{Leaf, Unbelieved};
 use super::discovery::{discover, document_of};
 use super::fetch::{Address, Endpoint, FetchError, Fetcher, read};
 use super::vouching::Trust;
+use super::workload_api::{Call, Messages, WorkloadApi, bundle};
 use super::{IdentityError, SetupError};
 use crate::entropy::{Entropy, draw};
 use crate::keys::jose::{JoseError, Unverified};
@@ -34,6 +36,9 @@ use crate::model::time::Timestamp;
 /// The bounds of what a publisher's hint can ask for.
 const OFTENEST: Duration = Duration::from_secs(10);
 const SELDOMEST: Duration = Duration::from_secs(60 * 60);
+/// How soon, and how late, an agent on this machine is asked again after a failure.
+const AGENT_SOON: Duration = Duration::from_secs(1);
+const AGENT_LATE: Duration = Duration::from_secs(30);
 /// How long evidence waits for a fetch that it caused: a little more than a request may take.
 const PATIENCE: Duration = Duration::from_secs(12);
 
@@ -53,6 +58,8 @@ pub enum Origin {
         /// The discovery document's place.
         endpoint: Endpoint,
     },
+    /// SPIFFE's Workload API, which says by itself when the keys change. For SPIFFE trust domains only.
+    WorkloadApi(WorkloadApi),
 }
 
 impl Origin {
@@ -115,6 +122,8 @@ pub struct KeySource {
     freshness: Freshness,
     held: ArcSwapOption<Held>,
     withdrawals: AtomicU64,
+    /// Keys that were trusted at some time since somebody last asked.
+    passed: Mutex<BTreeSet<VouchingKey>>,
     wanted: Notify,
     /// When the newest keys came, whether they are still held or not; before that, when it was made.
     renewed: Mutex<Instant>,
@@ -137,7 +146,10 @@ impl KeySource {
         let unusable =
             |reason: String| SetupError(format!("the keys of `{authority}` cannot be used: {reason}"));
         let fetcher = match &origin {
-            Origin::Inline(_) | Origin::File(_) => None,
+            Origin::WorkloadApi(_) if purpose == KeyUse::Signature => {
+                return Err(unusable("a Workload API has those of trust domains only".into()));
+            }
+            Origin::Inline(_) | Origin::File(_) | Origin::WorkloadApi(_) => None,
             Origin::Endpoint(endpoint) | Origin::Discovery { endpoint, .. } => {
                 Some(Fetcher::new(endpoint).map_err(|e| unusable(e.to_string()))?)
             }
@@ -149,6 +161,7 @@ impl KeySource {
             freshness,
             held: ArcSwapOption::empty(),
             withdrawals: AtomicU64::new(0),
+            passed: Mutex::default(),
             wanted: Notify::new(),
             renewed: Mutex::new(Instant::now()),
             attempted: watch::Sender::new(None),
@@ -161,7 +174,7 @@ impl KeySource {
                 let content = std::fs::read(path).map_err(|e| about(e.to_string()))?;
                 source.replace(&content).map_err(about)?;
             }
-            Origin::Endpoint(_) | Origin::Discovery { .. } => {}
+            Origin::Endpoint(_) | Origin::Discovery { .. } | Origin::WorkloadApi(_) => {}
         }
         Ok(source)
     }
@@ -187,6 +200,12 @@ impl KeySource {
     /// any key.
     pub fn trusted(&self) -> Option<BTreeSet<VouchingKey>> {
         Some(self.current()?.trusted.clone())
+    }
+
+    /// The keys that were trusted at some time since this was last asked, for however short. It is asked before
+    /// [`trusted`](Self::trusted), and by one alone: what that does not have any more has left meanwhile.
+    pub fn passed(&self) -> BTreeSet<VouchingKey> {
+        std::mem::take(&mut *self.passed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is known here of a key.
@@ -295,30 +314,49 @@ impl KeySource {
         loop {
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.refresh() => outcome,
+                outcome = self.ask() => outcome,
             };
-            match outcome {
-                Ok(()) => failures = 0,
+            let mut later = match outcome {
+                Ok(later) => {
+                    failures = 0;
+                    later
+                }
                 Err(reason) => {
                     failures += 1;
-                    tracing::warn!(authority = %self.authority, %reason, failures, "keys could not be refreshed");
-                    self.drop_overdue();
+                    self.failed(&reason, failures);
+                    None
                 }
-            }
+            };
             self.attempted.send_replace(Some(Instant::now()));
-            let next = Instant::now() + self.pause(failures, &*entropy);
+            let mut next = Instant::now() + self.pause(failures, &*entropy);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = sleep_until(next) => break,
                     () = self.wanted.notified() => if self.may_fetch() { break },
+                    sent = self.told(&mut later) => if let Err(reason) = sent {
+                        failures += 1;
+                        self.failed(&reason, failures);
+                        later = None;
+                        next = Instant::now() + self.pause(failures, &*entropy);
+                    }
                 }
             }
         }
     }
 
+    fn failed(&self, reason: &str, failures: u32) {
+        tracing::warn!(authority = %self.authority, %reason, failures, "keys could not be refreshed");
+        self.drop_overdue();
+    }
+
     /// Asks for the keys now. Says why there are none.
     pub async fn refresh(&self) -> Result<(), String> {
+        self.ask().await.map(drop)
+    }
+
+    /// The same. Where later ones come by themselves, answers with what they come in.
+    async fn ask(&self) -> Result<Option<Messages>, String> {
         let text = |e: FetchError| e.to_string();
         let document = match (&self.origin, &self.fetcher) {
             (Origin::File(path), _) => read(path).await,
@@ -327,9 +365,51 @@ impl KeySource {
                 let keys: Address = discover(fetcher, issuer, &endpoint.address).await.map_err(text)?;
                 fetcher.get(&keys).await
             }
-            (Origin::Inline(_), _) | (_, None) => return Ok(()),
+            (Origin::WorkloadApi(api), _) => {
+                let (first, later) = api.call(self.call()).await.map_err(text)?;
+                self.take(&first)?;
+                return Ok(Some(later));
+            }
+            (Origin::Inline(_), _) | (_, None) => return Ok(None),
         };
-        self.replace(&document.map_err(text)?)
+        self.replace(&document.map_err(text)?)?;
+        Ok(None)
+    }
+
+    /// Takes the next keys that come by themselves. Waits for ever where none do.
+    async fn told(&self, later: &mut Option<Messages>) -> Result<(), String> {
+        match later {
+            Some(messages) => {
+                let message = messages.next().await.map_err(|e| e.to_string())?;
+                self.take(&message)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    const fn call(&self) -> Call {
+        match self.purpose {
+            KeyUse::X509Svid => Call::X509Bundles,
+            KeyUse::JwtSvid | KeyUse::Signature => Call::JwtBundles,
+        }
+    }
+
+    /// Takes what a Workload API says. A bundle that it does not have any more is not used any more; that says
+    /// nothing about the keys in it, as an empty one does (SPIFFE Workload API §5.2.2, §6.2.2).
+    fn take(&self, message: &[u8]) -> Result<(), String> {
+        match bundle(self.call(), message, &self.authority).map_err(|e| e.to_string())? {
+            Some(document) => self.replace(&document),
+            None => {
+                if self.held.swap(None).is_some() {
+                    self.withdraw();
+                }
+                let domain = &self.authority;
+                Err(format!(
+                    "the Workload API has no bundle of `{domain}` for this process: it is of another trust domain, \
+                     or the broker's entry does not federate with `{domain}`"
+                ))
+            }
+        }
     }
 
     /// Puts a document in the place of the held one, unless it is an older one.
@@ -346,13 +426,25 @@ impl KeySource {
         if let Some(passed_over) = document.useless() {
             tracing::warn!(authority = %self.authority, passed_over, "no usable keys: nothing of it is accepted");
         }
+        match document.overlooked() {
+            0 => {}
+            overlooked => {
+                tracing::warn!(authority = %self.authority, overlooked, "some authorities of X.509-SVIDs count for nothing: they cannot be read, or there are too many");
+            }
+        }
         let held = Held {
             trusted: document.vouching(&self.authority),
             document,
             since: Instant::now(),
         };
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = held.since;
-        self.held.store(Some(Arc::new(held)));
+        let held = Arc::new(held);
+        self.held.store(Some(Arc::clone(&held)));
+        // After they are there: nobody takes one that is still to come for one that left.
+        let passed = self.passed.lock();
+        passed
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(&held.trusted);
         if withdrawn {
             self.withdraw();
         }
@@ -376,9 +468,13 @@ impl KeySource {
     fn pause(&self, failures: u32, entropy: &dyn Entropy) -> Duration {
         let hint = self.held.load().as_ref().and_then(|h| h.document.refresh_hint);
         let regular = hint.unwrap_or(self.freshness.refresh).clamp(OFTENEST, SELDOMEST);
+        let (soon, late) = match self.origin {
+            Origin::WorkloadApi(_) => (AGENT_SOON, AGENT_LATE.min(regular)),
+            _ => (OFTENEST, regular),
+        };
         let whole = match failures {
             0 => regular,
-            n => regular.min(OFTENEST.saturating_mul(1 << (n - 1).min(16))),
+            n => late.min(soon.saturating_mul(1 << (n - 1).min(16))),
         };
         let [spread] = draw(entropy).unwrap_or_default();
         whole - whole.mul_f64(0.1) * u32::from(spread) / 255

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use rustls::pki_types::CertificateDer;
 
 use super::certificates::{Leaf, Unbelieved, nobody};
-use super::claims::refused;
+use super::claims::{Skew, refused};
 use super::key_source::{KeySource, Trusted};
 use super::{Claimed, Evidence, IdentityError, SetupError, Verifier, Workload};
 use crate::keys::jwk::KeyUse;
@@ -26,11 +26,12 @@ pub struct X509Svid {
     /// Sorted by trust domain, in step with `sources`.
     domains: BTreeMap<TrustDomain, usize>,
     sources: Vec<Arc<KeySource>>,
+    skew: Skew,
 }
 
 impl X509Svid {
-    /// A verifier for these trust domains.
-    pub fn new(trusted: impl IntoIterator<Item = Trusted>) -> Result<Self, SetupError> {
+    /// A verifier for these trust domains. The skew excuses certificates that are not good yet.
+    pub fn new(trusted: impl IntoIterator<Item = Trusted>, skew: Skew) -> Result<Self, SetupError> {
         let (mut domains, mut sources) = (BTreeMap::new(), Vec::new());
         for Trusted {
             trust_domain,
@@ -46,7 +47,11 @@ impl X509Svid {
             }
             sources.push(Arc::new(source));
         }
-        Ok(Self { domains, sources })
+        Ok(Self {
+            domains,
+            sources,
+            skew,
+        })
     }
 
     /// Judges a chain, the workload's own certificate first, by the authorities that are held: for handshakes, which
@@ -72,7 +77,7 @@ impl X509Svid {
     ) -> Result<(Leaf, &KeySource), IdentityError> {
         // Before anything is looked at in it.
         Evidence::fits(chain)?;
-        let leaf = Leaf::read(chain.first().ok_or(IdentityError::Missing)?)?;
+        let leaf = Leaf::read(chain.first().ok_or(IdentityError::Missing)?, self.skew)?;
         let domain = leaf.id.trust_domain();
         let source = self
             .domains
@@ -150,6 +155,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::identity::certificates::Authority as Found;
     use crate::identity::fetch::Endpoint;
     use crate::identity::key_source::Origin;
     use crate::identity::testing::{NOW, Server, keep_fresh, pass, slow};
@@ -245,7 +251,8 @@ mod tests {
 
     fn verifier(bundles: &[(&str, String)]) -> X509Svid {
         let all = bundles.iter();
-        X509Svid::new(all.map(|(domain, bundle)| trusted(domain, Origin::Inline(bundle.clone())))).unwrap()
+        let trusted = all.map(|(domain, bundle)| trusted(domain, Origin::Inline(bundle.clone())));
+        X509Svid::new(trusted, Skew::default()).unwrap()
     }
 
     fn evidence(chain: &[&CertificateDer<'static>]) -> Evidence {
@@ -423,7 +430,13 @@ mod tests {
             "without what is between"
         );
         let direct = root.sign(|_| {});
-        for (offset, good) in [(-61, false), (-60, true), (0, true), (3599, true), (3600, false)] {
+        for (offset, good) in [
+            (-91, false),
+            (-90, true), // by the clock of the authority
+            (0, true),
+            (3599, true),
+            (3600, false), // whatever clocks say
+        ] {
             let then = Timestamp::from_secs(NOW.as_secs().checked_add_signed(offset).unwrap());
             let verdict = verdict(&verifier, &[&direct], then).await;
             assert_eq!(verdict.is_ok(), good, "{offset}");
@@ -436,6 +449,62 @@ mod tests {
             refusal(&expired, &[&past.sign(|_| {})])
                 .await
                 .contains("no authority")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_authority_whose_clock_is_ahead_is_believed_within_the_skew() {
+        for (ahead, believed) in [(30, true), (31, false)] {
+            let mut params = authority_params("example.org", "root");
+            good(&mut params, ahead, 86_400);
+            let root = Authority::with(params);
+            let mut params = authority_params("example.org", "between");
+            good(&mut params, ahead, 7200);
+            let between = root.below(params);
+            let svid = between.sign(|params| good(params, ahead, 3600));
+            let verifier = verifier(&[("example.org", bundle(&[&root]))]);
+            let verdict = verdict(&verifier, &[&svid, &between.der], NOW).await;
+            assert_eq!(verdict.is_ok(), believed, "{ahead}: {verdict:?}");
+        }
+        // That one is not good yet does not excuse that another has expired.
+        let root = Authority::new("example.org");
+        let mut params = authority_params("example.org", "between");
+        good(&mut params, -86_400, 10);
+        let between = root.below(params);
+        let svid = between.sign(|params| good(params, 20, 3600));
+        let verifier = verifier(&[("example.org", bundle(&[&root]))]);
+        assert!(verdict(&verifier, &[&svid, &between.der], NOW).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_odd_about_one_entry_says_nothing_about_the_others() {
+        let root = Authority::new("example.org");
+        let odd = [
+            json!({"use": "x509-svid", "x5c": null}),
+            json!({"use": "x509-svid", "x5c": "text"}),
+            json!({"use": "x509-svid", "x5c": [5]}),
+            json!({"use": "x509-svid", "x5c": ["%"]}),
+            json!({"use": 5, "x5c": {}}),
+            json!({"use": "jwt-svid", "x5c": 7, "kty": []}),
+            json!("no entry"),
+            json!(null),
+        ];
+        for each in &odd {
+            let keys = json!({"keys": [each, entry(&root)]}).to_string();
+            let (authorities, _) = Found::all(keys.as_bytes(), "example.org").unwrap();
+            assert_eq!(authorities.len(), 1, "{each}");
+            let verifier = verifier(&[("example.org", keys)]);
+            assert!(
+                verdict(&verifier, &[&root.sign(|_| {})], NOW).await.is_ok(),
+                "{each}"
+            );
+        }
+        let all = json!({"keys": odd}).to_string();
+        let (authorities, passed_over) = Found::all(all.as_bytes(), "example.org").unwrap();
+        assert_eq!(
+            (authorities.len(), passed_over),
+            (0, 4),
+            "those for X.509-SVIDs are told"
         );
     }
 
@@ -505,7 +574,7 @@ mod tests {
         );
         server.answer("/bundle", &bundle(&[&old]));
         let origin = Origin::Endpoint(Endpoint::open(server.address("/bundle")));
-        let verifier = Arc::new(X509Svid::new([trusted("example.org", origin)]).unwrap());
+        let verifier = Arc::new(X509Svid::new([trusted("example.org", origin)], Skew::default()).unwrap());
         let (first, second) = (old.sign(|_| {}), new.sign(|_| {}));
         let unknown = verifier.judge(std::slice::from_ref(&first), NOW);
         assert!(

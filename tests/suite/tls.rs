@@ -20,14 +20,14 @@ use dayfly::clock::{Clock as _, SystemClock};
 
 use crate::process::{Installation, PATIENCE, Process, Site, dayfly, until};
 
-/// An authority for servers.
-struct Authority {
+/// An authority for servers and workloads.
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +40,7 @@ impl Authority {
     }
 
     /// A pair for `localhost` and 127.0.0.1, in PEM.
-    fn pair(&self) -> (String, String) {
+    pub(crate) fn pair(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let params = CertificateParams::new(names).unwrap();
@@ -51,10 +51,18 @@ impl Authority {
     }
 
     /// An X.509-SVID with its key, that is good for so long.
-    fn svid(&self, ids: &[&str], life: Duration) -> Identity {
-        let mut params = CertificateParams::default();
+    pub(crate) fn svid(&self, ids: &[&str], life: Duration) -> Identity {
+        let (certificate, key) = self.certify(ids, life);
+        let pem = certificate.pem() + &key.serialize_pem();
+        Identity::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    /// A certificate for these SPIFFE IDs, and for this machine, with its key.
+    pub(crate) fn certify(&self, ids: &[&str], life: Duration) -> (rcgen::Certificate, KeyPair) {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(names).unwrap();
         let uri = |id: &&str| SanType::URI((*id).try_into().unwrap());
-        params.subject_alt_names = ids.iter().map(uri).collect();
+        params.subject_alt_names.extend(ids.iter().map(uri));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
@@ -64,18 +72,21 @@ impl Authority {
         params.not_before = rcgen::date_time_ymd(1970, 1, 1) + (now - Duration::from_secs(60));
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + (now + life);
         let key = KeyPair::generate().unwrap();
-        let pem = params.signed_by(&key, &self.issuer).unwrap().pem() + &key.serialize_pem();
-        Identity::from_pem(pem.as_bytes()).unwrap()
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
     /// What a bundle says of it.
     fn entry(&self) -> Value {
-        let der = rustls::pki_types::pem::PemObject::from_pem_slice(self.pem.as_bytes());
-        let der: rustls::pki_types::CertificateDer<'_> = der.unwrap();
-        json!({"use": "x509-svid", "kty": "EC", "x5c": [BASE64.encode(&der)]})
+        json!({"use": "x509-svid", "kty": "EC", "x5c": [BASE64.encode(self.der())]})
     }
 
-    fn client(&self) -> ClientBuilder {
+    pub(crate) fn der(&self) -> Vec<u8> {
+        let der = rustls::pki_types::pem::PemObject::from_pem_slice(self.pem.as_bytes());
+        let der: rustls::pki_types::CertificateDer<'_> = der.unwrap();
+        der.to_vec()
+    }
+
+    pub(crate) fn client(&self) -> ClientBuilder {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificate = Certificate::from_pem(self.pem.as_bytes()).unwrap();
         ClientBuilder::new()
@@ -130,6 +141,12 @@ impl Broker {
         process
     }
 
+    async fn metrics(&self) -> String {
+        let client = self.authority.client().build().unwrap();
+        let answer = client.get(self.url("/metrics")).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+
     /// The certificate that a new connection gets.
     async fn certificate(&self) -> Vec<u8> {
         let client = self.authority.client().build().unwrap();
@@ -165,8 +182,7 @@ async fn a_broker_with_a_certificate_speaks_tls_and_nothing_else() {
     let stranger = Authority::new().client().build().unwrap();
     assert!(stranger.get(broker.url("/healthz")).send().await.is_err());
 
-    let metrics = both.get(broker.url("/metrics")).send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
+    let metrics = broker.metrics().await;
     let gauge = "dayfly_certificate_expiry_timestamp_seconds{use=\"server\"} ";
     assert!(metrics.contains(gauge), "{metrics}");
 
@@ -255,23 +271,17 @@ async fn what_is_under_way_in_tls_is_finished_before_it_stops() {
     let broker = Broker::new();
     let mut process = broker.start().await;
     let client = broker.authority.client().build().unwrap();
-    let evidence = broker.files.evidence("crm-server").await;
-    let ask = async |query: String| {
-        let request = client.get(broker.url(&format!("/v1/revocations{query}")));
-        let answer = request.bearer_auth(&evidence).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        answer.json::<Value>().await.unwrap()
-    };
-    let feed = ask(String::new()).await;
-    let waiting = ask(format!("?wait=30s&cursor={}", feed["cursor"].as_str().unwrap()));
-    let stop = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        process.terminate();
-        process.ended().await
-    };
-    let (news, ended) = tokio::join!(waiting, stop);
-    assert!(news["cursor"].is_string());
-    assert!(ended.success());
+    let following = client
+        .get(broker.url("/v1/revocations"))
+        .header("accept", "text/event-stream")
+        .bearer_auth(broker.files.evidence("crm-server").await);
+    // With the head of the answer it is under way, and stays so until Dayfly stops.
+    let answer = following.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    process.terminate();
+    let rest = answer.bytes().await;
+    assert!(rest.is_ok(), "it was cut off: {rest:?}");
+    assert!(process.ended().await.success());
 }
 
 const BOT: &str = "spiffe://example.org/agents/support-bot";
@@ -363,30 +373,65 @@ async fn an_x509_svid_of_the_connection_is_evidence() {
         assert!(broker.open(&client, None).await.is_err(), "the handshake fails");
         assert!(client.get(broker.url("/healthz")).send().await.is_err());
     }
+    let page = broker.metrics().await;
+    for counted in [
+        "dayfly_evidence_refused_total{reason=\"refused\"}",
+        "dayfly_evidence_refused_total{reason=\"untimely\"}",
+        "dayfly_tls_handshakes_failed_total{listener=\"server\",reason=\"refused\"}",
+    ] {
+        assert!(page.contains(counted), "{counted}: {page}");
+    }
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_outlives_neither_its_certificate_nor_the_authority_of_it() {
+async fn nothing_outlives_the_certificate_or_the_authority_of_it() {
     let (broker, svids) = mutual();
     let process = broker.start().await;
     let with = |identity: Identity| broker.authority.client().identity(identity).build().unwrap();
     let (short, long) = (
-        with(svids.svid(&[BOT], Duration::from_secs(4))),
+        with(svids.svid(&[BOT], Duration::from_secs(6))),
         with(svids.svid(&[BOT], HOUR)),
     );
     assert_eq!(broker.open(&short, None).await.unwrap().0, 201);
-    assert_eq!(broker.open(&long, None).await.unwrap().0, 201);
+    let (status, task) = broker.open(&long, None).await.unwrap();
+    assert_eq!(status, 201, "{task}");
+    let path = format!("/v1/tasks/{}/credentials", task["id"].as_str().unwrap());
+    let wanted = json!({"tool": "crm", "actions": ["read"], "resources": ["customers/42"]});
+    let answer = long.post(broker.url(&path)).json(&wanted).send().await.unwrap();
+    let issued: Value = answer.json().await.unwrap();
+    let lease = broker.url(&format!("/v1/leases/{}", issued["lease"]["id"].as_str().unwrap()));
+    // Busy as it is, the connection is closed before a request is refused; another one does not come into being.
+    until("its certificate has expired", async || {
+        let opened = broker.open(&short, None).await;
+        assert!(
+            opened.as_ref().is_ok_and(|(status, _)| *status == 201) || opened.is_err(),
+            "{opened:?}"
+        );
+        opened.err()
+    })
+    .await;
     put_in_bundle(&broker, &[&Authority::new()], 3);
-    for client in [&short, &long] {
-        // On the connection that is open: another one would not come into being.
-        until("it counts no more", async || {
-            let (status, answer) = broker.open(client, None).await.unwrap();
-            assert!([201, 401].contains(&status), "{answer}");
-            (status == 401).then_some(())
-        })
-        .await;
-    }
+    let mut refused = 0;
+    until("its authority counts no more", async || {
+        let opened = broker.open(&long, None).await;
+        let status = opened.as_ref().map(|(status, _)| *status);
+        assert!(matches!(status, Ok(201 | 401) | Err(_)), "{opened:?}");
+        refused += u32::from(status.is_ok_and(|status| status == 401));
+        opened.err()
+    })
+    .await;
+    assert!(refused >= 1, "nobody knew before a request came");
+    // What was given out by it ends.
+    let operator = broker.authority.client().build().unwrap();
+    let ended = until("the lease ended", async || {
+        let evidence = broker.files.evidence("ops-console").await;
+        let answer = operator.get(&lease).bearer_auth(evidence).send().await.unwrap();
+        let lease: Value = answer.json().await.unwrap();
+        (lease["state"] == "ended").then_some(lease)
+    })
+    .await;
+    assert_eq!(ended["cause"], "attestation_revoked", "{ended}");
     process.stop().await;
 }
 
@@ -451,6 +496,22 @@ async fn tools_and_operators_have_listeners_of_their_own() {
     };
     assert_eq!(certificate(&tools).await, certificate(&main).await);
     assert_ne!(certificate(&operators).await, certificate(&main).await);
+
+    // Whoever does not trust ours, at the listener that has the certificate of another.
+    let stranger = Authority::new().client().build().unwrap();
+    let refused = stranger.get(format!("https://{tools}/healthz")).send().await;
+    assert!(refused.is_err());
+    let counted = [
+        "dayfly_tls_handshakes_failed_total{listener=\"tools\",reason=\"other\"} ",
+        "dayfly_certificate_expiry_timestamp_seconds{use=\"server\"} ",
+        "dayfly_certificate_expiry_timestamp_seconds{use=\"operators\"} ",
+    ];
+    until("all of it is counted", async || {
+        let answer = client.get(format!("https://{operators}/metrics")).send().await;
+        let page = answer.unwrap().text().await.unwrap();
+        counted.iter().all(|counted| page.contains(counted)).then_some(())
+    })
+    .await;
     process.stop().await;
 }
 

@@ -289,6 +289,50 @@ async fn a_key_that_left_while_no_broker_ran_is_noticed_at_the_next_start() {
     assert_eq!(pair.ended(&lease).await, Cause::AttestationRevoked);
 }
 
+/// Who has an agent beside him learns of each key at once, and looks once a second.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_came_and_went_between_two_looks_is_noticed() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("bundle");
+    std::fs::write(&path, bundle(&[another_key()])).unwrap();
+    let world = World::of(Plan {
+        bundle: Some(Origin::File(path.clone())),
+        ..Plan::default()
+    });
+    let source = world.verifiers.key_sources().next().unwrap().clone();
+    let trust = async |key: Value| {
+        std::fs::write(&path, bundle(&[key])).unwrap();
+        source.refresh().await.unwrap();
+    };
+    trust(key_of(&world.trust_domain)).await;
+    let request = world.broker.request_id().unwrap();
+    let caller = world.caller("support-bot").await;
+    let task = world
+        .broker
+        .open(&caller, order(&["crm:read"]), request)
+        .await
+        .unwrap();
+    let wanted = wanted(task.charter.id);
+    let caller = world.caller("support-bot").await;
+    let issued = world.broker.issue(caller, wanted, request).await.unwrap();
+    trust(another_key()).await;
+
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let _stop = stop.clone().drop_guard();
+    tracker.spawn(world.broker.clone().watch_trust(stop));
+    for _ in 0..LOOKS {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while world.broker.recheck().await.unwrap().is_some() {}
+        world.reap().await;
+        let lease = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
+        if let LeaseState::Ended { cause, .. } = lease.state {
+            assert_eq!(cause, Cause::AttestationRevoked);
+            return;
+        }
+    }
+    panic!("it lives on");
+}
+
 /// The evidence was looked at before the body came.
 #[tokio::test(start_paused = true)]
 async fn who_was_vouched_for_by_a_key_that_left_meanwhile_gets_nothing() {
