@@ -89,6 +89,11 @@ pub trait Provider: Send + Sync + 'static {
     async fn inventory(&self) -> Result<Vec<Held>, ProviderError>;
     /// Whether it can mint and revoke with what it holds.
     async fn preflight(&self) -> Result<(), ProviderError>;
+    /// The same, as far as it shows without anything being changed or made: for whoever looks beside brokers that
+    /// are at work.
+    async fn look(&self) -> Result<(), ProviderError> {
+        self.preflight().await
+    }
 }
 
 /// A new credential.

@@ -1,19 +1,35 @@
 //! What is unsafe about the surroundings of a broker, and what does not work: looked at from where it runs, with
 //! what it is configured with. Nothing is changed and nothing is made.
 
+mod ledger;
+
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use reqwest::Url;
+use tokio::net::TcpStream;
 
 use crate::broker::error::chain;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::identity::IdentityConfig;
-use crate::config::ledger::{LedgerConfig, LedgerKind, RedisConfig, RedisMode};
+use crate::config::tls::{CertificateAt, TlsConfig};
 use crate::entropy::OsEntropy;
-use crate::ledger::redis::survey::Survey;
+use crate::model::time::Timestamp;
 
+use super::certificate::ServerCertificate;
+use super::observe::free;
 use super::providers::Ambient;
-use super::{identity, ledger, providers};
+use super::{identity, providers};
+
+/// Less than this part of a disk left is too little for a journal.
+const LEAST_FREE: f64 = 0.1;
+/// A certificate that is good for less than this should have been replaced by now.
+const SOON: Duration = Duration::from_secs(24 * 3600);
+/// How long a collector may take to be there.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How it stands with one thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -21,6 +37,8 @@ use super::{identity, ledger, providers};
 pub enum Verdict {
     /// As it should be.
     Fine,
+    /// Nobody could say from here.
+    Unknown,
     /// It works, and somebody has to decide whether that is good enough.
     Unsafe,
     /// It does not work.
@@ -62,10 +80,14 @@ impl Finding {
 
 /// Looks at everything.
 pub async fn examine(config: &Config, clock: &Arc<dyn Clock>, os_entropy: &OsEntropy) -> Vec<Finding> {
-    let mut findings = vec![listener(config)];
+    let mut findings = listeners(config, clock.now()).await;
     findings.extend(trust(&config.identity));
-    findings.extend(authorities(&config.identity).await);
-    findings.extend(ledger_of(&config.ledger, config.identity.skew, &**clock).await);
+    findings.extend(authorities(config).await);
+    findings.extend(ledger::examine(&config.ledger, config.identity.skew, &**clock).await);
+    findings.push(disk(&config.journal.dir));
+    if let Some(traces) = &config.telemetry.traces {
+        findings.push(collector(&traces.endpoint).await);
+    }
     match ambient(config, clock, os_entropy) {
         Ok(ambient) => findings.extend(providers_of(config, &ambient).await),
         Err(finding) => findings.push(finding),
@@ -73,25 +95,21 @@ pub async fn examine(config: &Config, clock: &Arc<dyn Clock>, os_entropy: &OsEnt
     findings
 }
 
-/// What providers work with. A broker makes its signing keys, and looking makes nothing.
+/// What providers work with. A broker makes and turns its signing keys; looking does neither, whoever looks.
 fn ambient(config: &Config, clock: &Arc<dyn Clock>, os_entropy: &OsEntropy) -> Result<Ambient, Finding> {
-    let folder = &config.tokens.keys;
-    if !std::fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()) {
-        let seen = format!(
-            "not looked at: there are no signing keys in {} yet",
-            folder.display()
-        );
-        return Err(Finding::bad(
+    let keys = providers::look_at_keys(config, os_entropy).map_err(|error| {
+        let remedy = "the folder of [tokens] holds files of signing keys, readable by Dayfly's user alone";
+        Finding::bad("keys", Verdict::Broken, chain(&error), remedy)
+    })?;
+    let keys = keys.ok_or_else(|| {
+        let folder = config.tokens.keys.display();
+        let seen = format!("not looked at: there are no signing keys in {folder} yet");
+        Finding::bad(
             "providers",
             Verdict::Unsafe,
             seen,
             "start a broker once, and look again",
-        ));
-    }
-    let keys = providers::open_keys(config, os_entropy, clock.now());
-    let keys = keys.map_err(|error| {
-        let remedy = "the folder of [tokens] holds files of signing keys, readable by Dayfly's user alone";
-        Finding::bad("keys", Verdict::Broken, chain(&error), remedy)
+        )
     })?;
     Ok(Ambient {
         clock: Arc::clone(clock),
@@ -100,24 +118,126 @@ fn ambient(config: &Config, clock: &Arc<dyn Clock>, os_entropy: &OsEntropy) -> R
     })
 }
 
-fn listener(config: &Config) -> Finding {
+/// Each listener: a certificate that is good, or that nobody else reaches it.
+async fn listeners(config: &Config, now: Timestamp) -> Vec<Finding> {
     let server = &config.server;
-    let listen = server.listen;
-    if server.tls.is_some() {
-        return Finding::fine("listener", format!("TLS on {listen}"));
+    let beside = [
+        ("server.tools", &server.tools),
+        ("server.operators", &server.operators),
+    ];
+    let beside = beside.into_iter().filter_map(|(section, listener)| {
+        let listener = listener.as_ref()?;
+        let tls = listener.tls.as_ref().or(server.tls.as_ref());
+        Some((section, listener.listen, tls))
+    });
+    let mut findings = Vec::new();
+    for (section, listen, tls) in
+        std::iter::once(("server", server.listen, server.tls.as_ref())).chain(beside)
+    {
+        let about = format!("listener: [{section}]");
+        findings.push(match tls {
+            Some(tls) => certificate(about, listen, tls, now).await,
+            None => plaintext(about, listen),
+        });
     }
+    findings
+}
+
+fn plaintext(about: String, listen: SocketAddr) -> Finding {
     if listen.ip().is_loopback() {
-        return Finding::fine(
-            "listener",
-            format!("plaintext on {listen}, which only this machine reaches"),
-        );
+        let seen = format!("plaintext on {listen}, which only this machine reaches");
+        return Finding::fine(about, seen);
     }
     Finding::bad(
-        "listener",
+        about,
         Verdict::Unsafe,
         format!("plaintext on {listen}: whoever is on the way reads evidence and credentials"),
-        "set `cert_file` and `key_file` in [server.tls], or be sure that something encrypts all the way to this process",
+        "set `cert_file` and `key_file`, or `workload_api`, in [server.tls], or be sure that something encrypts all the \
+         way to this process",
     )
+}
+
+async fn certificate(about: String, listen: SocketAddr, tls: &TlsConfig, now: Timestamp) -> Finding {
+    if let CertificateAt::WorkloadApi(api) = &tls.certificate {
+        return match api.svid().await {
+            Ok((svid, _)) => {
+                let seen = format!(
+                    "TLS on {listen}, as {}, until {}, from {api}",
+                    svid.id, svid.expires_at
+                );
+                Finding::fine(about, seen)
+            }
+            Err(error) => Finding::bad(
+                about,
+                Verdict::Broken,
+                error.to_string(),
+                "a broker does not start without its certificate: start the agent, let this user reach its socket, and \
+                 register the broker there",
+            ),
+        };
+    }
+    let remedy = "replace the certificate: it is taken into use without a restart";
+    match ServerCertificate::check(tls, now) {
+        Err(error) => Finding::bad(about, Verdict::Broken, format!("{error:#}"), remedy),
+        Ok(Some(until)) if until.since(now) < SOON => {
+            let seen = format!("its certificate, or one above it, runs out at {until}");
+            Finding::bad(about, Verdict::Unsafe, seen, remedy)
+        }
+        Ok(Some(until)) => Finding::fine(about, format!("TLS on {listen}, by a certificate until {until}")),
+        Ok(None) => Finding::fine(about, format!("TLS on {listen}")),
+    }
+}
+
+/// Nothing is issued without a record.
+fn disk(journal: &Path) -> Finding {
+    let about = "journal: disk";
+    // It is made at the first start.
+    let there = journal.ancestors().find(|folder| folder.exists());
+    match there.map(free) {
+        Some(Ok(part)) if part >= LEAST_FREE => {
+            Finding::fine(about, format!("{:.0} % are free", part * 100.0))
+        }
+        Some(Ok(part)) => Finding::bad(
+            about,
+            Verdict::Unsafe,
+            format!(
+                "{:.0} % are free: when it is full nothing is issued",
+                part * 100.0
+            ),
+            "make room, or move segments of the journal that are sealed elsewhere",
+        ),
+        Some(Err(error)) => unknown(about, &format!("room for the journal ({error})")),
+        None => unknown(about, "room for the journal"),
+    }
+}
+
+/// Whether there is one: what it takes shows only with traces, and looking makes none.
+async fn collector(endpoint: &Url) -> Finding {
+    let about = "traces: collector";
+    let (host, port) = (
+        endpoint.host_str().unwrap_or_default().trim_matches(['[', ']']),
+        endpoint.port_or_known_default().unwrap_or_default(),
+    );
+    let reached = tokio::time::timeout(PATIENCE, TcpStream::connect((host, port))).await;
+    let broken = |why: String| {
+        Finding::bad(
+            about,
+            Verdict::Broken,
+            format!("{host}:{port} does not answer: {why}"),
+            "look at `endpoint` in [telemetry.traces] and the way there; until then traces are dropped",
+        )
+    };
+    match reached {
+        Ok(Ok(_)) => Finding::fine(about, format!("{host}:{port} answers")),
+        Ok(Err(error)) => broken(error.to_string()),
+        Err(_) => broken("no answer in time".to_owned()),
+    }
+}
+
+fn unknown(about: &str, wanted: &str) -> Finding {
+    let remedy = "look where it can be seen, with whoever runs it";
+    let seen = format!("cannot be asked from here: make sure of {wanted}");
+    Finding::bad(about, Verdict::Unknown, seen, remedy)
 }
 
 /// Names that examples have, and everybody has the keys of.
@@ -138,8 +258,11 @@ fn trust(config: &IdentityConfig) -> Option<Finding> {
     })
 }
 
-async fn authorities(config: &IdentityConfig) -> Vec<Finding> {
-    let verifiers = match identity::build(config, None) {
+async fn authorities(config: &Config) -> Vec<Finding> {
+    let taken = config.server.takes_client_certificates();
+    let svids = taken.then(|| identity::svids(&config.identity)).transpose();
+    let built = svids.and_then(|svids| identity::build(&config.identity, svids));
+    let verifiers = match built {
         Ok(verifiers) => verifiers,
         Err(error) => {
             let remedy = "`dayfly check` says where";
@@ -168,166 +291,11 @@ async fn authorities(config: &IdentityConfig) -> Vec<Finding> {
                 about,
                 Verdict::Broken,
                 reason,
-                "until its keys can be read nobody is let in by it: look at the address, `ca_file`, and the way there",
+                "until its keys can be read nobody is let in by it: look at the address or the socket, `ca_file`, and the way there",
             ),
         });
     }
     findings
-}
-
-async fn ledger_of(config: &LedgerConfig, skew: Duration, clock: &dyn Clock) -> Vec<Finding> {
-    let redis = match &config.kind {
-        LedgerKind::Embedded { path } => {
-            let seen = format!("embedded, in {}: for one broker and no other", path.display());
-            return vec![Finding::fine("ledger", seen)];
-        }
-        LedgerKind::Redis(redis) => redis,
-    };
-    let before = clock.now();
-    let survey = match ledger::survey(config, redis).await {
-        Ok(survey) => survey,
-        Err(error) => {
-            return vec![Finding::bad(
-                "redis",
-                Verdict::Broken,
-                format!("{error:#}"),
-                "look at `urls`, `username`, `password_file` and `ca_file` in [ledger.redis]",
-            )];
-        }
-    };
-    let after = clock.now();
-    let mut findings = vec![eviction(&survey), persistence(&survey)];
-    findings.extend(replication(redis, &survey));
-    findings.push(login(&survey));
-    findings.push(encryption(redis));
-    if let Some(time) = survey.time {
-        findings.push(clocks(time, before.as_millis(), after.as_millis(), skew));
-    }
-    findings
-}
-
-fn eviction(survey: &Survey) -> Finding {
-    match survey.eviction.as_deref() {
-        Some("noeviction") => Finding::fine("redis: eviction", "noeviction"),
-        Some(policy) => Finding::bad(
-            "redis: eviction",
-            Verdict::Unsafe,
-            format!(
-                "`maxmemory-policy {policy}`: Redis forgets leases when its memory is full, and nobody ends them"
-            ),
-            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration",
-        ),
-        None => unknown("redis: eviction", "maxmemory-policy noeviction"),
-    }
-}
-
-fn persistence(survey: &Survey) -> Finding {
-    let about = "redis: persistence";
-    match (survey.appends, survey.syncs.as_deref()) {
-        (Some(true), Some("no")) => Finding::bad(
-            about,
-            Verdict::Unsafe,
-            "`appendfsync no`: a crash of its machine loses what the system had not written",
-            "set `appendfsync everysec` or `always`",
-        ),
-        (Some(true), Some(syncs)) => Finding::fine(about, format!("append-only file, synced {syncs}")),
-        (Some(true), None) => Finding::fine(about, "append-only file"),
-        (Some(false), _) => Finding::bad(
-            about,
-            Verdict::Unsafe,
-            "no append-only file: after a restart Redis is empty or old, which is a lost ledger",
-            "set `appendonly yes`",
-        ),
-        (None, _) => unknown(about, "appendonly yes"),
-    }
-}
-
-fn replication(config: &RedisConfig, survey: &Survey) -> Option<Finding> {
-    if config.mode == RedisMode::Cluster || (config.mode == RedisMode::Single && survey.replicas == Some(0)) {
-        return None;
-    }
-    let about = "redis: replication";
-    Some(match (survey.least_replicas, survey.replicas) {
-        (Some(0), _) => Finding::bad(
-            about,
-            Verdict::Unsafe,
-            "`min-replicas-to-write 0`: a primary that is cut off goes on answering, and a failover forgets what it answered",
-            "set `min-replicas-to-write 1`",
-        ),
-        (Some(least), Some(replicas)) if replicas < least => Finding::bad(
-            about,
-            Verdict::Broken,
-            format!("{replicas} replicas follow, and {least} have to: Redis takes no writes"),
-            "start the replicas, or look why they do not follow",
-        ),
-        (Some(least), replicas) => {
-            let replicas = replicas.unwrap_or_default();
-            Finding::fine(about, format!("{replicas} replicas follow, {least} have to"))
-        }
-        (None, _) => unknown(about, "min-replicas-to-write 1"),
-    })
-}
-
-fn login(survey: &Survey) -> Finding {
-    match survey.user.as_deref() {
-        Some("default") => Finding::bad(
-            "redis: user",
-            Verdict::Unsafe,
-            "the user `default`: whoever reaches this Redis as it may write what is live and what is not",
-            "make an ACL user for Dayfly alone, on its prefix, and turn `default` off",
-        ),
-        Some(user) => Finding::fine("redis: user", user),
-        None => unknown("redis: user", "an ACL user of its own"),
-    }
-}
-
-fn encryption(config: &RedisConfig) -> Finding {
-    let plain = config
-        .urls
-        .iter()
-        .find(|url| !url.starts_with("rediss://") && !is_local(url));
-    match plain {
-        None => Finding::fine("redis: way", "encrypted, or on this machine"),
-        Some(url) => Finding::bad(
-            "redis: way",
-            Verdict::Unsafe,
-            format!("{url}: whoever is on the way reads and changes what is live"),
-            "use `rediss://`, with `ca_file`",
-        ),
-    }
-}
-
-fn is_local(url: &str) -> bool {
-    let url = reqwest::Url::parse(url).ok();
-    let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
-    host == "localhost"
-        || host
-            .trim_matches(['[', ']'])
-            .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
-/// Brokers and Redis compare nothing by each other's clocks; but a machine whose clock is off refuses evidence that
-/// is good, and takes what is over.
-fn clocks(theirs: u64, before: u64, after: u64, skew: Duration) -> Finding {
-    // It was read at some time between the two.
-    let off = Duration::from_millis(before.saturating_sub(theirs).max(theirs.saturating_sub(after)));
-    match off > skew {
-        false => Finding::fine("clock", format!("with that of Redis, to {} ms", off.as_millis())),
-        true => Finding::bad(
-            "clock",
-            Verdict::Unsafe,
-            format!(
-                "{} s from that of Redis: more than `identity.skew` excuses",
-                off.as_secs()
-            ),
-            "keep the clocks of all machines by NTP",
-        ),
-    }
-}
-
-fn unknown(about: &str, wanted: &str) -> Finding {
-    Finding::fine(about, format!("cannot be asked here: make sure of `{wanted}`"))
 }
 
 async fn providers_of(config: &Config, ambient: &Ambient) -> Vec<Finding> {
@@ -341,8 +309,11 @@ async fn providers_of(config: &Config, ambient: &Ambient) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, provider) in built.iter() {
         let about = format!("provider: {name}");
-        findings.push(match provider.preflight().await {
-            Ok(()) => Finding::fine(about, "it can make credentials and end them"),
+        findings.push(match provider.look().await {
+            Ok(()) => Finding::fine(
+                about,
+                "it answers, and permits what can be seen without trying it",
+            ),
             Err(error) => Finding::bad(
                 about,
                 Verdict::Broken,

@@ -32,9 +32,10 @@ impl Doctor {
                 continue;
             }
             let (word, tone) = match finding.verdict {
-                Verdict::Fine => ("fine  ", Tone::Good),
-                Verdict::Unsafe => ("unsafe", Tone::Warn),
-                Verdict::Broken => ("broken", Tone::Bad),
+                Verdict::Fine => ("fine   ", Tone::Good),
+                Verdict::Unknown => ("unknown", Tone::Warn),
+                Verdict::Unsafe => ("unsafe ", Tone::Warn),
+                Verdict::Broken => ("broken ", Tone::Bad),
             };
             terminal.line(format!(
                 "{}  {}: {}",
@@ -43,7 +44,7 @@ impl Doctor {
                 finding.seen
             ))?;
             if let Some(remedy) = &finding.remedy {
-                terminal.line(terminal.paint(Tone::Faint, &format!("        {remedy}")))?;
+                terminal.line(terminal.paint(Tone::Faint, &format!("         {remedy}")))?;
             }
         }
         let fine = findings.iter().all(|finding| finding.verdict == Verdict::Fine);

@@ -369,15 +369,28 @@ impl Provider for AwsSts {
 
     /// Who we are, and whether each slot can be read and written back.
     async fn preflight(&self) -> Result<(), ProviderError> {
+        self.ask_who_we_are().await?;
+        try_join_all(self.slots.iter().map(Slot::prove)).await?;
+        Ok(())
+    }
+
+    /// Who we are, and whether each slot can be read. Writing it back could undo what a broker writes meanwhile.
+    async fn look(&self) -> Result<(), ProviderError> {
+        self.ask_who_we_are().await?;
+        try_join_all(self.slots.iter().map(Slot::read)).await?;
+        Ok(())
+    }
+}
+
+impl AwsSts {
+    async fn ask_who_we_are(&self) -> Result<(), ProviderError> {
         let call = Call {
             action: "sts:GetCallerIdentity",
             on: "AWS",
             grant: "lift whatever denies it",
         };
         let asked = self.clients.sts.get_caller_identity().send().await;
-        asked.map_err(|error| call.failed(&error))?;
-        try_join_all(self.slots.iter().map(Slot::prove)).await?;
-        Ok(())
+        asked.map(drop).map_err(|error| call.failed(&error))
     }
 }
 

@@ -243,6 +243,11 @@ impl Provider for Guard {
         let answer = timeout(self.limits.call, self.inner.preflight()).await;
         answer.unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".into())))
     }
+
+    async fn look(&self) -> Result<(), ProviderError> {
+        let answer = timeout(self.limits.call, self.inner.look()).await;
+        answer.unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".into())))
+    }
 }
 
 #[cfg(test)]

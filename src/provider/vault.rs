@@ -317,6 +317,11 @@ impl Provider for VaultProvider {
     async fn preflight(&self) -> Result<(), ProviderError> {
         self.check().await
     }
+
+    /// What it may do, without the token that a preflight makes.
+    async fn look(&self) -> Result<(), ProviderError> {
+        self.check_permits().await
+    }
 }
 
 impl fmt::Debug for VaultProvider {

@@ -148,6 +148,26 @@ async fn an_entry_that_is_overwritten_is_written_again_before_it_counts() {
     assert_eq!(account.calls("PutRolePolicy"), 3);
 }
 
+/// Neither who looks nor who starts writes where somebody is at it: between their reading and their writing an entry
+/// could come, and would be gone.
+#[tokio::test]
+async fn nobody_writes_over_live_denials_to_see_whether_they_could() {
+    let account = Account::open().await;
+    let (one, other) = (account.provider(Some(STRICT)), account.provider(Some(STRICT)));
+    other.look().await.unwrap();
+    assert_eq!(account.calls("PutRolePolicy"), 0);
+    other.preflight().await.unwrap();
+    assert_eq!(account.calls("PutRolePolicy"), 1);
+    one.revoke(&held(1, later(300))).await.unwrap();
+    let writes = account.calls("PutRolePolicy");
+    other.look().await.unwrap();
+    other.preflight().await.unwrap();
+    assert_eq!(account.calls("PutRolePolicy"), writes);
+    account.pass(Duration::from_secs(900));
+    other.preflight().await.unwrap();
+    assert_eq!(account.calls("PutRolePolicy"), writes + 1);
+}
+
 #[tokio::test]
 async fn entries_go_once_their_sessions_are_over() {
     let account = Account::open().await;

@@ -29,7 +29,7 @@ fn examined(files: &Installation) -> (BTreeMap<String, Value>, Option<i32>) {
 async fn it_says_what_is_only_good_for_trying_things_out() {
     let files = Installation::new();
     let (found, code) = examined(&files);
-    assert_eq!(found["listener"]["verdict"], "fine", "{found:?}");
+    assert_eq!(found["listener: [server]"]["verdict"], "fine", "{found:?}");
     assert_eq!(found["ledger"]["verdict"], "fine", "{found:?}");
     assert_eq!(
         found["trust domain: example.org"]["verdict"], "unsafe",
@@ -65,11 +65,15 @@ async fn what_listens_in_plaintext_and_keys_that_cannot_be_had_are_named() {
             .to_owned();
         text.replace(
             &listen,
-            "listen = \"0.0.0.0:8440\"\ndanger_plaintext_listen = true",
-        ) + "\n[[identity.oidc]]\nissuer = \"https://127.0.0.1:1\"\njwks_url = \"https://127.0.0.1:1/keys\"\n"
+            "listen = \"127.0.0.1:8440\"\ndanger_plaintext_listen = true",
+        ) + "\n[server.operators]\nlisten = \"0.0.0.0:8442\"\n[telemetry.traces]\nendpoint = \"http://127.0.0.1:1\"\n\n[[identity.oidc]]\nissuer = \"https://127.0.0.1:1\"\njwks_url = \"https://127.0.0.1:1/keys\"\n"
     });
     let (found, code) = examined(&files);
-    assert_eq!(found["listener"]["verdict"], "unsafe", "{found:?}");
+    assert_eq!(found["listener: [server]"]["verdict"], "fine", "{found:?}");
+    let operators = &found["listener: [server.operators]"];
+    assert_eq!(operators["verdict"], "unsafe", "{found:?}");
+    assert_eq!(found["traces: collector"]["verdict"], "broken", "{found:?}");
+    assert_eq!(found["journal: disk"]["verdict"], "fine", "{found:?}");
     let authority = found.iter().find(|(about, _)| about.contains("127.0.0.1:1"));
     assert_eq!(authority.unwrap().1["verdict"], "broken", "{found:?}");
     assert_eq!(code, Some(7));
@@ -85,6 +89,7 @@ async fn a_redis_that_forgets_is_named() {
     assert_eq!(found["redis: eviction"]["verdict"], "fine", "{found:?}");
     assert_eq!(found["redis: persistence"]["verdict"], "unsafe", "{found:?}");
     assert_eq!(found["redis: user"]["verdict"], "unsafe", "{found:?}");
+    assert!(!found.contains_key("redis: rights of `default`"), "{found:?}");
     assert_eq!(found["redis: way"]["verdict"], "fine", "{found:?}");
     assert_eq!(found["clock"]["verdict"], "fine", "{found:?}");
     assert_eq!(code, Some(7));

@@ -162,6 +162,11 @@ impl Denials {
         self.text().len()
     }
 
+    /// Whether nobody is denied.
+    pub(super) fn is_empty(&self) -> bool {
+        self.leases.is_empty() && self.wide.is_none()
+    }
+
     /// How many leases are listed.
     pub(super) fn len(&self) -> usize {
         self.leases.len()

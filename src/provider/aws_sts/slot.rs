@@ -180,11 +180,20 @@ impl Slot {
         Ok(self.look(&mut known).await?.lists(lease))
     }
 
-    /// Writes back what stands there.
+    /// Whether it can be read.
+    pub(super) async fn read(&self) -> Result<(), ProviderError> {
+        self.look(&mut *self.known.lock().await).await.map(drop)
+    }
+
+    /// Writes back what stands there. Not while it denies anything: somebody is at it then, whose next entry that
+    /// could undo.
     pub(super) async fn prove(&self) -> Result<(), ProviderError> {
         let mut known = self.known.lock().await;
         let mut standing = self.look(&mut known).await?;
         standing.forget(self.clock.now());
+        if !standing.is_empty() {
+            return Ok(());
+        }
         standing.merge(&known.own);
         match self.put(&standing).await? {
             true => Ok(()),

@@ -23,9 +23,13 @@ const NEEDED: [(&str, &[&str]); 7] = [
 ];
 
 impl VaultProvider {
-    pub(super) async fn check(&self) -> Result<(), ProviderError> {
+    pub(super) async fn check_permits(&self) -> Result<(), ProviderError> {
         self.session.check(&self.minting).await?;
-        self.check_capabilities().await?;
+        self.check_capabilities().await
+    }
+
+    pub(super) async fn check(&self) -> Result<(), ProviderError> {
+        self.check_permits().await?;
         let auth = self
             .create(Wanted {
                 policies: &["default".to_owned()],
