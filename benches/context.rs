@@ -13,12 +13,13 @@
     reason = "a benchmark measures the real time, against the server that the environment names"
 )]
 
+#[path = "context/asking.rs"]
+mod asking;
 #[path = "context/estate.rs"]
 mod estate;
 mod leases;
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use dayfly::broker::facts::FactOrder;
@@ -30,9 +31,9 @@ use dayfly::model::cutoff::Selector;
 use dayfly::model::fact::Subject;
 use dayfly::model::secret::Secret;
 use dayfly::registry::Caller;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use asking::{Asking, cpu};
 use estate::{Estate, reading};
 use leases::{AGENTS, TOOLS, USERS};
 
@@ -44,62 +45,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ORDERS: usize = 5;
 /// How long agents ask while nothing else goes on.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// Agents that ask, however long the answers take, and how long that was.
-struct Asking {
-    took: Arc<Mutex<Vec<Duration>>>,
-    stop: CancellationToken,
-    run: JoinHandle<()>,
-}
-
-impl Asking {
-    async fn start(estate: &Arc<Estate>, rate: u32) -> Self {
-        let (took, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
-        let access = reading(1);
-        let agent = estate.caller("agents/support-bot-0").await;
-        let task = estate.open(&agent, &access).await;
-        let (kept, stopped, estate) = (Arc::clone(&took), stop.clone(), Arc::clone(estate));
-        let run = tokio::spawn(async move {
-            let mut clock = tokio::time::interval(Duration::from_secs(1) / rate);
-            while !stopped.is_cancelled() {
-                let planned = clock.tick().await.into_std();
-                let (estate, agent, access, kept) = (
-                    Arc::clone(&estate),
-                    agent.clone(),
-                    access.clone(),
-                    Arc::clone(&kept),
-                );
-                tokio::spawn(async move {
-                    estate.issue(&agent, task, &access).await;
-                    kept.lock().unwrap().push(planned.elapsed());
-                });
-            }
-        });
-        Self { took, stop, run }
-    }
-
-    /// The median and the 99th percentile since this was asked last.
-    fn since(&self) -> [Duration; 2] {
-        let mut took = std::mem::take(&mut *self.took.lock().unwrap());
-        took.sort_unstable();
-        [50, 99].map(|part| took.get(took.len() * part / 100).copied().unwrap_or_default())
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.run.await.unwrap();
-    }
-}
-
-/// CPU time of this process so far, all threads.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let (_, after_name) = stat.rsplit_once(')').unwrap();
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks
-        .map(|ticks| Duration::from_millis(10 * ticks.parse::<u64>().unwrap()))
-        .sum()
-}
 
 /// Waits until every recheck is done.
 async fn settled(ledger: &dyn Ledger) {

@@ -112,6 +112,9 @@ enum Command {
     Recover(recover::Recover),
     /// Put a load on a running broker, and see how long it lets its callers wait.
     Bench(Box<bench::Bench>),
+    /// Answer like a broker and do nothing: `bench --floor` starts it.
+    #[command(hide = true)]
+    Floor(bench::floor::Floor),
     /// Print the OpenAPI document of the HTTP API.
     Openapi,
 }
@@ -143,7 +146,16 @@ impl Remote {
 
     /// As somebody else.
     fn client_as(&self, evidence: Evidence) -> Result<Client, CallError> {
-        Client::new(&self.broker, Some(evidence))
+        Client::trusting(&self.broker, Some(evidence), self.ca_file.as_deref())
+    }
+
+    /// Another broker, by the same evidence unless there is some for it.
+    fn elsewhere(&self, broker: String, evidence: Option<PathBuf>) -> Self {
+        Self {
+            broker,
+            evidence: evidence.or_else(|| self.evidence.clone()),
+            ca_file: self.ca_file.clone(),
+        }
     }
 }
 
@@ -185,6 +197,7 @@ async fn conclude(cli: Cli) -> Exit {
         Command::Receipt(command) => Box::pin(ready(command.run(&terminal))),
         Command::Recover(command) => Box::pin(async move { command.run(&terminal).await }),
         Command::Bench(command) => Box::pin(async move { command.run(&terminal).await }),
+        Command::Floor(command) => Box::pin(command.run(&terminal)),
         Command::Openapi => Box::pin(ready(openapi(&terminal))),
     };
     let ended = running.await;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dayfly::app::rules;
+use dayfly::broker::error::BrokerError;
 use dayfly::broker::issue::IssueOrder;
 use dayfly::broker::open::OpenOrder;
 use dayfly::broker::rules::{Rules, Ruleset};
@@ -124,6 +125,15 @@ impl Estate {
     }
 
     pub(crate) async fn issue(&self, caller: &Caller, task: TaskId, access: &Access) -> Secret {
+        self.try_issue(caller, task, access).await.unwrap()
+    }
+
+    pub(crate) async fn try_issue(
+        &self,
+        caller: &Caller,
+        task: TaskId,
+        access: &Access,
+    ) -> Result<Secret, BrokerError> {
         let order = IssueOrder {
             task,
             access: access.clone(),
@@ -131,11 +141,11 @@ impl Estate {
             key: None,
         };
         let request = self.broker.request_id().unwrap();
-        let issued = self.broker.issue(caller.clone(), order, request).await.unwrap();
-        match issued.credential {
+        let issued = self.broker.issue(caller.clone(), order, request).await?;
+        Ok(match issued.credential {
             Some(Credential::Bearer(token)) => token,
             _ => Secret::new(String::new()),
-        }
+        })
     }
 }
 
@@ -177,10 +187,11 @@ fn lay_out(folder: &Path) {
             "roles = ['support']\nmay_act_for = ['user:*']",
         );
     }
+    let served: Vec<String> = (0..TOOLS).map(|number| format!("tool-{number}")).collect();
     agent(
         "tool-server",
         "tools/all",
-        "roles = ['resource-server']\nserves = ['tool-0', 'tool-1']",
+        &format!("roles = ['resource-server']\nserves = {served:?}"),
     );
     for number in 0..TOOLS {
         let text = format!(

@@ -1,7 +1,6 @@
 //! `dayfly check`: a configuration with everything that it names, without starting anything.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -10,7 +9,7 @@ use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
 use crate::app;
 use crate::app::certificate::ServerCertificate;
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 use crate::model::time::Timestamp;
 
@@ -35,7 +34,7 @@ impl Check {
                     .transpose()?;
                 app::identity::build(&config.identity, svids)?;
                 for tls in config.server.certificates() {
-                    ServerCertificate::open(tls, "server", Arc::new(SystemClock::new()))?;
+                    ServerCertificate::check(tls, SystemClock::new().now())?;
                 }
                 app::signals::build(&config, Timestamp::EPOCH)?;
                 Ok(checked)

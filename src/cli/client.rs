@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::exit::Exit;
 
-pub use dayfly_client::{Error as CallError, Evidence};
+pub use dayfly_client::{Error as CallError, Evidence, Problem};
 
 pub(super) use dayfly_client::api::{Api, Call, segment};
 

@@ -9,12 +9,13 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use super::exit::Exit;
 use super::terminal::{Terminal, Tone};
-use crate::app;
 use crate::app::traces::Logging;
+use crate::app::{self, Running};
 use crate::broker::load::Loaded;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
@@ -50,14 +51,20 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<Exit> {
         let config = config::load(&self.config)?;
         let logging = Logging::begin(&config.telemetry)?;
+        let ended = self.serve().await;
+        logging.end().await;
+        ended
+    }
+
+    async fn serve(&self) -> anyhow::Result<Exit> {
         let mut hangup = signal(SignalKind::hangup())?;
         // From here on, so that it can be stopped while it starts, as the first process of a container too.
-        let mut stopped = pin!(stopped()?);
+        let mut stops = Stops::listen()?;
         let running = tokio::select! {
             started = app::start(&self.config) => started?,
-            ended = &mut stopped => {
+            () = stops.next() => {
                 tracing::info!("stopped before it was ready");
-                return ended.map(|()| Exit::Done);
+                return Ok(Exit::Done);
             }
         };
         tracing::info!(address = %running.address(), "ready");
@@ -71,7 +78,7 @@ impl Serve {
         }
         loop {
             tokio::select! {
-                ended = &mut stopped => break ended?,
+                () = stops.next() => break,
                 _ = hangup.recv() => {
                     running.look_at_certificates();
                     match running.reload().await {
@@ -83,8 +90,7 @@ impl Serve {
             }
         }
         tracing::info!("stopping");
-        running.stop().await?;
-        logging.end().await;
+        stops.stop(running).await?;
         Ok(Exit::Done)
     }
 }
@@ -115,12 +121,13 @@ impl Dev {
                 estate.write_evidence(clock.now()).await?;
             }
         };
+        let mut stops = Stops::listen()?;
         let ended: anyhow::Result<()> = tokio::select! {
             ended = refreshing => ended,
-            ended = stopped()? => ended,
+            () = stops.next() => Ok(()),
         };
         crm.stop().await;
-        running.stop().await?;
+        stops.stop(running).await?;
         ended.map(|()| Exit::Done)
     }
 
@@ -207,15 +214,38 @@ impl Dev {
     }
 }
 
-/// Ready when the process is asked to stop. It listens from now on, not only from the first poll on.
-fn stopped() -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// The signals that ask the process to stop.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    /// Listens from now on, not only when it is waited for.
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-        Ok(())
-    })
+    }
+
+    /// Stops a broker, and has it hurry for each signal that comes meanwhile.
+    async fn stop(&mut self, running: Running) -> anyhow::Result<()> {
+        let hurry = Notify::new();
+        let mut stopping = pin!(running.stop(&hurry));
+        loop {
+            tokio::select! {
+                stopped = &mut stopping => return stopped,
+                () = self.next() => hurry.notify_one(),
+            }
+        }
+    }
 }

@@ -86,6 +86,13 @@ impl Terminal {
         forgive(writeln!(io::stderr().lock(), "{}", text.as_ref()))
     }
 
+    /// A note that takes the place of the one before it, for whoever watches; an empty one leaves nothing. On a
+    /// screen that is narrower, the one before stays visible in part.
+    pub fn progress(&self, text: &str) -> io::Result<()> {
+        let mut screen = io::stderr().lock();
+        forgive(write!(screen, "\r\x1b[2K{text}").and_then(|()| screen.flush()))
+    }
+
     /// Rows under headings, each column as wide as its widest cell.
     pub fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         let width = |column: usize| {

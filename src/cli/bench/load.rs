@@ -1,148 +1,107 @@
-//! When what is due, who does it, and what came of it.
+//! When what is due, and who does it.
 
-use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::cutoff::Probes;
+use super::progress::Progress;
+use super::tally::{Spent, Tally};
 use super::work::Ready;
 use crate::cli::terminal::Terminal;
-use crate::model::ttl::Ttl;
 
-/// The longest time that is told from longer ones, in microseconds.
-const LONGEST: u64 = 120_000_000;
-/// Digits of a time that are kept.
-const DIGITS: u8 = 3;
+/// The most requests a second that can be asked for.
+const FASTEST: u32 = 1_000_000;
+/// How long before the first is due its workers are there.
+const LEAD: Duration = Duration::from_millis(10);
 
-/// How often something is due, and for how long.
+/// How often something is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rate {
+    /// So often a second, however long the answers take: an open loop.
+    Each(NonZeroU32),
+    /// As soon as the one before was answered, on each connection: a closed loop.
+    Max,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        match given.parse::<NonZeroU32>() {
+            _ if given == "max" => Ok(Self::Max),
+            Ok(rate) if rate.get() <= FASTEST => Ok(Self::Each(rate)),
+            Ok(_) => Err(format!(
+                "more than can be timed: ask for {FASTEST} a second at most"
+            )),
+            Err(_) => Err("write a number above 0, or `max`".to_owned()),
+        }
+    }
+}
+
+/// How often, and for how long.
 #[derive(Debug)]
 pub(super) struct Load {
-    pub(super) rate: NonZeroU32,
+    pub(super) rate: Rate,
     pub(super) connections: NonZeroUsize,
-    warm_up: Duration,
+    pub(super) warm_up: Duration,
+    /// All that counts, for each side.
     pub(super) duration: Duration,
+    /// How long one side is asked before it is the other's turn.
+    pub(super) slice: Duration,
 }
 
-/// What one kind of request did.
-#[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// Microseconds from when it was due to the answer, of those that count.
-    pub(super) took: Times,
-    /// What went wrong how often.
-    pub(super) failed: BTreeMap<String, u64>,
-}
-
-/// Times, in microseconds.
-#[derive(Debug, Default)]
-pub(super) struct Times(Option<Histogram<u64>>);
-
-impl Times {
-    fn record(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros())
-            .unwrap_or(LONGEST)
-            .clamp(1, LONGEST);
-        if self.0.is_none() {
-            self.0 = Histogram::new_with_bounds(1, LONGEST, DIGITS).ok();
-        }
-        if let Some(times) = &mut self.0 {
-            times.saturating_record(micros);
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        match (&mut self.0, other.0) {
-            (Some(times), Some(more)) => {
-                // They have the same bounds.
-                let _ = times.add(more);
-            }
-            (none, more) => *none = none.take().or(more),
-        }
-    }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> u64 {
-        self.0.as_ref().map_or(0, Histogram::len)
-    }
-
-    /// The time within which so many of a hundred were answered.
-    pub(super) fn percentile(&self, percent: f64) -> Duration {
-        let times = self.0.as_ref();
-        Duration::from_micros(times.map_or(0, |times| times.value_at_quantile(percent / 100.0)))
-    }
-
-    /// The longest.
-    pub(super) fn longest(&self) -> Duration {
-        Duration::from_micros(self.0.as_ref().map_or(0, Histogram::max))
-    }
-}
-
-/// What came of a load.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) asked: BTreeMap<&'static str, Asked>,
-    /// How much later than due it was begun, for want of a connection or of this process's own speed.
-    pub(super) late: Times,
-    /// How long all that counts took.
-    pub(super) took: Duration,
-}
-
-impl Tally {
-    /// Takes note of one request.
-    pub(super) fn note(&mut self, what: &'static str, took: Duration, failure: Option<String>) {
-        let asked = self.asked.entry(what).or_default();
-        match failure {
-            None => asked.took.record(took),
-            Some(why) => *asked.failed.entry(why).or_default() += 1,
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.late.add(other.late);
-        for (what, more) in other.asked {
-            let asked = self.asked.entry(what).or_default();
-            asked.took.add(more.took);
-            for (why, times) in more.failed {
-                *asked.failed.entry(why).or_default() += times;
-            }
-        }
-    }
-
-    /// How many requests failed.
-    pub(super) fn failed(&self) -> u64 {
-        self.asked.values().flat_map(|asked| asked.failed.values()).sum()
-    }
+/// Who is asked.
+pub(super) struct Side {
+    /// What reports call it.
+    pub(super) name: &'static str,
+    pub(super) work: Arc<Ready>,
+    /// The process that answers, where it is known.
+    pub(super) server: Option<u32>,
 }
 
 /// What those who do the work share.
 struct Shared {
-    /// As many places as things are due.
-    due: Semaphore,
-    next: AtomicU64,
+    work: Arc<Ready>,
+    progress: Arc<Progress>,
     began: Instant,
+    until: Instant,
+    /// The number of the first.
+    first: u64,
+    next: AtomicU64,
+    /// What is due when; none in a closed loop.
+    due: Option<Due>,
+}
+
+/// What is due at fixed instants.
+struct Due {
+    /// As many places as things are due.
+    places: Semaphore,
     every: Duration,
     all: u64,
-    done: AtomicU64,
     over: AtomicBool,
 }
 
 impl Shared {
-    fn instant(&self, number: u64) -> Instant {
-        let since = self.every.as_nanos().saturating_mul(u128::from(number));
+    /// When something is due.
+    fn instant(&self, due: &Due, number: u64) -> Instant {
+        let since = due.every.as_nanos().saturating_mul(u128::from(number));
         self.began + Duration::from_nanos(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
     /// Says when something is due, to whoever is free.
     fn keep_time(&self) {
-        for number in 0..self.all {
-            let at = self.instant(number);
+        let Some(due) = &self.due else { return };
+        for number in 0..due.all {
+            let at = self.instant(due, number);
             loop {
-                if self.over.load(Ordering::Relaxed) {
+                if due.over.load(Ordering::Relaxed) {
                     return;
                 }
                 let left = at.saturating_duration_since(Instant::now());
@@ -152,113 +111,193 @@ impl Shared {
                 // A thread of its own, because timers of the runtime are a millisecond apart.
                 std::thread::park_timeout(left);
             }
-            self.due.add_permits(1);
+            due.places.add_permits(1);
         }
+    }
+
+    /// The next thing to do, with the instant at which it was due; none when it is over.
+    async fn next(&self) -> Option<(u64, Instant)> {
+        let Some(due) = &self.due else {
+            let now = Instant::now();
+            return (now < self.until).then(|| (self.next.fetch_add(1, Ordering::Relaxed), now));
+        };
+        // Beyond the last there is nothing to wait for.
+        if self.next.load(Ordering::Relaxed) >= due.all {
+            return None;
+        }
+        due.places.acquire().await.ok()?.forget();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if number + 1 >= due.all {
+            // Whoever still waits is let go.
+            due.places.close();
+        }
+        (number < due.all).then(|| (number, self.instant(due, number)))
     }
 }
 
 impl Load {
-    pub(super) fn new(rate: NonZeroU32, warm_up: Ttl, duration: Ttl, connections: NonZeroUsize) -> Self {
-        Self {
-            rate,
-            connections,
-            warm_up: warm_up.as_duration(),
-            duration: duration.as_duration(),
+    /// How many slices each side gets: one when it is alone.
+    fn slices(&self, sides: usize) -> u32 {
+        let slices = self.duration.as_millis() / self.slice.as_millis().max(1);
+        match sides {
+            0 | 1 => 1,
+            _ => u32::try_from(slices).unwrap_or(u32::MAX).max(1),
         }
     }
 
-    /// How often something is due in a time.
-    fn times(&self, time: Duration) -> u64 {
-        time.as_secs().saturating_mul(u64::from(self.rate.get()))
+    /// Asks the sides in turns, and gives what came of each of their slices.
+    pub(super) async fn run(&self, sides: &[Side], terminal: &Terminal) -> Vec<Vec<Tally>> {
+        let progress = Arc::new(Progress::new(*terminal));
+        let mut number = 0;
+        for side in sides {
+            // Noted like all else, and thrown away.
+            number += self
+                .slice("warm-up", side, self.warm_up, number, &progress)
+                .await
+                .1;
+        }
+        let slices = self.slices(sides.len());
+        let mut came: Vec<Vec<Tally>> = sides.iter().map(|_| Vec::new()).collect();
+        for slice in 0..slices {
+            let mut turns: Vec<_> = sides.iter().zip(&mut came).collect();
+            // There and back, so that a machine that grows slower does it to both.
+            if slice % 2 == 1 {
+                turns.reverse();
+            }
+            for (side, came) in turns {
+                let length = self.duration / slices;
+                let (tally, sent) = self.slice(side.name, side, length, number, &progress).await;
+                number += sent;
+                came.push(tally);
+            }
+        }
+        progress.end();
+        came
     }
 
-    /// Does the work at its instants, and waits for all of it.
-    pub(super) async fn run(&self, work: &Arc<Ready>, terminal: &Terminal) -> Tally {
-        let warm = self.times(self.warm_up);
-        let shared = Arc::new(Shared {
-            due: Semaphore::new(0),
-            next: AtomicU64::new(0),
-            began: Instant::now() + Duration::from_millis(10),
-            every: Duration::from_secs(1) / self.rate.get(),
-            all: warm + self.times(self.duration),
-            done: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-        });
+    /// Asks one side for a while, and waits for all answers. What came of it, and how much there was.
+    async fn slice(
+        &self,
+        name: &str,
+        side: &Side,
+        length: Duration,
+        first: u64,
+        progress: &Arc<Progress>,
+    ) -> (Tally, u64) {
+        let shared = Arc::new(self.shared(side, length, first, progress));
         let keeper = Arc::clone(&shared);
         let keeper = std::thread::Builder::new()
             .name("due".to_owned())
             .spawn(move || keeper.keep_time());
-        let workers = TaskTracker::new();
+        let before = Spent::so_far(side.server);
+        let (workers, beside) = (TaskTracker::new(), TaskTracker::new());
         let running: Vec<_> = (0..self.connections.get())
-            .map(|number| workers.spawn(worker(Arc::clone(&shared), Arc::clone(work), number, warm)))
+            .map(|number| workers.spawn(worker(Arc::clone(&shared), number)))
             .collect();
         workers.close();
-        let watched = self.watch(&shared, &workers, terminal);
-        let mut tally = Tally::default();
-        watched.await;
-        for worker in running {
-            if let Ok(did) = worker.await {
-                tally.add(did);
+        let probes = Probes::of(&side.work, shared.began, shared.until);
+        let probing = probes.map(|probes| beside.spawn(probes.run()));
+        self.watch(name, &shared, &workers, length).await;
+        let mut tally = Tally {
+            took: shared.began.elapsed().max(Duration::from_millis(1)),
+            spent: Spent::so_far(side.server).since(before),
+            ..Tally::default()
+        };
+        for did in running.into_iter().chain(probing) {
+            if let Ok(did) = did.await {
+                tally.add(&did);
             }
         }
-        shared.over.store(true, Ordering::Relaxed);
-        if let Ok(keeper) = keeper {
+        if let (Ok(keeper), Some(due)) = (keeper, &shared.due) {
+            due.over.store(true, Ordering::Relaxed);
             keeper.thread().unpark();
             let _ = keeper.join();
         }
-        tally.took = shared.instant(warm).elapsed().max(Duration::from_millis(1));
-        tally
+        (tally, shared.next.load(Ordering::Relaxed))
     }
 
-    /// Says how it goes once a second, where a person is looking, until all is done.
-    async fn watch(&self, shared: &Shared, workers: &TaskTracker, terminal: &Terminal) {
-        let mut before = 0;
+    fn shared(&self, side: &Side, length: Duration, first: u64, progress: &Arc<Progress>) -> Shared {
+        let began = Instant::now() + LEAD;
+        let due = match self.rate {
+            Rate::Max => None,
+            Rate::Each(rate) => {
+                let every = Duration::from_secs(1) / rate.get();
+                let all = length.as_nanos().saturating_mul(u128::from(rate.get())) / 1_000_000_000;
+                Some(Due {
+                    places: Semaphore::new(0),
+                    every,
+                    all: u64::try_from(all).unwrap_or(u64::MAX),
+                    over: AtomicBool::new(false),
+                })
+            }
+        };
+        Shared {
+            work: Arc::clone(&side.work),
+            progress: Arc::clone(progress),
+            began,
+            until: began + length,
+            first,
+            next: AtomicU64::new(0),
+            due,
+        }
+    }
+
+    /// Says how it goes once a second, until all is done.
+    async fn watch(&self, name: &str, shared: &Shared, workers: &TaskTracker, length: Duration) {
         loop {
             tokio::select! {
                 () = workers.wait() => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
-            let done = shared.done.load(Ordering::Relaxed);
-            if terminal.is_watched() {
-                let behind = shared.due.available_permits();
-                let all = shared.all;
-                // Nobody to tell is no reason to stop.
-                let _ = terminal.note(format!(
-                    "{done} of {all}, {} in the last second, {behind} wait",
-                    done - before
-                ));
-            }
-            before = done;
+            let waiting = shared
+                .due
+                .as_ref()
+                .map_or(0, |due| due.places.available_permits());
+            let elapsed = shared.began.elapsed();
+            shared.progress.tell(name, elapsed, length, waiting);
         }
     }
 }
 
-async fn worker(shared: Arc<Shared>, work: Arc<Ready>, connection: usize, warm: u64) -> Tally {
+async fn worker(shared: Arc<Shared>, connection: usize) -> Tally {
     let mut tally = Tally::default();
-    loop {
-        // Beyond the last there is nothing to wait for.
-        if shared.next.load(Ordering::Relaxed) >= shared.all {
-            return tally;
+    while let Some((number, due)) = shared.next().await {
+        tally.late.record(due.elapsed());
+        let turn = shared.first + number;
+        let well = shared.work.once(turn, connection, due, &mut tally).await;
+        shared.progress.saw(due.elapsed(), well);
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_that_can_be_timed_or_as_much_as_there_is() {
+        assert_eq!("max".parse(), Ok(Rate::Max));
+        assert_eq!("250".parse(), Ok(Rate::Each(NonZeroU32::new(250).unwrap())));
+        for bad in ["0", "", "fast", "-1", "1000001"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
-        let Ok(permit) = shared.due.acquire().await else {
-            return tally;
+    }
+
+    #[test]
+    fn one_side_alone_is_asked_in_one_piece() {
+        let load = Load {
+            rate: Rate::Max,
+            connections: NonZeroUsize::MIN,
+            warm_up: Duration::from_secs(1),
+            duration: Duration::from_secs(10),
+            slice: Duration::from_secs(3),
         };
-        permit.forget();
-        let number = shared.next.fetch_add(1, Ordering::Relaxed);
-        if number >= shared.all {
-            return tally;
-        }
-        if number + 1 == shared.all {
-            // Whoever still waits is let go.
-            shared.due.close();
-        }
-        let due = shared.instant(number);
-        let mut did = Tally::default();
-        did.late.record(due.elapsed());
-        work.once(number, connection, due, &mut did).await;
-        shared.done.fetch_add(1, Ordering::Relaxed);
-        if number >= warm {
-            tally.add(did);
-        }
+        assert_eq!(load.slices(1), 1);
+        assert_eq!(load.slices(2), 3);
+        let short = Load {
+            duration: Duration::from_secs(1),
+            ..load
+        };
+        assert_eq!(short.slices(2), 1);
     }
 }

@@ -7,11 +7,16 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Mix;
-use super::load::Tally;
+use super::cutoff::Cutoffs;
+use super::floor::Samples;
+use super::tally::Tally;
+use super::wire::{FORM, JSON, Wire};
 use crate::cli::answer::{field, text, without_nulls};
 use crate::cli::client::{Api, Call, CallError, segment};
 use crate::entropy::{OsEntropy, draw};
@@ -45,8 +50,16 @@ impl Leases {
 /// What to do, before anything of it was.
 pub(super) struct Work {
     pub(super) mix: Mix,
+    /// How the load itself is sent, where that is spoken.
+    pub(super) wire: Option<Wire>,
+    /// The same, by who introspects.
+    pub(super) tool_wire: Option<Wire>,
     pub(super) api: Api,
+    /// Who introspects.
     pub(super) tool: Option<Api>,
+    /// Who places kill orders.
+    pub(super) operator: Option<Api>,
+    pub(super) cutoffs: Cutoffs,
     pub(super) accesses: Vec<Access>,
     pub(super) ttl: Option<Ttl>,
     pub(super) retry: bool,
@@ -57,6 +70,8 @@ pub(super) struct Work {
 pub(super) struct Ready {
     work: Work,
     entropy: OsEntropy,
+    /// What issuing is called, by access.
+    names: Vec<String>,
     /// Open tasks.
     tasks: Vec<String>,
     /// One live credential for each connection: the lease and, for who introspects, the token.
@@ -70,7 +85,13 @@ impl Work {
         tasks: NonZeroUsize,
         connections: NonZeroUsize,
     ) -> anyhow::Result<Ready> {
+        let by_tool = self.mix == Mix::Providers;
+        let named = |access: &Access| match by_tool {
+            true => format!("issue {}", access.tool()),
+            false => "issue".to_owned(),
+        };
         let mut ready = Ready {
+            names: self.accesses.iter().map(named).collect(),
             work: self,
             entropy: OsEntropy::new(),
             tasks: Vec::new(),
@@ -91,60 +112,101 @@ impl Ready {
             return Ok(());
         }
         for _ in 0..tasks {
-            let task = self.open().await?;
+            let task = self.open(None).await?;
             self.tasks.push(task);
         }
-        if self.work.mix == Mix::Issue {
+        if matches!(self.work.mix, Mix::Issue | Mix::Providers | Mix::Cutoff) {
             return Ok(());
         }
         for (number, task) in (0..connections).zip(self.tasks.iter().cycle()) {
-            let answer = self.issue(number, task).await?;
+            let answer = self.issue(None, number, task).await?;
             let text = |pointer| answer.pointer(pointer).map(text).unwrap_or_default();
             self.held.push((text("/lease/id"), text("/credential/token")));
         }
         Ok(())
     }
 
+    /// What a broker answers to each of what this does.
+    pub(super) async fn samples(&self) -> Result<Samples, CallError> {
+        let open = self.open_task::<Value>(None).await?;
+        let task = field(&open, "id");
+        let issue = self.issue(None, 0, &task).await?;
+        let text = |pointer| issue.pointer(pointer).map(text).unwrap_or_default();
+        let (lease, token) = (text("/lease/id"), text("/credential/token"));
+        let mut samples = Samples::from([("open", open)]);
+        if self.work.mix == Mix::Renew {
+            samples.insert("renew", self.renew(None, &lease).await?);
+        }
+        if self.work.mix == Mix::Introspect {
+            samples.insert("introspect", self.introspect(None, &token).await?);
+        }
+        samples.insert("issue", issue);
+        samples.insert("complete", self.complete(None, &task).await?);
+        Ok(samples)
+    }
+
     /// Completes what was opened. How much could not be.
     pub(super) async fn clean_up(&self) -> usize {
         let mut left = 0;
         for task in &self.tasks {
-            left += usize::from(self.complete(task).await.is_err());
+            left += usize::from(self.complete::<IgnoredAny>(None, task).await.is_err());
         }
         left
     }
 
-    /// Does it once, what was due at an instant.
-    pub(super) async fn once(&self, number: u64, connection: usize, due: Instant, tally: &mut Tally) {
-        let turn = usize::try_from(number).unwrap_or_default();
+    /// How credentials are ended beside the load, where that is what it is about.
+    pub(super) fn cutoffs(&self) -> Option<Cutoffs> {
+        (self.work.mix == Mix::Cutoff).then_some(self.work.cutoffs)
+    }
+
+    /// Does it once, what was due at an instant. Whether it went well.
+    pub(super) async fn once(&self, turn: u64, connection: usize, due: Instant, tally: &mut Tally) -> bool {
+        let turn = usize::try_from(turn).unwrap_or_default();
+        let on = Some(connection);
         match self.work.mix {
             Mix::Task => {
-                let Some(task) = told(tally, "open", due, self.open().await) else {
-                    return;
+                let Some(task) = told(tally, "open", due, self.open(on).await) else {
+                    return false;
                 };
                 let began = Instant::now();
-                let issued = told(tally, "issue", began, self.issue(turn, &task).await);
+                let issued = told(tally, "issue", began, self.issued(on, turn, &task).await);
                 let began = Instant::now();
-                let completed = told(tally, "complete", began, self.complete(&task).await);
-                if issued.and(completed).is_some() {
-                    tally.note("all three", due.elapsed(), None);
+                let completed = told(
+                    tally,
+                    "complete",
+                    began,
+                    self.complete::<IgnoredAny>(on, &task).await,
+                );
+                let well = issued.and(completed).is_some();
+                if well {
+                    tally.sum_up("all three", due.elapsed(), None);
                 }
+                well
             }
-            Mix::Issue => {
-                if let Some(task) = self.tasks.get(turn % self.tasks.len().max(1)) {
-                    told(tally, "issue", due, self.issue(turn, task).await);
+            Mix::Issue | Mix::Providers | Mix::Cutoff => {
+                let task = self.tasks.get(turn % self.tasks.len().max(1));
+                let name = self.names.get(turn % self.names.len().max(1));
+                let (Some(task), Some(name)) = (task, name) else {
+                    return false;
+                };
+                told(tally, name, due, self.issued(on, turn, task).await).is_some()
+            }
+            Mix::Renew => match self.held.get(connection) {
+                Some((lease, _)) => {
+                    told(tally, "renew", due, self.renew::<IgnoredAny>(on, lease).await).is_some()
                 }
-            }
-            Mix::Renew => {
-                if let Some((lease, _)) = self.held.get(connection) {
-                    told(tally, "renew", due, self.renew(lease).await);
-                }
-            }
-            Mix::Introspect => {
-                if let Some((_, token)) = self.held.get(connection) {
-                    told(tally, "introspect", due, self.introspect(token).await);
-                }
-            }
+                None => false,
+            },
+            Mix::Introspect => match self.held.get(connection) {
+                Some((_, token)) => told(
+                    tally,
+                    "introspect",
+                    due,
+                    self.introspect::<IgnoredAny>(on, token).await,
+                )
+                .is_some(),
+                None => false,
+            },
         }
     }
 
@@ -160,50 +222,117 @@ impl Ready {
         }
     }
 
-    async fn open(&self) -> Result<String, CallError> {
-        let scope: Vec<Value> = self.work.accesses.iter().map(|access| json!(access)).collect();
-        let body = json!({"purpose": PURPOSE, "scope": scope});
-        let task: Value = self.call("/v1/tasks", &body).send().await?;
-        Ok(field(&task, "id"))
+    /// Sends a body, on one of the connections that the load has or beside it.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        on: Option<usize>,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, CallError> {
+        match (on, &self.work.wire) {
+            (Some(connection), Some(wire)) => wire.post(connection, path, JSON, body.to_string()).await,
+            _ => self.call(path, body).send().await,
+        }
     }
 
-    async fn issue(&self, turn: usize, task: &str) -> Result<Value, CallError> {
-        let accesses = &self.work.accesses;
-        let mut body = json!(accesses.get(turn % accesses.len().max(1)));
-        if let (Value::Object(members), Some(ttl)) = (&mut body, self.work.ttl) {
-            members.insert("ttl".to_owned(), json!(ttl));
+    pub(super) async fn open(&self, on: Option<usize>) -> Result<String, CallError> {
+        let opened: Opened = self.open_task(on).await?;
+        Ok(opened.id)
+    }
+
+    async fn open_task<T: DeserializeOwned>(&self, on: Option<usize>) -> Result<T, CallError> {
+        let scope: Vec<Value> = self.work.accesses.iter().map(|access| json!(access)).collect();
+        let body = json!({"purpose": PURPOSE, "scope": scope});
+        self.ask(on, "/v1/tasks", &body).await
+    }
+
+    /// Issues, and looks at the answer only where it is to be written down.
+    async fn issued(&self, on: Option<usize>, turn: usize, task: &str) -> Result<(), CallError> {
+        if self.work.leases.is_some() {
+            self.issue(on, turn, task).await.map(drop)
+        } else {
+            let IgnoredAny = self.issue_for(on, turn, task).await?;
+            Ok(())
         }
-        let path = format!("/v1/tasks/{}/credentials", segment(task));
-        let answer: Value = self.call(&path, &body).send().await?;
+    }
+
+    pub(super) async fn issue(&self, on: Option<usize>, turn: usize, task: &str) -> Result<Value, CallError> {
+        let answer = self.issue_for(on, turn, task).await?;
         if let Some(leases) = &self.work.leases {
             leases.write(&answer);
         }
         Ok(answer)
     }
 
-    async fn complete(&self, task: &str) -> Result<Value, CallError> {
-        let path = format!("/v1/tasks/{}/complete", segment(task));
-        self.call(&path, &json!({"outcome": "completed"})).send().await
+    async fn issue_for<T: DeserializeOwned>(
+        &self,
+        on: Option<usize>,
+        turn: usize,
+        task: &str,
+    ) -> Result<T, CallError> {
+        let accesses = &self.work.accesses;
+        let mut body = json!(accesses.get(turn % accesses.len().max(1)));
+        if let (Value::Object(members), Some(ttl)) = (&mut body, self.work.ttl) {
+            members.insert("ttl".to_owned(), json!(ttl));
+        }
+        let path = format!("/v1/tasks/{}/credentials", segment(task));
+        self.ask(on, &path, &body).await
     }
 
-    async fn renew(&self, lease: &str) -> Result<Value, CallError> {
-        let path = format!("/v1/leases/{}/renew", segment(lease));
-        self.call(&path, &without_nulls(json!({"ttl": self.work.ttl})))
+    pub(super) async fn complete<T: DeserializeOwned>(
+        &self,
+        on: Option<usize>,
+        task: &str,
+    ) -> Result<T, CallError> {
+        let path = format!("/v1/tasks/{}/complete", segment(task));
+        self.ask(on, &path, &json!({"outcome": "completed"})).await
+    }
+
+    /// Ends all that an agent holds.
+    pub(super) async fn kill(&self, agent: &str) -> Result<Value, CallError> {
+        let Some(operator) = &self.work.operator else {
+            return Ok(Value::Null);
+        };
+        let order = json!({"agent": agent, "reason": PURPOSE});
+        operator
+            .posting("/v1/revocations")
+            .json(&order)
+            .once()
             .send()
             .await
     }
 
-    async fn introspect(&self, token: &str) -> Result<Value, CallError> {
-        let Some(tool) = &self.work.tool else {
-            return Ok(Value::Null);
-        };
-        let call = tool.posting("/oauth2/introspect").form(&[("token", token)]);
+    async fn renew<T: DeserializeOwned>(&self, on: Option<usize>, lease: &str) -> Result<T, CallError> {
+        let path = format!("/v1/leases/{}/renew", segment(lease));
+        self.ask(on, &path, &without_nulls(json!({"ttl": self.work.ttl})))
+            .await
+    }
+
+    /// Asks as a tool about a token, which needs no escaping in a form: it is base64url and dots.
+    pub(super) async fn introspect<T: DeserializeOwned>(
+        &self,
+        on: Option<usize>,
+        token: &str,
+    ) -> Result<T, CallError> {
+        const PATH: &str = "/oauth2/introspect";
+        if let (Some(connection), Some(wire)) = (on, &self.work.tool_wire) {
+            return wire.post(connection, PATH, FORM, format!("token={token}")).await;
+        }
+        // Without evidence of a tool, as the agent: the command line asks for it where it is needed.
+        let tool = self.work.tool.as_ref().unwrap_or(&self.work.api);
+        let call = tool.posting(PATH).form(&[("token", token)]);
         if self.work.retry { call } else { call.once() }.send().await
     }
 }
 
+/// What is looked at of a task.
+#[derive(Deserialize)]
+struct Opened {
+    id: String,
+}
+
 /// Notes how one request went, and gives what it answered.
-fn told<T>(tally: &mut Tally, what: &'static str, since: Instant, answer: Result<T, CallError>) -> Option<T> {
+fn told<T>(tally: &mut Tally, what: &str, since: Instant, answer: Result<T, CallError>) -> Option<T> {
     let took = since.elapsed();
     match answer {
         Ok(value) => {
@@ -218,7 +347,7 @@ fn told<T>(tally: &mut Tally, what: &'static str, since: Instant, answer: Result
 }
 
 /// Of few kinds, however many fail: no ids.
-fn reason(error: &CallError) -> String {
+pub(super) fn reason(error: &CallError) -> String {
     let Some(problem) = error.problem() else {
         return "no answer".to_owned();
     };
