@@ -44,6 +44,8 @@ pub const DISK_FREE: &str = "dayfly_journal_disk_free_ratio";
 pub const KEYS_AGE: &str = "dayfly_evidence_keys_age_seconds";
 /// When a certificate expires, in seconds since 1970, by what it is used for.
 pub const CERTIFICATE_EXPIRY: &str = "dayfly_certificate_expiry_timestamp_seconds";
+/// TLS handshakes that came to nothing, by listener and reason.
+pub const HANDSHAKES_FAILED: &str = "dayfly_tls_handshakes_failed_total";
 
 /// Bounds of the histograms of durations, in seconds: issuing takes microseconds with an embedded
 /// ledger, and long polls take half a minute.
@@ -158,6 +160,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
 pub fn certificate_expires(used_for: &'static str, at: Timestamp) {
     let seconds = Duration::from_secs(at.as_secs()).as_secs_f64();
     metrics::gauge!(CERTIFICATE_EXPIRY, "use" => used_for).set(seconds);
+}
+
+/// A handshake on a listener came to nothing. The reason is one of a closed set.
+pub(crate) fn handshake_failed(listener: &'static str, reason: &'static str) {
+    metrics::counter!(HANDSHAKES_FAILED, "listener" => listener, "reason" => reason).increment(1);
 }
 
 /// What waits for a signed checkpoint has waited so long.

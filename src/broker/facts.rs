@@ -141,7 +141,10 @@ impl Broker {
         self.record(record.clone()).await?;
         match self.state(&fact).await {
             Ok(stated) => {
-                measure::denies(Because::Fact, self.now().since(request.made_at()));
+                // What was so already, or is no longer, has nothing decided anew.
+                if matches!(stated, Stated::New(_)) {
+                    measure::denies(Because::Fact, self.now().since(request.made_at()));
+                }
                 measure::decided(Verb::Fact, Outcome::Permitted);
                 Ok((fact, stated))
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram};
 
+use crate::identity::IdentityError;
 use crate::journal::record::{Result, Verb};
 use crate::model::lease::{Cause, Receipt};
 use crate::model::name::{ProviderName, StreamName};
@@ -124,8 +125,8 @@ pub(super) fn denies(because: Because, took: Duration) {
     metrics::histogram!(TIME_TO_DENY, "because" => because).record(took.as_secs_f64());
 }
 
-pub(super) fn due_oldest(waits: Duration) {
-    metrics::gauge!(DUE_OLDEST).set(waits.as_secs_f64());
+pub(super) fn due_oldest(waits: Option<Duration>) {
+    metrics::gauge!(DUE_OLDEST).set(waits.map_or(f64::NAN, |waits| waits.as_secs_f64()));
 }
 
 pub(super) fn orphans(provider: &ProviderName, there: usize) {
@@ -133,9 +134,9 @@ pub(super) fn orphans(provider: &ProviderName, there: usize) {
     metrics::gauge!(ORPHANS, "provider" => provider.to_string()).set(f64::from(there));
 }
 
-pub(super) fn rechecks_waiting(orders: usize) {
-    let orders = u32::try_from(orders).unwrap_or(u32::MAX);
-    metrics::gauge!(RECHECKS_WAITING).set(f64::from(orders));
+pub(super) fn rechecks_waiting(orders: Option<usize>) {
+    let orders = orders.map(|orders| u32::try_from(orders).unwrap_or(u32::MAX));
+    metrics::gauge!(RECHECKS_WAITING).set(orders.map_or(f64::NAN, f64::from));
 }
 
 pub(super) fn rechecked(lag: Duration) {
@@ -147,8 +148,22 @@ pub(super) fn reloaded(result: &'static str) {
     metrics::counter!(RELOADS, "result" => result).increment(1);
 }
 
-pub(super) fn refused_evidence(reason: &'static str) {
+/// Evidence was refused, wherever that was found: with a request, or in the handshake of a connection.
+pub fn refused_evidence(error: &IdentityError) {
+    let reason = match error {
+        IdentityError::Missing => "missing",
+        IdentityError::Malformed(_) => "malformed",
+        IdentityError::Unrecognised => "unrecognised",
+        IdentityError::Refused(_) => "refused",
+        IdentityError::Untimely(_) => "untimely",
+        IdentityError::Unavailable(_) => "unavailable",
+    };
     metrics::counter!(REFUSED_EVIDENCE, "reason" => reason).increment(1);
+}
+
+/// A workload was proven that is no agent, or not one that may do anything.
+pub(super) fn not_admitted() {
+    metrics::counter!(REFUSED_EVIDENCE, "reason" => "not_admitted").increment(1);
 }
 
 pub(super) fn ended(cause: Cause, receipt: Receipt, lag: Duration) {

@@ -160,7 +160,18 @@ impl Broker {
         let leases = page_of(&*self.parts.ledger, whom, &page).await?;
         let last = leases.last().map(|lease| lease.id);
         let full = leases.len() == PAGE;
-        let fitting = leases.into_iter().filter(|lease| lease.fits(whom));
+        let fitting: Vec<Lease> = leases.into_iter().filter(|lease| lease.fits(whom)).collect();
+        let mut progress = Progress {
+            after: last.or(progress.after),
+            looked_at: progress.looked_at + u64::try_from(fitting.len()).unwrap_or(u64::MAX),
+            ..*progress
+        };
+        // The order is on record; the end of each lease will be too.
+        if let Work::Cut { cutoff } = work {
+            let turned = self.end_cut(cutoff, &fitting).await?;
+            progress.ended += u64::try_from(turned).unwrap_or(u64::MAX);
+            return Ok((progress, !full));
+        }
         // All of the page, whatever becomes of one.
         let done: Vec<Result<Done, BrokerError>> = stream::iter(fitting)
             .map(|lease| self.recheck_lease(rules, recheck, lease))
@@ -168,13 +179,7 @@ impl Broker {
             .collect()
             .await;
         self.due.notify_one();
-        let done = done.into_iter().collect::<Result<Vec<Done>, BrokerError>>()?;
-        let mut progress = Progress {
-            after: last.or(progress.after),
-            ..*progress
-        };
-        for done in done {
-            progress.looked_at += 1;
+        for done in done.into_iter().collect::<Result<Vec<Done>, BrokerError>>()? {
             match done {
                 Done::Left => {}
                 Done::Ended => progress.ended += 1,
@@ -196,8 +201,6 @@ impl Broker {
         // What was over by another broker's clock is over.
         let now = self.now().max(recheck.ordered_at);
         let done = match &recheck.work {
-            // The order is on record; the end of each lease will be too.
-            Work::Cut { cutoff } if lease.is_cut_by(cutoff) => self.end(&lease, cutoff.cause).await,
             Work::Distrust { key } if lease.rests_on(*key, &recheck.whom, now) => {
                 let ended = self.end(&lease, Cause::AttestationRevoked).await;
                 if ended.is_ok() {

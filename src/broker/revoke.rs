@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::journal::record::{Record, Result as Decided, Verb};
-use crate::ledger::{LedgerError, Refusal};
+use crate::ledger::LedgerError;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::fact::Subject;
 use crate::model::ids::{LeaseId, RequestId, TaskId};
@@ -263,19 +263,21 @@ impl Broker {
     /// Turns the live leases that a cutoff matches to their end, a page of them at most: the recheck does the
     /// rest, and nothing twice but that page. How many, and whether that was all.
     async fn drain(&self, cutoff: &Cutoff) -> Result<(usize, bool), BrokerError> {
-        let mut turned = 0;
         let mut walk = Walk::new(&*self.parts.ledger, &cutoff.selector);
         let leases = walk.next().await?.unwrap_or_default();
-        for lease in leases.iter().filter(|lease| lease.is_cut_by(cutoff)) {
-            match self.parts.ledger.revoke(lease.id, cutoff.cause, self.now()).await {
-                Ok(_) => turned += 1,
-                // Ended and forgotten since it was found: the rest has to end all the same.
-                Err(LedgerError::Refused(Refusal::NoLease)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.due.notify_one();
+        let turned = self.end_cut(cutoff, &leases).await?;
         Ok((turned, walk.is_over()))
+    }
+
+    /// Turns those of these leases to their end that a cutoff matches. How many; what ended or was forgotten since it
+    /// was found does not count.
+    pub(super) async fn end_cut(&self, cutoff: &Cutoff, leases: &[Lease]) -> Result<usize, LedgerError> {
+        let cut = leases.iter().filter(|lease| lease.is_cut_by(cutoff));
+        let ids: Vec<LeaseId> = cut.map(|lease| lease.id).collect();
+        let turned = self.parts.ledger.revoke_all(&ids, cutoff.cause, self.now()).await;
+        // What was turned before a fault is due, too.
+        self.due.notify_one();
+        turned
     }
 
     /// What the record of an order to end something starts from.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::LedgerError;
+use crate::model::time::Timestamp;
 
 use super::error::chain;
 use super::{Broker, measure};
@@ -28,14 +29,16 @@ impl Broker {
         }
     }
 
-    /// Looks now.
+    /// Looks now. What cannot be told is no number: the last one would say that all is as it was.
     pub async fn sample(&self) -> Result<(), LedgerError> {
         let ledger = &self.parts.ledger;
         let now = self.now();
-        let since = ledger.due_since(now).await?;
-        measure::due_oldest(since.map_or(Duration::ZERO, |since| now.since(since)));
+        let since = ledger.due_since(now).await;
+        let waits = |since: &Option<Timestamp>| since.map_or(Duration::ZERO, |since| now.since(since));
+        measure::due_oldest(since.as_ref().ok().map(waits));
         // Their number is bounded by the ledger.
-        measure::rechecks_waiting(ledger.rechecks().await?.len());
-        Ok(())
+        let waiting = ledger.rechecks().await.map(|rechecks| rechecks.len());
+        measure::rechecks_waiting(waiting.as_ref().ok().copied());
+        since.and(waiting).map(drop)
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::journal::record::{Record, Result as Outcome, Signalled, Verb};
+use crate::ledger::context::Stated;
 use crate::model::cutoff::{Cutoff, Selector};
 use crate::model::fact::{Fact, Subject};
 use crate::model::ids::RequestId;
@@ -122,23 +123,28 @@ impl Broker {
         } else {
             let record = naming(record, &signal, &targets);
             let follow_up = async {
-                self.cut(stream, set, &signal, &targets).await?;
+                let cut = self.cut(stream, set, &signal, &targets).await?;
                 if before.is_none() {
                     self.tell(record.clone()).await?;
                     self.heard.insert(mark.clone(), Heard::Recorded);
                 }
-                self.state_all(stream, &signal, &targets).await
+                let news = self.state_all(stream, &signal, &targets).await?;
+                // A part may have been done by the time before.
+                Ok(cut || news || before.is_some())
             };
-            if let Err(error) = follow_up.await {
-                return self.fail(stream, set, error, record).await;
-            }
+            let denies = match follow_up.await {
+                Ok(denies) => denies,
+                Err(error) => return self.fail(stream, set, error, record).await,
+            };
             if before.is_some() {
                 // What was recorded of it last is that it failed.
                 self.tell(record).await?;
             }
             let lag = self.now().since(set.at());
             measure::signal_took(lag);
-            measure::denies(Because::Signal, lag);
+            if denies {
+                measure::denies(Because::Signal, lag);
+            }
             (Taken::Effective, "taken")
         };
         self.heard.insert(mark, Heard::Taken);
@@ -257,24 +263,26 @@ impl Broker {
         Ok(Some(found.into_iter().map(|(_, target)| target).collect()))
     }
 
-    /// Denies at once, before anything else: ending access is never held back by the journal.
+    /// Denies at once, before anything else: ending access is never held back by the journal. Whether there was
+    /// anything to cut.
     async fn cut(
         &self,
         stream: &Stream,
         set: &Set,
         signal: &Signal,
         targets: &[Target],
-    ) -> Result<(), BrokerError> {
+    ) -> Result<bool, BrokerError> {
         let now = self.now();
         let why = format!("{} by {}", rules::word(set.event()), stream.source());
         if !signal.effects.contains(&Effect::Cut) {
-            return Ok(());
+            return Ok(false);
         }
         let up_to = stream.reach(set, now);
-        let mut undrained = None;
+        let (mut undrained, mut cut) = (None, false);
         for target in targets {
             if let Selector::Lease(id) = target.selector {
                 if id.made_at() <= up_to {
+                    cut = true;
                     self.parts.ledger.revoke(id, Cause::Signal, now).await?;
                     self.due.notify_one();
                 }
@@ -286,22 +294,24 @@ impl Broker {
                 at: now,
                 cause: Cause::Signal,
             };
+            cut = true;
             match self.order_cut(&cutoff, &why).await {
                 // The others are cut all the same, and whoever told it tells it again.
                 Err(error @ BrokerError::Undrained { .. }) => undrained = Some(error),
                 outcome => outcome?,
             }
         }
-        undrained.map_or(Ok(()), Err)
+        undrained.map_or(Ok(cut), Err)
     }
 
-    /// States the facts. They are on record before anything is decided by them.
+    /// States the facts. They are on record before anything is decided by them. Whether one of them is news.
     async fn state_all(
         &self,
         stream: &Stream,
         signal: &Signal,
         targets: &[Target],
-    ) -> Result<(), BrokerError> {
+    ) -> Result<bool, BrokerError> {
+        let mut news = false;
         for (target, effect) in each(signal, targets) {
             let Effect::State {
                 name,
@@ -320,9 +330,9 @@ impl Broker {
                 at: *at,
                 expires_at: *expires_at,
             };
-            self.state(&fact).await?;
+            news |= matches!(self.state(&fact).await?, Stated::New(_));
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Refuses a token, and records that: each once in a while and few of all of them, so that nobody

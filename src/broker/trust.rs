@@ -26,7 +26,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The keys of an authority.
 type Keys = BTreeSet<VouchingKey>;
 /// By kind and name of the authority.
-type Trusted = BTreeMap<(EvidenceKind, String), Keys>;
+type Trusted = BTreeMap<(EvidenceKind, String), Seen>;
+
+/// What was seen of an authority.
+#[derive(Default)]
+struct Seen {
+    /// Its keys when they were last compared.
+    compared: Option<Keys>,
+    /// Those that it had since then, for however short: they may have vouched for something.
+    passed: Keys,
+}
 
 /// How often a mark is compared anew that another broker wrote meanwhile.
 const TRIES: usize = 16;
@@ -48,13 +57,24 @@ impl Broker {
 
     async fn look_at_trust(&self, seen: &mut Trusted) -> Result<(), BrokerError> {
         for (kind, source) in self.parts.verifiers.sources_by_kind() {
+            let authority = (kind, source.authority().to_owned());
+            let seen = seen.entry(authority.clone()).or_default();
+            seen.passed.extend(source.passed());
             // Nothing is held that may be relied on: that says nothing about any key.
             let Some(trusted) = source.trusted() else { continue };
-            let authority = (kind, source.authority().to_owned());
-            let before = seen.get(&authority);
-            if before != Some(&trusted) {
-                self.compare_trust(&authority, before, &trusted).await?;
-                seen.insert(authority, trusted);
+            if seen.compared.as_ref() != Some(&trusted) || !seen.passed.is_subset(&trusted) {
+                let before: Keys = seen
+                    .compared
+                    .iter()
+                    .flatten()
+                    .chain(&seen.passed)
+                    .copied()
+                    .collect();
+                self.compare_trust(&authority, &before, &trusted).await?;
+                *seen = Seen {
+                    compared: Some(trusted),
+                    passed: Keys::new(),
+                };
             }
         }
         Ok(())
@@ -65,11 +85,10 @@ impl Broker {
     async fn compare_trust(
         &self,
         authority: &(EvidenceKind, String),
-        before: Option<&Keys>,
+        before: &Keys,
         keys: &Keys,
     ) -> Result<(), BrokerError> {
-        let mut gone = Keys::new();
-        gone.extend(before.into_iter().flatten().filter(|key| !keys.contains(key)));
+        let mut gone: Keys = before.difference(keys).copied().collect();
         let name = format!("vouching {} {}", authority.0, authority.1);
         for _ in 0..TRIES {
             let mark = self.parts.ledger.mark(&name).await?;

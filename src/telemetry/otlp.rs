@@ -1,14 +1,17 @@
 //! Sends spans to a collector: OTLP over HTTP, in protobuf (opentelemetry-proto 1.x, `ExportTraceServiceRequest`).
 //!
 //! Written out here: it is one message that never changes, and a library for it would bring forty crates. What a
-//! collector does not take is dropped and counted; there is always more of it, and nobody waits.
+//! collector does not take is dropped and counted, whether it says so of all or of some; there is always more of it,
+//! and nobody waits.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use metrics::Counter;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, Response, Url, redirect};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::traces::{Finished, Value, dropped};
@@ -21,6 +24,9 @@ const GATHER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what is left may take when Dayfly stops.
 const FLUSH: Duration = Duration::from_secs(3);
+
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 16 * 1024;
 
 /// Where spans go.
 #[derive(Clone)]
@@ -75,7 +81,7 @@ impl Exporter {
 
     /// Sends until told to stop, and then what is left, for a bounded time.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut batch, mut ends) = (Vec::with_capacity(BATCH), None);
         while !stop.is_cancelled() {
             tokio::select! {
                 biased;
@@ -92,13 +98,25 @@ impl Exporter {
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = tokio::time::timeout(GATHER, gathering) => {}
+                _ = timeout(GATHER, gathering) => {}
             }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = send(&self.client, &self.url, &self.dropped, &mut self.failing, &batch) => batch.clear(),
+            {
+                let sending = send(&self.client, &self.url, &self.dropped, &mut self.failing, &batch);
+                let mut sending = pin!(sending);
+                tokio::select! {
+                    () = &mut sending => {}
+                    () = stop.cancelled() => {
+                        // What is on its way is not sent again: the collector would have it twice.
+                        let end = *ends.insert(Instant::now() + FLUSH);
+                        if timeout_at(end, sending).await.is_err() {
+                            self.dropped.increment(count(batch.len()));
+                        }
+                    }
+                }
             }
+            batch.clear();
         }
+        let end = ends.unwrap_or_else(|| Instant::now() + FLUSH);
         self.finished.close();
         let flushing = async {
             loop {
@@ -111,7 +129,8 @@ impl Exporter {
                 }
             }
         };
-        if tokio::time::timeout(FLUSH, flushing).await.is_err() {
+        if timeout_at(end, flushing).await.is_err() {
+            self.dropped.increment(count(batch.len() + self.finished.len()));
             tracing::warn!("the last spans could not be sent in time");
         }
     }
@@ -121,7 +140,10 @@ async fn send(client: &Client, url: &Url, dropped: &Counter, failing: &mut bool,
     let sent = client.post(url.clone()).body(request(batch)).send().await;
     // The error of the client names the URL, which may hold a key.
     let fault = match sent {
-        Ok(answer) if answer.status().is_success() => None,
+        Ok(answer) if answer.status().is_success() => match rejected(answer).await.min(count(batch.len())) {
+            0 => None,
+            some => return refused(some, dropped, failing),
+        },
         Ok(answer) => Some(format!("it answers {}", answer.status().as_u16())),
         Err(error) if error.is_timeout() => Some("no answer in time".to_owned()),
         Err(_) => Some("it cannot be reached".to_owned()),
@@ -133,7 +155,7 @@ async fn send(client: &Client, url: &Url, dropped: &Counter, failing: &mut bool,
             }
         }
         Some(reason) => {
-            dropped.increment(u64::try_from(batch.len()).unwrap_or_default());
+            dropped.increment(count(batch.len()));
             if !std::mem::replace(failing, true) {
                 tracing::warn!(
                     reason,
@@ -142,6 +164,81 @@ async fn send(client: &Client, url: &Url, dropped: &Counter, failing: &mut bool,
             }
         }
     }
+}
+
+/// The collector took the others.
+fn refused(spans: u64, dropped: &Counter, failing: &mut bool) {
+    dropped.increment(spans);
+    if !std::mem::replace(failing, true) {
+        tracing::warn!(spans, "the collector refuses some of the spans");
+    }
+}
+
+fn count(spans: usize) -> u64 {
+    u64::try_from(spans).unwrap_or_default()
+}
+
+/// How many spans a collector refused though it took the request: `partial_success.rejected_spans` in an
+/// `ExportTraceServiceResponse`. What cannot be read says nothing.
+async fn rejected(mut answer: Response) -> u64 {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > LONGEST_ANSWER {
+            return 0;
+        }
+    }
+    let partial = match field(&body, 1) {
+        Some(Field::Bytes(partial)) => partial,
+        _ => return 0,
+    };
+    match field(partial, 1) {
+        Some(Field::Number(rejected)) => rejected,
+        _ => 0,
+    }
+}
+
+/// What a field of a message holds.
+enum Field<'m> {
+    Number(u64),
+    Bytes(&'m [u8]),
+}
+
+/// The first of the fields with this number, where all before it can be read.
+fn field(mut message: &[u8], wanted: u64) -> Option<Field<'_>> {
+    loop {
+        let tag = varint(&mut message)?;
+        let held = match u32::try_from(tag & 7).ok()? {
+            Message::VARINT => Field::Number(varint(&mut message)?),
+            kind => {
+                let length = match kind {
+                    Message::FIXED_64 => 8,
+                    Message::LENGTH => usize::try_from(varint(&mut message)?).ok()?,
+                    Message::FIXED_32 => 4,
+                    _ => return None,
+                };
+                let (held, rest) = message.split_at_checked(length)?;
+                message = rest;
+                Field::Bytes(held)
+            }
+        };
+        if tag >> 3 == wanted {
+            return Some(held);
+        }
+    }
+}
+
+fn varint(message: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = message.split_first()?;
+        *message = rest;
+        value |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// The body: `ExportTraceServiceRequest`.

@@ -2,6 +2,7 @@
 //! is not, there is nothing.
 
 use std::fs;
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 use rustix::param::{clock_ticks_per_second, page_size};
@@ -35,6 +36,14 @@ pub(crate) fn sample() {
     if let Some(most) = most_files(&read("/proc/self/limits")) {
         gauge!(MOST_FILES).set(most);
     }
+}
+
+/// The processor time that a process took so far, in user space and in the kernel; none where the system does not say.
+/// Told in hundredths of a second, as the kernel does.
+pub(crate) fn cpu_time(process: u32) -> Option<Duration> {
+    let stat = Stat::read(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
+    let ticks = clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(stat.cpu_ticks.saturating_mul(1000) / ticks))
 }
 
 /// What is read of `/proc/self/stat` (proc_pid_stat(5)).

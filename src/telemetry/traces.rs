@@ -143,13 +143,14 @@ impl Open {
 struct Sampler {
     /// Between 0 and 1.
     part: f64,
-    /// How many may be now. Each request adds `part`, and each that is traced takes one.
-    credit: Mutex<f64>,
+    /// How many may be now of those whose callers have a word about it, and of the others. Each request adds `part` on
+    /// its side, and each that is traced takes one: whatever the ones wish costs the others nothing.
+    credit: Mutex<[f64; 2]>,
 }
 
 impl Sampler {
     fn new(part: f64) -> Self {
-        let credit = Mutex::new(1.0);
+        let credit = Mutex::new([1.0; 2]);
         Self { part, credit }
     }
 
@@ -160,7 +161,9 @@ impl Sampler {
             Some(parent) => parent.sampled,
             None => f64::from(drawn) < self.part * (f64::from(u32::MAX) + 1.0),
         };
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut credits = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
+        let [wishes, drawings] = &mut *credits;
+        let credit = if parent.is_some() { wishes } else { drawings };
         // At the end of the range rounding must not cost a trace.
         *credit = (*credit + self.part).min(BURST);
         let taken = wanted && *credit >= 0.999;
@@ -407,7 +410,7 @@ mod tests {
             }
             assert!(!all.takes(caller(false), drawn));
         }
-        none.credit.lock().map(|mut credit| *credit = 0.0).unwrap();
+        none.credit.lock().map(|mut credit| *credit = [0.0; 2]).unwrap();
         assert!(!none.takes(None, 0) && !none.takes(caller(true), 0));
     }
 
@@ -418,6 +421,21 @@ mod tests {
         assert_eq!(calm, 0);
         let taken = (0..10_000).filter(|_| sampler.takes(caller(true), 0)).count();
         assert!((100..=121).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn what_callers_wish_costs_those_nothing_who_wish_for_nothing() {
+        let sampler = Sampler::new(0.01);
+        let mut taken = 0;
+        for number in 0_u32..10_000 {
+            for _ in 0..10 {
+                sampler.takes(caller(true), 0);
+            }
+            // Evenly drawn.
+            let drawn = (number % 100) * (u32::MAX / 100);
+            taken += u32::from(sampler.takes(None, drawn));
+        }
+        assert!((95..=100).contains(&taken), "{taken} of 100 that were drawn");
     }
 
     #[test]

@@ -3,14 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
-use axum::http::Request;
+use axum::http::{Request, header};
+use dayfly::broker::facts::FactOrder;
 use dayfly::telemetry;
 use dayfly::telemetry::catalogue::{Kind, METRICS, Metric, Values};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 
 use crate::http::Api;
+use crate::world::gated::{Gate, Gated};
+use crate::world::{Plan, World};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -175,11 +185,80 @@ async fn page_of_a_life() -> String {
     api.world.broker.sweep().await.unwrap();
     api.world.broker.compare().await;
     api.world.broker.sample().await.unwrap();
+    for listener in ["server", "tools", "operators"] {
+        telemetry::certificate_expires(listener, api.world.now());
+    }
+    for authorization in [None, Some("Basic bm9ib2R5Og==")] {
+        let mut request = Request::get("/v1/facts").body(Body::empty()).unwrap();
+        if let Some(authorization) = authorization {
+            let value = authorization.parse().unwrap();
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        assert_eq!(api.send(request).await.status(), 401);
+    }
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let answer = to_bytes(api.send(request).await.into_body(), usize::MAX)
         .await
         .unwrap();
     String::from_utf8(answer.to_vec()).unwrap()
+}
+
+/// Cannot say what waits while it is down.
+#[derive(Default)]
+struct Quiet(AtomicBool);
+
+#[async_trait]
+impl Gate for Quiet {
+    async fn before(&self, _: &'static str) {}
+    fn is_down(&self, call: &'static str) -> bool {
+        self.0.load(Ordering::Relaxed) && ["due_since", "rechecks"].contains(&call)
+    }
+    async fn after(&self, _: &'static str) {}
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_is_no_number() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let gate = Arc::new(Quiet::default());
+    let quiet = Arc::clone(&gate);
+    let world = World::of(Plan {
+        ledger: Box::new(move |ledger| Arc::new(Gated { ledger, gate })),
+        ..Plan::default()
+    });
+    for (down, shown) in [(false, "0"), (true, "NaN"), (false, "0")] {
+        quiet.0.store(down, Ordering::Relaxed);
+        assert_eq!(world.broker.sample().await.is_err(), down);
+        for gauge in ["dayfly_due_oldest_seconds", "dayfly_rechecks_waiting"] {
+            let line = format!("{gauge} {shown}\n");
+            assert!(page.render().contains(&line), "{line}: {}", page.render());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_denies_nothing() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let world = World::new();
+    let operator = world.caller("ops-console").await;
+    for (at, denied) in [(None, 1), (None, 1), (Some(world.now().minus(HOUR)), 1)] {
+        let order = FactOrder {
+            about: "agent/support-bot".parse().unwrap(),
+            name: "risk".parse().unwrap(),
+            value: Some("high".parse().unwrap()),
+            at,
+            expires_at: None,
+            reason: None,
+        };
+        let stated = world.broker.state_fact(&operator, order, world.request());
+        let (_, stated) = stated.await.unwrap();
+        let line = format!("dayfly_time_to_deny_seconds_count{{because=\"fact\"}} {denied}\n");
+        let page = page.render();
+        assert!(page.contains(&line), "{stated:?}: {page}");
+    }
 }
 
 #[tokio::test]
@@ -203,6 +282,13 @@ async fn what_is_exported_is_in_the_table_with_its_kind_and_labels() {
         "dayfly_orphans",
     ] {
         assert!(shown.contains(name), "{name}: {shown:?}");
+    }
+    for counted in [
+        "dayfly_evidence_refused_total{reason=\"missing\"} ",
+        "dayfly_evidence_refused_total{reason=\"malformed\"} ",
+        "dayfly_certificate_expiry_timestamp_seconds{use=\"operators\"} ",
+    ] {
+        assert!(page.contains(counted), "{counted}: {page}");
     }
     for line in page
         .lines()

@@ -1,6 +1,7 @@
 //! Traces: what a collector gets of a request, whose trace it is part of, and that nobody ever waits for it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use dayfly::entropy::OsEntropy;
 use dayfly::telemetry::otlp::{Collector, Exporter};
 use dayfly::telemetry::traces::{Finished, Traces, Value};
 use dayfly::telemetry::{self, LogFormat};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::subscriber::DefaultGuard;
@@ -215,6 +217,106 @@ async fn collector(status: StatusCode) -> (Collector, Posts) {
     TaskTracker::new().spawn(async move { axum::serve(listener, router).await });
     let headers = vec![("x-key".parse().unwrap(), "collector-key".parse().unwrap())];
     (Collector { endpoint, headers }, posts)
+}
+
+/// Finished spans, as many as wanted, in a queue.
+fn finished(spans: usize) -> mpsc::Receiver<Finished> {
+    let (queue, finished) = mpsc::channel(spans);
+    for span in 1..=spans {
+        let span = Finished {
+            trace: TRACE,
+            span: span.try_into().unwrap(),
+            parent: 0,
+            state: None,
+            name: "GET /healthz".into(),
+            of_request: true,
+            from: 1,
+            until: 2,
+            attributes: Vec::new(),
+        };
+        queue.try_send(span).unwrap();
+    }
+    finished
+}
+
+/// A collector that answers like that.
+async fn collector_that<F>(answer: impl FnOnce() -> F + Clone + Send + Sync + 'static) -> Collector
+where
+    F: Future<Output = Vec<u8>> + Send + 'static,
+{
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let router = Router::new().route("/v1/traces", post(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    TaskTracker::new().spawn(async move { axum::serve(listener, router).await });
+    Collector {
+        endpoint: endpoint.parse().unwrap(),
+        headers: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_collector_refuses_of_a_batch_is_counted() {
+    // `partial_success` (1) with a message (2) and 3 as `rejected_spans` (1), behind a field that nobody knows.
+    let partial = b"\x4a\x01x\x0a\x0a\x12\x06no way\x08\x03";
+    for (answer, expected) in [
+        (&b""[..], "0"),
+        (b"\x0a\x00", "0"),
+        (&partial[..], "3"),
+        (b"\x0a\x02\x08\x7f", "5"), // more than there were
+        (b"\x0a\x7f\x08", "0"),
+        (b"<html>", "0"),
+    ] {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = recorder.handle();
+        let _counting = metrics::set_default_local_recorder(&recorder);
+        let collector = collector_that(move || async move { answer.to_vec() }).await;
+        let exporter = Exporter::new(collector, finished(5)).unwrap();
+        exporter.run(CancellationToken::new()).await;
+        let line = format!("dayfly_trace_spans_dropped_total{{reason=\"not_taken\"}} {expected}\n");
+        assert!(page.render().contains(&line), "{answer:?}: {}", page.render());
+    }
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_when_it_stops_is_sent_once() {
+    let (posts, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (counted, held) = (Arc::clone(&posts), Arc::clone(&go));
+    let collector = collector_that(move || async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+        held.acquire().await.unwrap().forget();
+        Vec::new()
+    })
+    .await;
+    let stop = CancellationToken::new();
+    let exporter = Exporter::new(collector, finished(5)).unwrap();
+    let exporting = TaskTracker::new().spawn(exporter.run(stop.clone()));
+    while posts.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    tokio::task::yield_now().await;
+    go.add_permits(10);
+    exporting.await.unwrap();
+    assert_eq!(posts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_be_recorded_that_is_not() {
+    let api = Api::new();
+    let heard = listen(1.0);
+    let said = || {
+        let logs = heard.logs();
+        logs.iter().filter(|line| line["message"] == "recorded").count()
+    };
+    api.world.journal.fail(true);
+    let body = json!({"purpose": PURPOSE, "scope": [{"tool": "crm", "actions": ["read"]}]});
+    let (status, _) = api.post("support-bot", "/v1/tasks", body.clone()).await;
+    assert_eq!((status.as_u16(), said()), (503, 0));
+    api.world.journal.fail(false);
+    let (status, _) = api.post("support-bot", "/v1/tasks", body).await;
+    assert_eq!(status, 201);
+    assert!(said() > 0);
 }
 
 /// The fields of a message: number, and what it holds where that has a length.

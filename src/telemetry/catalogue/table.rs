@@ -7,7 +7,8 @@ use crate::journal;
 use crate::ledger::measured as ledger;
 use crate::provider::guard;
 use crate::telemetry::{
-    BUILD, CERTIFICATE_EXPIRY, CHECKPOINT_AGE, DISK_FREE, HTTP_REQUESTS, HTTP_SECONDS, KEYS_AGE,
+    BUILD, CERTIFICATE_EXPIRY, CHECKPOINT_AGE, DISK_FREE, HANDSHAKES_FAILED, HTTP_REQUESTS, HTTP_SECONDS,
+    KEYS_AGE,
 };
 use crate::telemetry::{process, traces};
 
@@ -64,6 +65,9 @@ const CAUSES: &[&str] = &[
     "attestation_expired",
     "attestation_revoked",
 ];
+
+/// What listeners are called.
+const LISTENERS: &[&str] = &["server", "tools", "operators"];
 
 /// All of them.
 pub const METRICS: &[Metric] = &[
@@ -337,8 +341,17 @@ pub const METRICS: &[Metric] = &[
     metric(
         CERTIFICATE_EXPIRY,
         Kind::Gauge,
-        &[("use", One(&["server"]))],
+        &[("use", One(LISTENERS))],
         "when a certificate expires, in seconds since 1970",
+    ),
+    metric(
+        HANDSHAKES_FAILED,
+        Kind::Counter,
+        &[
+            ("listener", One(LISTENERS)),
+            ("reason", One(&["timeout", "crowded", "refused", "other"])),
+        ],
+        "TLS handshakes that came to nothing",
     ),
     metric(
         traces::DROPPED,
