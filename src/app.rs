@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,9 +50,6 @@ use self::certificate::ServerCertificate;
 use self::listeners::{Around, Listeners};
 use self::mark::MarkFile;
 use self::observe::Observed;
-
-/// How often the keys are looked after.
-const TEND_KEYS: Duration = Duration::from_secs(60);
 
 /// How many of the newest records are looked at when it starts.
 const NEWEST: u64 = 2000;
@@ -275,14 +273,21 @@ impl Running {
 
     /// Comes to rest: says that it is not ready and waits until that was noticed, takes no more requests,
     /// finishes those under way, closes the journal. What is due stays in the ledger for the next start or
-    /// another replica.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    /// another replica. Each time that it is told to hurry it waits no longer for what it is waiting for.
+    pub async fn stop(self, hurry: &Notify) -> anyhow::Result<()> {
         self.farewell.leaving.cancel();
-        tokio::time::sleep(self.delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(self.delay) => {}
+            () = hurry.notified() => tracing::info!("told again to stop: no more requests from now on"),
+        }
         self.farewell.stop.cancel();
         self.tracker.close();
         let grace = self.drain + Duration::from_secs(5);
-        if tokio::time::timeout(grace, self.tracker.wait()).await.is_err() {
+        let in_time = tokio::select! {
+            waited = tokio::time::timeout(grace, self.tracker.wait()) => waited.is_ok(),
+            () = hurry.notified() => false,
+        };
+        if !in_time {
             tracing::warn!("some work did not end in time; the ledger and the journal know what is left");
         }
         let record = Record::new(Verb::Serve, Outcome::Permitted, self.clock.now());
@@ -356,7 +361,7 @@ async fn tend_keys(keys: Arc<KeyRing>, clock: Arc<dyn Clock>, stop: Cancellation
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TEND_KEYS) => {}
+            () = tokio::time::sleep(keys.tend_every()) => {}
         }
         let (ring, now) = (Arc::clone(&keys), clock.now());
         match tokio::task::spawn_blocking(move || ring.tend(now)).await {

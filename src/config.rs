@@ -27,6 +27,7 @@ pub mod tokens;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::model::document::environment::{self, Override};
 use crate::model::document::problem::Problems;
 use crate::model::document::{Document, Section};
 use crate::registry::files::read_text;
@@ -103,17 +104,23 @@ pub struct PolicyConfig {
     pub blast_radius: u64,
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and what the environment says of secrets in its place
+/// ([`environment`]).
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = read_text(path, LARGEST_FILE)
         .map_err(|problem| problem.help("name the file with `--config`, or copy `config/dayfly.toml`"))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    parse(&path.display().to_string(), base, &text)
+    let over = environment::overrides(std::env::vars_os())?;
+    over_with(&path.display().to_string(), base, &text, over)
 }
 
-/// Reads the text of a configuration file. Relative paths are below `base`.
+/// Reads the text of a configuration file, and nothing of the environment. Relative paths are below `base`.
 pub fn parse(file: &str, base: &Path, text: &str) -> Result<Config, Problems> {
-    let document = Document::new(file, text);
+    over_with(file, base, text, Vec::new())
+}
+
+fn over_with(file: &str, base: &Path, text: &str, over: Vec<Override>) -> Result<Config, Problems> {
+    let document = Document::new(file, text).over(over);
     let config = document.root().and_then(|root| config(root, Base(base)));
     document.finish(config)
 }
@@ -202,6 +209,7 @@ mod tests {
     use crate::config::identity::KeysAt;
     use crate::config::ledger::{LedgerKind, RedisMode};
     use crate::config::tls::CertificateAt;
+    use crate::identity::workload_api::WorkloadApi;
 
     const LEAST: &str = include_str!("../config/dayfly.toml");
     const FULL: &str = include_str!("../config/dayfly.full.toml");
@@ -592,9 +600,48 @@ mod tests {
                     [server.tls]\ncert_file = 'a.pem'\nkey_file = '/b.pem'\n\
                     [[identity.trust_domain]]\nname = 'a'\nbundle_file = 'b'\n";
         let tls = read(text).unwrap().server.tls.unwrap();
-        let CertificateAt::Files { cert_file, key_file } = tls.certificate;
+        let CertificateAt::Files { cert_file, key_file } = tls.certificate else {
+            panic!("it comes from files");
+        };
         assert_eq!(cert_file, Path::new("/etc/dayfly/a.pem"));
         assert_eq!(key_file, Path::new("/b.pem"));
+    }
+
+    #[test]
+    fn a_workload_api_stands_in_the_place_of_files() {
+        let read = |tls: &str, trust: &str| {
+            read(&format!(
+                "[server.tls]\n{tls}\n[[identity.trust_domain]]\nname = 'a'\n{trust}\n"
+            ))
+        };
+        let api = "workload_api = 'unix:///run/spire/agent.sock'";
+        let config = read(api, api).unwrap();
+        let api: WorkloadApi = "unix:///run/spire/agent.sock".parse().unwrap();
+        assert_eq!(
+            config.server.tls.unwrap().certificate,
+            CertificateAt::WorkloadApi(api.clone())
+        );
+        assert_eq!(config.identity.trust_domains[0].bundle, KeysAt::WorkloadApi(api));
+        let api = "workload_api = 'unix:///a'";
+        for (tls, trust, says) in [
+            (
+                "workload_api = 'unix:///a'\ncert_file = 'b'",
+                api,
+                "`server.tls.cert_file`: `workload_api` gives",
+            ),
+            ("key_file = 'b'", api, "`server.tls.cert_file`: it is missing"),
+            ("workload_api = 'tcp://127.0.0.1:1'", api, "unix:///run"),
+            (
+                api,
+                "workload_api = 'unix:///a'\nbundle_url = 'https://b'",
+                "keep one of the two",
+            ),
+            (api, "workload_api = 'agent.sock'", "unix:///run"),
+            (api, "", "nothing says where the keys are"),
+        ] {
+            let problems = read(tls, trust).unwrap_err();
+            assert!(problems.contains(says), "{problems}");
+        }
     }
 
     #[test]

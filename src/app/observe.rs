@@ -77,7 +77,7 @@ impl Observed {
 }
 
 /// The part of a file system that is free for us, between 0 and 1.
-fn free(dir: &Path) -> std::io::Result<f64> {
+pub(super) fn free(dir: &Path) -> std::io::Result<f64> {
     let all = statvfs(dir)?;
     // What is kept for the system is not there for us, as `df` counts.
     let used = all.f_blocks.saturating_sub(all.f_bfree);

@@ -42,12 +42,20 @@ pub struct Ambient {
 
 /// The keys that sign tokens. Begins a ring where there is none.
 pub fn open_keys(config: &Config, entropy: &OsEntropy, now: Timestamp) -> Result<KeyRing, KeyError> {
-    let rotation = Rotation {
+    KeyRing::open(&config.tokens.keys, rotation(config), entropy, now)
+}
+
+/// The same as they stand, for who changes nothing. `None` where there are none.
+pub fn look_at_keys(config: &Config, entropy: &OsEntropy) -> Result<Option<KeyRing>, KeyError> {
+    KeyRing::look(&config.tokens.keys, rotation(config), entropy)
+}
+
+fn rotation(config: &Config) -> Rotation {
+    Rotation {
         algorithm: config.tokens.algorithm,
         period: config.tokens.rotate_every,
         overlap: config.tokens.max_ttl.as_duration() + SKEW,
-    };
-    KeyRing::open(&config.tokens.keys, rotation, entropy, now)
+    }
 }
 
 /// Every configured provider, each behind a guard of its own.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::crm::Crm;
@@ -228,7 +229,7 @@ impl Story<'_> {
         folder: &Path,
         outcome: anyhow::Result<String>,
     ) -> anyhow::Result<()> {
-        broker.stop().await?;
+        broker.stop(&Notify::new()).await?;
         let receipt = outcome?;
         let journal = folder.join("data/journal");
         let key: NoteVerifier = std::fs::read_to_string(journal.join("vkey"))?.trim().parse()?;

@@ -109,6 +109,27 @@ impl KeyRing {
         })
     }
 
+    /// The ring that is kept in a directory, as it stands: for who looks and changes nothing. `None` where there is
+    /// none. Reads files.
+    pub fn look(directory: &Path, rotation: Rotation, entropy: &OsEntropy) -> Result<Option<Self>, KeyError> {
+        // Opening makes the directory.
+        if !directory.try_exists().map_err(|e| unusable(directory, &e))? {
+            return Ok(None);
+        }
+        let home = Home {
+            directory: KeyDirectory::open(directory, entropy)?,
+            rotation,
+        };
+        let Some(state) = home.read()? else {
+            return Ok(None);
+        };
+        let published = home.publish(&state, &home.keys()?)?;
+        Ok(Some(Self {
+            home: None,
+            published: ArcSwap::from_pointee(published),
+        }))
+    }
+
     /// The key that signs now.
     pub fn current(&self) -> Arc<dyn Signer> {
         self.published.load().signer.clone()
@@ -124,8 +145,16 @@ impl KeyRing {
         self.published.load().jwks.clone()
     }
 
+    /// How often to [`tend`](Self::tend) it: several times a period, so that each replica has published a key by the
+    /// time that another one signs with it. At least once a minute.
+    pub fn tend_every(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(60);
+        let period = self.home.as_ref().map(|home| home.rotation.period / 4);
+        period.map_or(LONGEST, |period| period.min(LONGEST))
+    }
+
     /// Does what is due: rotates a key whose period is over, drops those that nothing needs any more,
-    /// and takes over what another replica did. To be called every minute or so; blocks on files.
+    /// and takes over what another replica did. To be called as often as `tend_every` says; blocks on files.
     /// Answers whether the signing key changed.
     pub fn tend(&self, now: Timestamp) -> Result<bool, KeyError> {
         self.step(now, false)
@@ -159,12 +188,7 @@ impl Published {
 impl Home {
     fn step(&self, now: Timestamp, forced: bool) -> Result<(Published, File), KeyError> {
         let lock = self.lock()?;
-        let mut keys: Keys = self
-            .directory
-            .keys()?
-            .into_iter()
-            .map(|(path, key)| (key.key_id().clone(), (path, Arc::new(key))))
-            .collect();
+        let mut keys = self.keys()?;
         let before = self.read()?;
         let mut state = match before.clone() {
             Some(state) => state,
@@ -206,6 +230,13 @@ impl Home {
             self.write(&state)?;
         }
         Ok((published, lock))
+    }
+
+    fn keys(&self) -> Result<Keys, KeyError> {
+        let keys = self.directory.keys()?.into_iter();
+        Ok(keys
+            .map(|(path, key)| (key.key_id().clone(), (path, Arc::new(key))))
+            .collect())
     }
 
     /// next → active → retiring, and a new next.

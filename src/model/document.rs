@@ -4,6 +4,7 @@
 //! knows; a value that does not parse is a problem and reading goes on, and what nobody asked for is
 //! an unknown key. One run says everything that is wrong, each with file, line, column and remedy.
 
+pub mod environment;
 pub mod problem;
 
 use std::cell::RefCell;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error, ValueDeserializer};
 
+use environment::{Override, step};
 use problem::{Place, Problem, Problems, closest};
 
 /// One document and what was found out about it so far.
@@ -22,6 +24,8 @@ use problem::{Place, Problem, Problems, closest};
 pub struct Document<'t> {
     file: &'t str,
     text: &'t str,
+    /// What stands elsewhere in its place.
+    over: Vec<Override>,
     found: RefCell<Found>,
 }
 
@@ -29,6 +33,8 @@ pub struct Document<'t> {
 struct Found {
     problems: Vec<Problem>,
     keys: BTreeSet<String>,
+    /// For how many sections each override stands; none before the document was read.
+    lent: Option<Vec<usize>>,
 }
 
 impl<'t> Document<'t> {
@@ -37,8 +43,15 @@ impl<'t> Document<'t> {
         Self {
             file,
             text,
+            over: Vec::new(),
             found: RefCell::default(),
         }
+    }
+
+    /// The same with what the environment says in its place.
+    #[must_use]
+    pub fn over(self, over: Vec<Override>) -> Self {
+        Self { over, ..self }
     }
 
     /// The top of the document. `None` when it is no TOML, which is then among the problems.
@@ -47,14 +60,33 @@ impl<'t> Document<'t> {
         for error in &errors {
             self.report(error.span().map_or(0, |span| span.start), error.message(), None);
         }
-        errors
-            .is_empty()
-            .then(|| Section::new(self, String::new(), 0, table.into_inner()))
+        if !errors.is_empty() {
+            return None;
+        }
+        self.found.borrow_mut().lent = Some(vec![0; self.over.len()]);
+        Some(Section::new(self, Way::default(), 0, table.into_inner()))
     }
 
     /// What was read, unless there were problems. Reading must be over: sections report on drop.
     pub fn finish<T>(self, read: Option<T>) -> Result<T, Problems> {
-        Problems::settle(self.file, read, self.found.into_inner().problems)
+        let found = self.found.into_inner();
+        let lent = found.lent.unwrap_or_else(|| vec![1; self.over.len()]);
+        let unfit = self.over.iter().zip(lent).filter_map(|(over, lent)| {
+            let (message, help) = match lent {
+                0 => (
+                    format!("it stands for no section of {}", self.file),
+                    "write the way to the key with two underscores between its steps, and for one of several sections its name",
+                ),
+                1 => return None,
+                several => (
+                    format!("it stands for {several} sections"),
+                    "rename one of them, or write the path into it",
+                ),
+            };
+            Some(over.problem(&message).help(help))
+        });
+        let problems = found.problems.into_iter().chain(unfit).collect();
+        Problems::settle(self.file, read, problems)
     }
 
     /// Every key and section that was asked for, as dotted paths: what the document may hold.
@@ -72,27 +104,54 @@ impl<'t> Document<'t> {
     }
 }
 
+/// How a section is reached.
+#[derive(Clone, Default, Debug)]
+struct Way {
+    /// As people write it: dotted.
+    path: String,
+    /// As the environment does: step by step, one of several sections by its name.
+    steps: Vec<String>,
+}
+
+impl Way {
+    fn below(&self, path: String, key: &str) -> Self {
+        let steps = self.steps.iter().cloned().chain([step(key)]).collect();
+        Self { path, steps }
+    }
+}
+
 /// A table of a document. What nobody asked for is reported when it is dropped.
 #[derive(Debug)]
 pub struct Section<'d> {
     document: &'d Document<'d>,
-    path: String,
+    way: Way,
     at: usize,
     entries: BTreeMap<String, (usize, Spanned<DeValue<'d>>)>,
     asked: BTreeMap<&'static str, Option<usize>>,
 }
 
 impl<'d> Section<'d> {
-    fn new(document: &'d Document<'d>, path: String, at: usize, table: DeTable<'d>) -> Self {
+    fn new(document: &'d Document<'d>, way: Way, at: usize, table: DeTable<'d>) -> Self {
         let entries = table.into_iter().map(|(key, value)| {
             let start = key.span().start;
             (key.into_inner().into_owned(), (start, value))
         });
+        let mut entries: BTreeMap<_, _> = entries.collect();
+        let mut found = document.found.borrow_mut();
+        let lent = found.lent.iter_mut().flatten();
+        for (over, lent) in document.over.iter().zip(lent) {
+            if over.section == way.steps {
+                *lent += 1;
+                let path = DeValue::String(over.path.clone().into());
+                entries.insert(over.key.clone(), (at, Spanned::new(at..at, path)));
+            }
+        }
+        drop(found);
         Self {
             document,
-            path,
+            way,
             at,
-            entries: entries.collect(),
+            entries,
             asked: BTreeMap::new(),
         }
     }
@@ -104,10 +163,10 @@ impl<'d> Section<'d> {
 
     /// The dotted path of a key of this section.
     fn dotted(&self, key: &str) -> String {
-        if self.path.is_empty() {
+        if self.way.path.is_empty() {
             key.into()
         } else {
-            format!("{}.{key}", self.path)
+            format!("{}.{key}", self.way.path)
         }
     }
 
@@ -236,7 +295,8 @@ impl<'d> Section<'d> {
     /// A section below this one; an empty one when it is absent.
     pub fn section(&mut self, key: &'static str) -> Section<'d> {
         let (at, table) = self.table(key).unwrap_or((self.at, DeTable::new()));
-        Section::new(self.document, self.dotted(key), at, table)
+        let way = self.way.below(self.dotted(key), key);
+        Section::new(self.document, way, at, table)
     }
 
     /// Sections of which there can be any number: `[[key]]`.
@@ -258,7 +318,12 @@ impl<'d> Section<'d> {
         let sections = elements.into_iter().filter_map(|element| {
             let at = element.span().start;
             match element.into_inner() {
-                DeValue::Table(table) => Some(Section::new(self.document, path.clone(), at, table)),
+                DeValue::Table(table) => {
+                    let name = table.get("name").and_then(|name| name.get_ref().as_str());
+                    let way = self.way.below(path.clone(), key);
+                    let way = way.below(path.clone(), name.unwrap_or_default());
+                    Some(Section::new(self.document, way, at, table))
+                }
                 _ => {
                     wrong(at);
                     None
@@ -272,6 +337,13 @@ impl<'d> Section<'d> {
 impl Drop for Section<'_> {
     fn drop(&mut self) {
         for (key, (start, _)) in &self.entries {
+            let mut over = self.document.over.iter();
+            if let Some(over) = over.find(|over| over.section == self.way.steps && over.key == *key) {
+                let message = format!("`{key}` is no key of [{}]", self.way.path);
+                let problem = over.problem(&message);
+                self.document.found.borrow_mut().problems.push(problem);
+                continue;
+            }
             let help = match closest(key, self.asked.keys()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => {
@@ -279,10 +351,10 @@ impl Drop for Section<'_> {
                     format!("what can stand here is: {}", known.join(", "))
                 }
             };
-            let message = if self.path.is_empty() {
+            let message = if self.way.path.is_empty() {
                 format!("unknown key `{key}`")
             } else {
-                format!("unknown key `{key}` in [{}]", self.path)
+                format!("unknown key `{key}` in [{}]", self.way.path)
             };
             self.document.report(*start, message, Some(help));
         }

@@ -62,16 +62,21 @@ const ADAPTERS: [&[&str]; 18] = [
 ];
 
 /// Technology crates and the only places that may name them.
-const TECHNOLOGIES: [(&str, &[&str]); 25] = [
+const TECHNOLOGIES: [(&str, &[&str]); 27] = [
     ("aws_config", &["provider::aws_sts"]),
     ("aws_sdk_iam", &["provider::aws_sts"]),
     ("aws_sdk_sts", &["provider::aws_sts"]),
-    ("axum", &["http", "dev", "app", "cli::exec::aws"]),
+    (
+        "axum",
+        &["http", "dev", "app", "cli::exec::aws", "cli::bench::floor"],
+    ),
     ("cedar_policy", &["policy"]),
     ("clap", &["cli", "main"]),
     ("dayfly_client", &["cli::client", "cli::mcp", "dev"]),
     ("deadpool_postgres", &["provider::postgres"]),
-    ("hyper_util", &["http::serve"]),
+    ("h2", &["identity::workload_api"]),
+    ("hyper", &["cli::bench::wire"]),
+    ("hyper_util", &["http::serve", "cli::bench::wire"]),
     ("josekit", &["keys::josekit"]),
     ("postcard", &["ledger::record"]),
     ("redb", &["ledger::embedded"]),

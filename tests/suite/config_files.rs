@@ -1,9 +1,11 @@
 //! The files that are shipped in `config/`: they are what newcomers copy, so each of them is read here
 //! as Dayfly reads it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dayfly::config::{self, fit};
+use dayfly::model::document::environment;
 use dayfly::model::name::{AgentName, ToolName};
 use dayfly::model::time::Timestamp;
 use dayfly::registry::files;
@@ -108,5 +110,25 @@ fn directories_that_are_not_there_are_named() {
             problem.contains("help: create it, or name another one"),
             "{problem}"
         );
+    }
+}
+
+/// Each key of a file that holds a secret can be said by the environment, wherever it stands.
+#[test]
+fn the_environment_stands_for_every_file_of_a_secret() {
+    let text = std::fs::read_to_string(shipped().join("dayfly.full.toml")).unwrap();
+    let written = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').split_once(" = "));
+    let files: BTreeSet<&str> = written
+        .map(|(key, _)| key)
+        .filter(|key| key.ends_with("_file"))
+        .collect();
+    assert!(files.len() > 8, "{files:?}");
+    let public = ["ca_file", "cert_file", "bundle_file", "jwks_file"];
+    for key in files.into_iter().filter(|key| !public.contains(key)) {
+        let variable = format!("DAYFLY__SOMEWHERE__{}", key.to_ascii_uppercase());
+        let one = environment::overrides([(variable.into(), "/run/secret".into())]);
+        assert!(one.is_ok(), "{key}: {one:?}");
     }
 }

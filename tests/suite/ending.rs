@@ -300,7 +300,7 @@ struct Faster {
 #[async_trait]
 impl Gate for Faster {
     async fn before(&self, call: &'static str) {
-        if call != "revoke" || self.done.swap(true, Ordering::SeqCst) {
+        if call != "revoke_all" || self.done.swap(true, Ordering::SeqCst) {
             return;
         }
         let page = Page {

@@ -14,6 +14,7 @@ use dayfly::model::fact::MOST_OF_ONE;
 use dayfly::telemetry;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -505,6 +506,27 @@ async fn followers_learn_of_a_kill_order_by_poll_and_by_stream() {
     assert!(event.contains(&format!("id: {cursor}")), "{event}");
     api.world.clock.advance(Duration::from_secs(301));
     assert!(stream.next().await.is_none(), "the evidence has expired");
+}
+
+#[tokio::test]
+async fn nobody_follows_in_a_tight_loop_while_it_is_about_to_stop() {
+    let api = Api::new();
+    let (_, feed) = api.get("crm-server", "/v1/revocations").await;
+    api.stop.cancel();
+    let path = format!(
+        "/v1/revocations?wait=30s&cursor={}",
+        feed["cursor"].as_str().unwrap()
+    );
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let (status, feed) = api.get("crm-server", &path).await;
+        assert_eq!((status.as_u16(), &feed["cutoffs"]), (200, &json!([])));
+        assert!(
+            (1..5).contains(&asked.elapsed().as_secs()),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ mod bench;
 #[cfg(test)]
 mod config_files;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod context;
 #[cfg(test)]
 mod contract;
@@ -74,7 +76,11 @@ mod recovery;
 #[cfg(test)]
 mod redis_servers;
 #[cfg(test)]
+mod redis_tls;
+#[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
@@ -93,5 +99,7 @@ mod traces;
 mod trust;
 #[cfg(test)]
 mod webhook;
+#[cfg(test)]
+mod workload_api;
 #[cfg(test)]
 mod world;

@@ -262,6 +262,11 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// By which the system knows it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
         let id = self.child.id().to_string();

@@ -44,7 +44,7 @@ async fn a_new_revision_decides_and_a_broken_one_changes_nothing() {
     let denied = issue(&client, task).await.unwrap_err();
     assert!(denied.to_string().contains("not today"), "{denied}");
 
-    running.stop().await.unwrap();
+    running.stop(&tokio::sync::Notify::new()).await.unwrap();
     let journal = fs::read_to_string(folder.path().join("data/journal/00000000000000000000.jsonl")).unwrap();
     let loads: Vec<&str> = journal
         .lines()

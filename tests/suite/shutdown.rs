@@ -104,6 +104,50 @@ async fn what_is_under_way_is_finished_before_it_stops() {
     );
 }
 
+/// Told again, it waits no longer: not for load balancers to notice, and not for what is under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_stops_it_again_does_not_want_to_wait() {
+    let files = Installation::new();
+    files.change("dayfly.toml", |text| {
+        text.replace(
+            "[server]",
+            "[server]\nstop_delay = \"5m\"\ndrain_timeout = \"5m\"",
+        )
+    });
+    let site = files.broker();
+    let mut broker = site.start().await;
+    let head = format!(
+        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n",
+        files.evidence("support-bot").await,
+    );
+    let mut slow = TcpStream::connect(site.address).await.unwrap();
+    slow.write_all(head.as_bytes()).await.unwrap();
+    read_up_to(&mut slow, "100 Continue").await;
+
+    broker.terminate();
+    until("it is about to stop", async || {
+        broker.log().contains("stopping").then_some(())
+    })
+    .await;
+    assert!(
+        TcpStream::connect(site.address).await.is_ok(),
+        "it goes on for a while"
+    );
+    broker.terminate();
+    until("nobody new is let in", async || {
+        TcpStream::connect(site.address).await.is_err().then_some(())
+    })
+    .await;
+    assert!(!broker.has_ended(), "it waits for the request");
+    broker.terminate();
+    let status = broker.ended().await;
+    assert!(status.success(), "{status}: {}", broker.log());
+    let verified = verified(&site);
+    assert_eq!(verified["signed"], verified["records"], "{verified}");
+    assert_eq!(site.records().pop().unwrap()["reason"], "stopped");
+}
+
 fn verified(site: &Site) -> Value {
     let key = site.journal.join("vkey");
     let arguments = ["--json", "journal", "verify", "--key"].map(std::ffi::OsStr::new);

@@ -407,7 +407,7 @@ async fn a_kill_order_that_cannot_be_written_down_cuts_and_ends_all_the_same() {
         for _ in 0..8 {
             leases.push(issued(&world).await);
         }
-        gate.cannot(&["order_recheck", "revoke"]);
+        gate.cannot(&["order_recheck", "revoke_all"]);
         let error = kill(&world, "support-bot").await.unwrap_err();
         let said = error.to_string();
         assert!(said.contains("access is denied from now on"), "{said}");

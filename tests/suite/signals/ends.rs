@@ -239,5 +239,5 @@ async fn a_started_dayfly_listens_and_ends_what_it_gave_out() {
             "{state}"
         );
     }
-    running.stop().await.unwrap();
+    running.stop(&tokio::sync::Notify::new()).await.unwrap();
 }
