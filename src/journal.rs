@@ -12,6 +12,7 @@ mod fault;
 pub mod file;
 pub mod memory;
 pub mod merkle;
+mod notary;
 pub mod note;
 pub mod proof;
 pub mod reader;

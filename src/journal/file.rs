@@ -91,6 +91,7 @@ impl FileJournal {
         let (inbox, messages) = mpsc::channel();
         let writer = Writer {
             appender,
+            inbox: inbox.clone(),
             size: grown,
             unsigned: lagging,
             sign_records: options.sign_records,
@@ -412,12 +413,56 @@ mod tests {
             0,
             "durable before it is signed"
         );
-        assert!(refused(append(&journal, 1).await));
         assert!(refused(journal.checkpoint().await));
+        assert!(refused(append(&journal, 1).await));
         set(&disk.replace, false);
         assert_eq!(append(&journal, 2).await.unwrap(), 1);
         drop(journal);
         assert_eq!(check(dir.path()).unwrap().newest.size, 2);
+    }
+
+    #[tokio::test]
+    async fn grows_no_further_than_twice_what_is_signed_at_a_time_though_nobody_asks_for_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            sign_records: 4,
+            ..quiet()
+        };
+        let (journal, disk) = faulty(dir.path(), options);
+        set(&disk.replace, true);
+        let mut grown = 0;
+        while append(&journal, grown).await.is_ok() {
+            grown += 1;
+            assert!(grown <= 8, "{grown}");
+        }
+        assert!(grown >= 4, "{grown}");
+        set(&disk.replace, false);
+        assert_eq!(append(&journal, grown).await.unwrap(), grown);
+        drop(journal);
+        assert_eq!(check(dir.path()).unwrap().newest.size, grown + 1);
+    }
+
+    #[tokio::test]
+    async fn takes_records_while_it_signs() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            sign_records: 4,
+            ..quiet()
+        };
+        let (journal, disk) = faulty(dir.path(), options);
+        let signing = disk.hold_replacements();
+        for n in 0..7 {
+            assert_eq!(
+                append(&journal, n).await.unwrap(),
+                n,
+                "nobody waits for the checkpoint"
+            );
+        }
+        drop(signing);
+        let note = journal.checkpoint().await.unwrap();
+        assert_eq!(Checkpoint::open(&note, Some(journal.verifier())).unwrap().size, 7);
+        drop(journal);
+        assert_eq!(check(dir.path()).unwrap().checkpoints, 3, "at 0, 4 and 7");
     }
 
     #[tokio::test]
@@ -468,11 +513,10 @@ mod tests {
             append(&journal, n).await.unwrap();
         }
         journal.close().await.unwrap();
-        assert_eq!(
-            check(dir.path()).unwrap().checkpoints,
-            5,
-            "at 0, 2, 4, 6 and, closing, 7"
-        );
+        let verified = check(dir.path()).unwrap();
+        assert_eq!(verified.newest.size, 7, "closing");
+        // At 0, at 7 and, by how soon each was signed, at two or more between.
+        assert!(verified.checkpoints >= 4, "{}", verified.checkpoints);
     }
 
     #[tokio::test]

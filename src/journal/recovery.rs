@@ -13,6 +13,7 @@ use super::JournalError;
 use super::appender::{Appender, Files};
 use super::checkpoint::Checkpoint;
 use super::merkle::{Frontier, Hash};
+use super::notary::{Desk, Notary};
 use super::note::NoteSigner;
 use super::record::Record;
 use super::segment::{self, CHECKPOINT, Hashes, LOCK, Lines, Segment};
@@ -31,14 +32,22 @@ pub(super) fn open(
         Some(&newest) => resume(dir, newest, &signer, &*storage)?,
         None => begin(dir, &signer, &*storage)?,
     };
+    let notary = Notary {
+        dir: dir.to_owned(),
+        storage: Arc::clone(&storage),
+        signer,
+        hashes: found.files.hashes,
+        notes: found.files.notes,
+        pending: Vec::new(),
+    };
     let mut appender = Appender {
         dir: dir.to_owned(),
         storage,
-        signer,
         segment_bytes,
         tree: found.tree,
-        files: found.files,
+        lines: found.files.lines,
         pending: found.pending,
+        desk: Desk::of(notary),
         signed: found.signed,
         _lock: lock,
     };
@@ -116,7 +125,7 @@ fn resume(
     let open = |path: &Path, len| AppendFile::open(storage, path, len).map_err(at(path));
     Ok(Found {
         files: Files {
-            lines: open(&newest.lines(dir), scan.len)?,
+            lines: open(&newest.lines(dir), scan.len)?.with_room(),
             hashes: open(&hashes_path, long(kept * Hash::BYTES))?,
             notes: open(&newest.notes(dir), notes.len)?,
         },

@@ -6,6 +6,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{FallocateFlags, fallocate};
+
 /// Opens and replaces files.
 pub(super) trait Storage: Send + Sync + 'static {
     /// Opens a file that exists, to append to it.
@@ -23,6 +26,8 @@ pub(super) trait Disk: Send {
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts off what is past `len` bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Has room on the disk for so many bytes behind `len`, without growing.
+    fn make_room(&mut self, len: u64, more: u64) -> io::Result<()>;
 }
 
 /// The file system of the operating system. New files are for their owner alone.
@@ -62,7 +67,21 @@ impl Disk for File {
         self.set_len(len)?;
         self.sync_all()
     }
+
+    #[cfg(target_os = "linux")]
+    fn make_room(&mut self, len: u64, more: u64) -> io::Result<()> {
+        Ok(fallocate(self, FallocateFlags::KEEP_SIZE, len, more)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn make_room(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
+
+/// How far ahead of what is written room is made. To find room takes a file system longer than to write, and whoever
+/// waits for the write waits for it.
+const ROOM: u64 = 4 << 20;
 
 /// A file that only grows, by pieces that are there as a whole or not at all.
 pub(super) struct AppendFile {
@@ -71,6 +90,8 @@ pub(super) struct AppendFile {
     len: u64,
     /// Whether there may be more than that, left by a failure.
     torn: bool,
+    /// Up to where there is room; [`u64::MAX`] where none is made ahead.
+    room: u64,
 }
 
 impl AppendFile {
@@ -78,9 +99,30 @@ impl AppendFile {
     pub(super) fn open(storage: &dyn Storage, path: &Path, len: u64) -> io::Result<Self> {
         let torn = std::fs::metadata(path)?.len() > len;
         let disk = storage.open(path)?;
-        let mut file = Self { disk, len, torn };
+        let mut file = Self {
+            disk,
+            len,
+            torn,
+            room: u64::MAX,
+        };
         file.mend()?;
         Ok(file)
+    }
+
+    /// Makes room ahead from now on, where the file system can.
+    pub(super) fn with_room(mut self) -> Self {
+        self.room = self.len;
+        self
+    }
+
+    /// Gives back what room was made and is not needed: nothing more will be written.
+    pub(super) fn finish(mut self) {
+        if self.room != u64::MAX
+            && self.room > self.len
+            && let Err(error) = self.disk.truncate(self.len)
+        {
+            tracing::warn!(%error, "some of the disk is kept for a file that is complete");
+        }
     }
 
     /// How many bytes it has.
@@ -95,6 +137,7 @@ impl AppendFile {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.make_room(bytes);
         self.torn = true;
         if let Err(error) = self.disk.write(bytes).and_then(|()| self.disk.sync()) {
             if let Err(again) = self.mend() {
@@ -107,10 +150,25 @@ impl AppendFile {
         Ok(())
     }
 
+    fn make_room(&mut self, bytes: &[u8]) {
+        let end = self
+            .len
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if end > self.room {
+            let more = (end - self.len).max(ROOM);
+            // A disk that is full, or has no such thing, says so when it is written to.
+            let made = self.disk.make_room(self.len, more);
+            self.room = made.map_or(u64::MAX, |()| self.len.saturating_add(more));
+        }
+    }
+
     fn mend(&mut self) -> io::Result<()> {
         if self.torn {
             self.disk.truncate(self.len)?;
             self.torn = false;
+            if self.room != u64::MAX {
+                self.room = self.len;
+            }
         }
         Ok(())
     }
@@ -118,8 +176,8 @@ impl AppendFile {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex, MutexGuard};
 
     use super::*;
 
@@ -137,6 +195,15 @@ pub(super) mod tests {
         pub(crate) truncate: AtomicBool,
         /// Replacements fail.
         pub(crate) replace: AtomicBool,
+        /// Held by whoever replaces.
+        replacing: Mutex<()>,
+    }
+
+    impl Faults {
+        /// Nothing is replaced until this is dropped.
+        pub(crate) fn hold_replacements(&self) -> MutexGuard<'_, ()> {
+            self.replacing.lock().unwrap()
+        }
     }
 
     impl std::ops::Deref for FaultyStorage {
@@ -165,6 +232,7 @@ pub(super) mod tests {
         }
 
         fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+            let _turn = self.replacing.lock().unwrap();
             check(&self.replace, io::ErrorKind::StorageFull)?;
             OsStorage.replace(path, content)
         }
@@ -189,6 +257,11 @@ pub(super) mod tests {
         fn truncate(&mut self, len: u64) -> io::Result<()> {
             check(&self.1.truncate, io::ErrorKind::Other)?;
             self.0.truncate(len)
+        }
+
+        fn make_room(&mut self, len: u64, more: u64) -> io::Result<()> {
+            check(&self.1.full, io::ErrorKind::StorageFull)?;
+            self.0.make_room(len, more)
         }
     }
 
@@ -219,6 +292,30 @@ pub(super) mod tests {
         file.append(b"more\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"good\nmore\n");
         assert_eq!(file.len(), 10);
+    }
+
+    #[test]
+    fn room_is_made_ahead_and_is_no_part_of_the_file() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let kept = || path.metadata().unwrap().blocks() * 512;
+        let mut file = AppendFile::open(&OsStorage, &path, 0).unwrap().with_room();
+        for n in 1..=3 {
+            file.append(b"line\n").unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"line\n".repeat(n));
+        }
+        // Not every file system can.
+        let ahead = kept();
+        file.append(&[b'x'; 5000]).unwrap();
+        assert!(
+            kept() == ahead || ahead < ROOM,
+            "none is made while there is some"
+        );
+        file.finish();
+        assert!(kept() < ROOM);
+        assert_eq!(path.metadata().unwrap().len(), 5015);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The thread that writes: takes what is waiting, writes it in one go, syncs once, and answers all.
 //!
-//! Signing and rolling over come after the answers, so that nobody waits for them but those who come
-//! next. When they fail, nothing more is appended until they work: a journal that cannot be signed
-//! does not grow.
+//! Signing comes after the answers, and beside what is appended meanwhile, up to as much again as is signed at a time:
+//! then it is waited for. So is rolling over. When they fail, nothing more is appended until they work: a journal that
+//! cannot be signed does not grow.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -20,6 +21,8 @@ pub(super) enum Message {
     Append(Entry),
     /// The newest checkpoint, of everything that was asked for before.
     Checkpoint(oneshot::Sender<Result<String, JournalError>>),
+    /// A checkpoint was signed aside, or could not be.
+    Signed(ThreadId),
     /// Sign and stop.
     Close,
 }
@@ -36,13 +39,15 @@ pub(super) struct Entry {
 /// The thread's state.
 pub(super) struct Writer {
     pub(super) appender: Appender,
+    /// Where it is told what was signed aside.
+    pub(super) inbox: Sender<Message>,
     /// How many records are durable, for those who follow.
     pub(super) size: watch::Sender<u64>,
     /// Since when there are durable records without a checkpoint.
     pub(super) unsigned: watch::Sender<Option<Instant>>,
     pub(super) sign_records: u64,
     pub(super) sign_every: Duration,
-    /// When the oldest record without a checkpoint has to get one.
+    /// When the oldest record that is to be signed has to be.
     pub(super) due: Option<Instant>,
     /// Why nothing may be appended before signing and rolling over work again.
     pub(super) blocked: Option<String>,
@@ -54,6 +59,7 @@ pub(super) struct Writer {
 struct Batch {
     entries: Vec<Entry>,
     checkpoints: Vec<oneshot::Sender<Result<String, JournalError>>>,
+    signed: Option<ThreadId>,
     closing: bool,
 }
 
@@ -66,6 +72,8 @@ impl Batch {
             match message {
                 Message::Append(entry) => batch.entries.push(entry),
                 Message::Checkpoint(answer) => batch.checkpoints.push(answer),
+                // Only the last one can be news.
+                Message::Signed(by) => batch.signed = Some(by),
                 Message::Close => {
                     batch.closing = true;
                     break;
@@ -90,6 +98,9 @@ impl Writer {
                 Ok(first) => {
                     let batch = Batch::gather(first, inbox);
                     closing = batch.closing;
+                    if let Some(outcome) = batch.signed.and_then(|by| self.appender.signed_by(by)) {
+                        let _blocked = self.settle(outcome); // whoever appends next is told
+                    }
                     self.append(batch.entries);
                     for answer in batch.checkpoints {
                         let _gone = answer.send(self.checkpoint());
@@ -100,7 +111,9 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => closing = true,
             }
         }
-        self.checkpoint().map(drop)
+        let closed = self.checkpoint().map(drop);
+        self.appender.close();
+        closed
     }
 
     fn append(&mut self, entries: Vec<Entry>) {
@@ -148,11 +161,33 @@ impl Writer {
             .map_err(|error| unavailable(&error))
     }
 
-    /// Signs when enough records or time have gone by, and begins the next segment when this one is full.
+    /// Has it signed when enough records or time have gone by, and begins the next segment when this one is full.
     fn tend(&mut self) {
         let due = self.due.is_some_and(|due| due <= Instant::now());
-        if due || self.appender.unsigned() >= self.sign_records || self.appender.is_full() {
-            let _blocked = self.maintain(); // whoever appends next is told
+        let unsigned = self.appender.unsigned();
+        let behind = unsigned >= self.sign_records.saturating_mul(2);
+        // Whoever appends next is told what is blocked.
+        let _blocked = if self.blocked.is_some() {
+            if due { self.maintain() } else { Ok(()) }
+        } else if self.appender.is_full() || behind {
+            self.maintain()
+        } else if due || unsigned >= self.sign_records {
+            self.sign_aside()
+        } else {
+            Ok(())
+        };
+    }
+
+    fn sign_aside(&mut self) -> Result<(), JournalError> {
+        let inbox = self.inbox.clone();
+        let done = move |by| drop(inbox.send(Message::Signed(by)));
+        match self.appender.sign_aside(done) {
+            // What comes from now on is for the next one.
+            Ok(()) => {
+                self.due = None;
+                Ok(())
+            }
+            Err(error) => self.settle(Err(error)),
         }
     }
 
@@ -185,8 +220,10 @@ impl Writer {
                 if self.blocked.take().is_some() {
                     tracing::info!("the journal can be signed again");
                 }
-                self.due = None;
-                self.unsigned.send_replace(None);
+                // What came while it was signed has waited for no longer than that, or is due already.
+                let more = self.appender.unsigned() > 0;
+                self.due = more.then(|| self.due.unwrap_or_else(Instant::now));
+                self.unsigned.send_replace(more.then(Instant::now));
                 Ok(())
             }
             Err(error) => {

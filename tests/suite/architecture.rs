@@ -100,6 +100,7 @@ const TECHNOLOGIES: [(&str, &[&str]); 27] = [
             "cli::exec",
             "cli::memory",
             "keys::file",
+            "journal::storage",
             "telemetry::process",
             "app::observe",
         ],
