@@ -117,7 +117,7 @@ impl Link {
         };
         let answer: RedisResult<Value> = match self.send(places, &call("EVALSHA", &step.hash)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.send(places, &call("EVAL", step.code)).await
+                self.send(places, &call("EVAL", &step.code)).await
             }
             answer => answer,
         };

@@ -11,25 +11,14 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// The text of a script: by itself, with another file in front, or run by another file as `step`.
+/// The text of a script: by itself, or run by another file as `step`.
 macro_rules! text {
     ($file:literal) => {
-        concat!(include_str!("prelude.lua"), "\n", include_str!($file))
+        include_str!($file)
     };
-    ($file:literal, with $with:literal) => {
+    ($file:literal by $by:literal) => {
         concat!(
-            include_str!("prelude.lua"),
-            "\n",
-            include_str!($with),
-            "\n",
-            include_str!($file)
-        )
-    };
-    ($file:literal, $(with $with:literal,)? by $by:literal) => {
-        concat!(
-            include_str!("prelude.lua"),
-            $("\n", include_str!($with),)?
-            "\nlocal function step()\n",
+            "local function step()\n",
             include_str!($file),
             "\nend\n",
             include_str!($by)
@@ -37,10 +26,20 @@ macro_rules! text {
     };
 }
 
+/// What scripts share: all of them, or some.
+macro_rules! shared {
+    () => {
+        include_str!("prelude.lua")
+    };
+    ($with:literal) => {
+        concat!(include_str!("prelude.lua"), "\n", include_str!($with))
+    };
+}
+
 macro_rules! scripts {
     ($($name:ident = $file:literal $(with $with:literal)? $(by $by:literal)?),+ $(,)?) => {
         $(pub(super) static $name: LazyLock<Step> =
-            LazyLock::new(|| Step::new($file, text!($file $(, with $with)? $(, by $by)?)));)+
+            LazyLock::new(|| Step::new($file, shared!($($with)?), text!($file $(by $by)?)));)+
 
         #[cfg(test)]
         pub(super) fn all() -> Vec<&'static Step> {
@@ -94,19 +93,50 @@ pub(super) struct Step {
     /// Its file, for faults.
     pub(super) name: &'static str,
     /// What is sent when the server does not have it yet.
-    pub(super) code: &'static str,
+    pub(super) code: String,
     /// Its SHA-1, by which the server knows it.
     pub(super) hash: String,
 }
 
 impl Step {
-    fn new(name: &'static str, code: &'static str) -> Self {
-        Self {
-            name,
-            code,
-            hash: Script::new(code).get_hash().to_owned(),
+    fn new(name: &'static str, shared: &str, text: &str) -> Self {
+        let code = with_what_it_uses(shared, text);
+        let hash = Script::new(&code).get_hash().to_owned();
+        Self { name, code, hash }
+    }
+}
+
+/// The text behind those declarations of the shared files that it uses, or that one of them uses. Redis runs the whole of
+/// it each time, and to declare a function that nobody calls takes as long as half a command.
+fn with_what_it_uses(shared: &str, text: &str) -> String {
+    let mut code = text.to_owned();
+    for declaration in declarations(shared).into_iter().rev() {
+        if declares(&declaration).is_none_or(|name| words(&code).any(|word| word == name)) {
+            code = declaration + &code;
         }
     }
+    code
+}
+
+/// Each begins with `local` at the start of a line. Without what is said about them.
+fn declarations(shared: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in shared.lines().filter(|line| !line.starts_with("--")) {
+        match found.last_mut() {
+            Some(last) if !line.starts_with("local ") => last.extend([line, "\n"]),
+            _ => found.push(format!("{line}\n")),
+        }
+    }
+    found
+}
+
+fn declares(declaration: &str) -> Option<&str> {
+    words(declaration).find(|word| !["local", "function"].contains(word))
+}
+
+fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -120,6 +150,22 @@ mod tests {
                 assert!(!step.code.contains(word), "{} uses {word}", step.name);
             }
         }
+    }
+
+    #[test]
+    fn a_script_has_what_it_uses_and_nothing_else() {
+        let shared = "-- How much.\nlocal MOST = 7\n\nlocal function a(x)\n  return x\nend\n\n\
+                      local function b(x)\n  return a(x) + MOST\nend\nlocal function c()\nend\n";
+        let alone = with_what_it_uses(shared, "return { 'ok' }");
+        assert_eq!(alone, "return { 'ok' }");
+        let one = with_what_it_uses(shared, "return a(1)");
+        assert_eq!(one, "local function a(x)\n  return x\nend\n\nreturn a(1)");
+        let deep = with_what_it_uses(shared, "return b(1)");
+        let declared: Vec<_> = declarations(&deep)
+            .iter()
+            .filter_map(|one| declares(one).map(str::to_owned))
+            .collect();
+        assert_eq!(declared, ["MOST", "a", "b"]);
     }
 
     #[test]
