@@ -33,7 +33,7 @@ use dayfly::model::secret::Secret;
 use dayfly::registry::Caller;
 use tokio_util::sync::CancellationToken;
 
-use asking::{Asking, cpu};
+use asking::{ASKED, Asking, cpu};
 use estate::{Estate, reading};
 use leases::{AGENTS, TOOLS, USERS};
 
@@ -158,8 +158,8 @@ async fn main() {
     );
 
     let mut denied = Vec::new();
-    // Not the tool that agents ask for meanwhile.
-    for number in (0..ORDERS).map(|order| order * 2) {
+    // The last is about the tool that agents ask for meanwhile.
+    for number in (0..ORDERS).map(|order| order * 2).chain([ASKED]) {
         // Anew each time: what proved them expires.
         let tool = estate.caller("tools/all").await;
         let agent = estate.caller("agents/support-bot-3").await;
@@ -187,7 +187,10 @@ async fn main() {
         order.await.unwrap().unwrap();
         settled(&*ledger).await;
         row(
-            "a kill order for a tool",
+            match number {
+                ASKED => "a kill order for the tool that is asked for",
+                _ => "a kill order for a tool",
+            },
             part(TOOLS),
             began.elapsed(),
             cpu().saturating_sub(before),

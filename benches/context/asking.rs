@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::estate::{Estate, reading};
 
+/// The tool that they ask for.
+pub(crate) const ASKED: usize = 1;
+
 /// Agents that ask, however long the answers take, and how long that was.
 pub(crate) struct Asking {
     took: Arc<Mutex<Vec<Duration>>>,
@@ -18,7 +21,7 @@ pub(crate) struct Asking {
 impl Asking {
     pub(crate) async fn start(estate: &Arc<Estate>, rate: u32) -> Self {
         let (took, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
-        let access = reading(1);
+        let access = reading(ASKED);
         let agent = estate.caller("agents/support-bot-0").await;
         let task = estate.open(&agent, &access).await;
         let (kept, stopped, estate) = (Arc::clone(&took), stop.clone(), Arc::clone(estate));

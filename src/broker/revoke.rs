@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join;
+
 use crate::journal::record::{Record, Result as Decided, Verb};
 use crate::ledger::LedgerError;
 use crate::model::cutoff::{Cutoff, Selector};
@@ -200,9 +202,11 @@ impl Broker {
             cutoff: cutoff.clone(),
         };
         let order = self.order_of(cutoff.selector.clone(), work, why);
-        // First, so that whoever dies here leaves no cutoff behind that nobody drains.
-        let ordered = self.parts.ledger.order_recheck(&order).await;
-        self.parts.ledger.cut(cutoff).await?;
+        // The order is sent first, so that whoever dies here leaves no cutoff behind that nobody drains; its answer
+        // is not waited for, so that what denies is not a round trip late.
+        let ledger = &self.parts.ledger;
+        let (ordered, cut) = join(ledger.order_recheck(&order), ledger.cut(cutoff)).await;
+        cut?;
         // The drain is not in the way of what denies.
         self.ordered.notify_one();
         ordered.map_err(|error| BrokerError::Undrained {
