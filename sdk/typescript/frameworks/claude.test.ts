@@ -148,7 +148,8 @@ function serverFor(guard: Dayfly<typeof query>, witness: Witness, during: () => 
     return Promise.resolve(said(`plain ${currentTask()?.id ?? "undefined"}`));
   }));
   const named = (name: string): typeof plain => tool(name, name, {}, guard.handler(() => Promise.resolve(said(`${name} with ${currentCredential().tool}`))));
-  return createSdkMcpServer({ name: "crm", version: "1", tools: [read, plain, named("export_customers"), named("delete_customer")] });
+  // The program begins when the tools are there: one that goes on with a call would find none otherwise.
+  return createSdkMcpServer({ name: "crm", version: "1", tools: [read, plain, named("export_customers"), named("delete_customer")], alwaysLoad: true });
 }
 
 function optionsFor(server: McpSdkServerConfigWithInstance, more: Partial<Options> = {}): Options {
@@ -263,8 +264,8 @@ describe("the Claude Agent SDK", () => {
     assert.ok(handle !== undefined);
     assert.equal((await world.task(handle.task)).state, "suspended");
     await world.rule("policies/20-grants.cedar", (text) => text.replace('@approval("data-steward")\n', ""));
-    // The program calls the tool again by itself where it is there in time; if not, the model does.
-    api.script({ mark: "export them", turns: [{ tool: "mcp__crm__export_customers", input: {} }, "done"] });
+    // The program calls the tool again by itself.
+    api.script({ mark: "export them", turns: ["done"] });
     for await (const message of guard.query({ prompt: "go on", options: optionsFor(serverFor(guard, witness), { resume: session }) }, { resume: handle })) assert.notEqual(message, undefined);
     assertTold("export_customers with crm");
     assert.equal(guard.handle, undefined);
