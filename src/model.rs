@@ -17,6 +17,7 @@ pub mod ids;
 pub mod lease;
 pub mod name;
 pub mod origin;
+pub(crate) mod parsed;
 pub mod recheck;
 pub mod secret;
 pub mod spiffe;

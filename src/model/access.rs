@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::name::{InvalidName, Operation, ToolName};
+use super::parsed::parsed;
 
 /// The path of a resource inside its tool, such as `customers/42`. A path covers what lies below it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -58,8 +59,7 @@ impl FromStr for ResourcePath {
 
 impl<'de> Deserialize<'de> for ResourcePath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        parsed(deserializer)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 use super::name::{InvalidName, UserId};
+use super::parsed::parsed;
 
 /// A user id as a whole, or with one `*` in place of what differs.
 ///
@@ -55,8 +56,7 @@ impl FromStr for UserPattern {
 
 impl<'de> Deserialize<'de> for UserPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        parsed(deserializer)
     }
 }
 

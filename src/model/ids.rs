@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
 use super::name::InvalidName;
+use super::parsed::parsed;
 use super::time::Timestamp;
 
 /// Random bytes that an id takes. Ten, so that the caller draws them in one go.
@@ -161,8 +162,7 @@ macro_rules! id {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 if deserializer.is_human_readable() {
-                    let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                    text.parse().map_err(de::Error::custom)
+                    parsed(deserializer)
                 } else {
                     let bytes = <[u8; 16]>::deserialize(deserializer)?;
                     Self::from_bytes(bytes).ok_or_else(|| de::Error::custom(concat!("not a ", $kind)))

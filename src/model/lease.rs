@@ -1,18 +1,18 @@
 //! Leases: our record that a credential is, or may be, out; until when; and how to end it.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::access::ResourcePath;
 use super::attestation::EvidenceKind;
 use super::cutoff::{Cutoff, Selector};
 use super::ids::{DecisionId, LeaseId, TaskId};
 use super::name::{AgentName, Environment, InvalidName, Operation, ProviderName, ToolName, UserId};
+use super::parsed::parsed;
 use super::spiffe::TrustDomain;
 use super::status_list::Listing;
 use super::task::{Delegator, Outcome};
@@ -182,8 +182,7 @@ impl Serialize for Cause {
 
 impl<'de> Deserialize<'de> for Cause {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = Cow::<'de, str>::deserialize(deserializer)?;
-        word.parse().map_err(de::Error::custom)
+        parsed(deserializer)
     }
 }
 

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 use crate::model::attestation::{Attestation, EvidenceKind};
 use crate::model::name::InvalidName;
+use crate::model::parsed::parsed;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 
 /// A text to be matched whole, or with `/*` or `:*` at its end everything below that segment.
@@ -73,8 +74,7 @@ impl FromStr for Pattern {
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        parsed(deserializer)
     }
 }
 
