@@ -263,6 +263,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::field("", "send a JSON object"));
     }
+    serde_json::from_slice(bytes).or_else(|_| pointed(bytes))
+}
+
+/// The same for what is refused, to say where it is wrong: keeping track of that takes a copy of each member's name.
+fn pointed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let body = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
