@@ -75,7 +75,7 @@ pub(super) async fn envelope(
     };
     let status = response.status();
     let headers = response.headers_mut();
-    if let Some(value) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+    if let Some(value) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

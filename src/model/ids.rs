@@ -38,6 +38,7 @@ impl Slot {
 }
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const PREFIX: usize = "tsk_".len();
 const DIGITS: usize = 26;
 
 fn build(at: Timestamp, slot: Slot, random: Randomness) -> Uuid {
@@ -64,16 +65,19 @@ fn build(at: Timestamp, slot: Slot, random: Randomness) -> Uuid {
     ])
 }
 
-/// In one piece: an issue prints a dozen ids, and JSON looks at each piece for what to escape.
-fn print(id: Uuid, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// In one piece: an issue prints a dozen ids, JSON looks at each piece for what to escape, and a text that has to
+/// grow for the next piece is copied.
+fn print(prefix: &str, id: Uuid, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut rest = id.as_u128();
-    let mut digits = [0; DIGITS];
+    let mut text = [0; PREFIX + DIGITS];
+    let (start, digits) = text.split_at_mut(PREFIX);
+    start.copy_from_slice(prefix.as_bytes());
     for digit in digits.iter_mut().rev() {
         let five = usize::from(rest.to_le_bytes()[0] & 31);
         *digit = ALPHABET.get(five).copied().unwrap_or(b'0');
         rest >>= 5;
     }
-    f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+    f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
 }
 
 fn read(digits: &str) -> Option<Uuid> {
@@ -128,8 +132,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(Self::PREFIX)?;
-                print(self.0, f)
+                print(Self::PREFIX, self.0, f)
             }
         }
 
