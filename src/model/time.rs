@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, Datelike as _, Timelike as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant in milliseconds since the Unix epoch, never before it and never past the year 9999.
@@ -70,7 +70,25 @@ impl fmt::Display for Timestamp {
             .ok()
             .and_then(DateTime::from_timestamp_millis)
             .unwrap_or_default();
-        f.write_str(&moment.to_rfc3339_opts(SecondsFormat::Millis, true))
+        // As one number, whose digits then go to their places. `chrono` would print into a text of its own.
+        let year = u64::try_from(moment.year()).unwrap_or_default();
+        let parts = [
+            (100, moment.month()),
+            (100, moment.day()),
+            (100, moment.hour()),
+            (100, moment.minute()),
+            (100, moment.second()),
+            (1000, moment.timestamp_subsec_millis()),
+        ];
+        let mut rest = parts
+            .into_iter()
+            .fold(year, |number, (places, part)| number * places + u64::from(part));
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for digit in text.iter_mut().rev().filter(|byte| **byte == b'0') {
+            *digit += u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -121,6 +139,8 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use chrono::SecondsFormat;
+
     use super::*;
 
     #[test]
@@ -129,6 +149,15 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-11-22T06:30:00.250Z");
         assert_eq!(moment.to_string().parse(), Ok(moment));
         assert_eq!("2026-11-22T07:30:00.25+01:00".parse(), Ok(moment));
+    }
+
+    #[test]
+    fn prints_what_chrono_prints() {
+        for millis in [0, 1, 951_782_399_999, 951_782_400_000, 1_795_329_000_250, LATEST] {
+            let moment = Timestamp::from_millis(millis);
+            let theirs = DateTime::from_timestamp_millis(millis.try_into().unwrap()).unwrap();
+            assert_eq!(moment.to_string(), theirs.to_rfc3339_opts(SecondsFormat::Millis, true));
+        }
     }
 
     #[test]
