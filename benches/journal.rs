@@ -52,7 +52,7 @@ fn append(c: &mut Criterion) {
         group.throughput(Throughput::Elements(appenders));
         group.bench_function(format!("{appenders}"), |b| {
             b.to_async(&runtime)
-                .iter(|| join_all((0..appenders).map(|_| journal.append(record()))));
+                .iter(|| join_all((0..appenders).map(|_| journal.append(record().into()))));
         });
     }
     group.finish();

@@ -290,13 +290,11 @@ impl Running {
         if !in_time {
             tracing::warn!("some work did not end in time; the ledger and the journal know what is left");
         }
-        let record = Record::new(Verb::Serve, Outcome::Permitted, self.clock.now());
-        self.journal
-            .append(Record {
-                reason: Some("stopped".into()),
-                ..record
-            })
-            .await?;
+        let record = Record {
+            reason: Some("stopped".into()),
+            ..Record::new(Verb::Serve, Outcome::Permitted, self.clock.now())
+        };
+        self.journal.append(record.into()).await?;
         Ok(self.journal.close().await?)
     }
 }
@@ -311,7 +309,7 @@ async fn record_start(
         revision: Some(broker.rules().current().revision.clone()),
         ..Record::new(Verb::Serve, Outcome::Permitted, now)
     };
-    journal.append(record).await?;
+    journal.append(record.into()).await?;
     Ok(())
 }
 

@@ -294,51 +294,29 @@ impl Broker {
         charter
     }
 
-    /// Appends to the journal. The record moves into the journal's future at once: a use-case that
-    /// held it itself would be several times as large, and is moved around.
-    fn record(&self, record: Record) -> impl Future<Output = Result<(), BrokerError>> + Send + '_ {
-        let about = About::of(&record);
-        let appended = self.parts.journal.append(record);
+    /// Appends to the journal. The record lies on the heap from here on: a use-case that held it itself would be
+    /// several times as large, and is moved around.
+    fn record(
+        &self,
+        record: impl Into<Arc<Record>>,
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send {
+        let record = record.into();
+        let appended = self.parts.journal.append(Arc::clone(&record));
         async move {
             appended.await?;
-            about.tell();
+            tell(&record);
             Ok(())
         }
     }
 }
 
-/// What a record is about: names and ids, never words of anybody.
-struct About {
-    verb: &'static str,
-    result: &'static str,
-    agent: Option<AgentName>,
-    task: Option<TaskId>,
-    lease: Option<LeaseId>,
-    decision: Option<DecisionId>,
-    tool: Option<ToolName>,
-}
-
-impl About {
-    fn of(record: &Record) -> Self {
-        Self {
-            verb: record.verb.as_str(),
-            result: record.result.as_str(),
-            agent: record.agent.clone(),
-            task: record.task,
-            lease: record.lease,
-            decision: record.decision,
-            tool: record.tool.clone(),
-        }
-    }
-
-    /// Says it to logs and traces, once it is recorded.
-    fn tell(&self) {
-        let (verb, result) = (self.verb, self.result);
-        let agent = self.agent.as_ref().map(AgentName::as_str);
-        let tool = self.tool.as_ref().map(ToolName::as_str);
-        let (task, lease) = (self.task.as_ref().map(display), self.lease.as_ref().map(display));
-        let decision = self.decision.as_ref().map(display);
-        tracing::info!(target: trace::TARGET, verb, result, agent, task, lease, decision, tool, "recorded");
-        tracing::debug!(verb, result, agent, task, lease, decision, tool, "recorded");
-    }
+/// Says what is on record to logs and traces: names and ids, never words of anybody.
+fn tell(record: &Record) {
+    let (verb, result) = (record.verb.as_str(), record.result.as_str());
+    let agent = record.agent.as_ref().map(AgentName::as_str);
+    let tool = record.tool.as_ref().map(ToolName::as_str);
+    let (task, lease) = (record.task.as_ref().map(display), record.lease.as_ref().map(display));
+    let decision = record.decision.as_ref().map(display);
+    tracing::info!(target: trace::TARGET, verb, result, agent, task, lease, decision, tool, "recorded");
+    tracing::debug!(verb, result, agent, task, lease, decision, tool, "recorded");
 }

@@ -26,6 +26,8 @@ pub mod unfinished;
 pub mod verify;
 mod writer;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use record::Record;
@@ -39,7 +41,7 @@ pub const FAILURES: &str = "dayfly_journal_failures_total";
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
     /// Returns once the record is durable; the answer is its place in the log, from 0.
-    async fn append(&self, record: Record) -> Result<u64, JournalError>;
+    async fn append(&self, record: Arc<Record>) -> Result<u64, JournalError>;
 
     /// Records from `from` on, as the canonical lines that were written, at most `limit`. There may be
     /// fewer; only an empty answer means that there are no more.

@@ -124,7 +124,7 @@ impl Broker {
         };
         let draft = Draft::new(permit, terms).ok_or(BrokerError::NoTask)?;
         let lease = draft.lease().clone();
-        let record = Record {
+        let record = Arc::new(Record {
             lease: Some(id),
             granted: Some(granted.ttl),
             bounded_by: Some(granted.by),
@@ -134,18 +134,18 @@ impl Broker {
             handle: lease.handle.clone(),
             ending: Some(lease.ending),
             ..record
-        };
+        });
         let reserving = self.reserve(draft, &budgets, order.key.clone());
         let minted = if promise.self_contained {
             // Nothing exists outside until we answer, so the reservation is the activation too, and
             // the record is written beside it: one ledger round trip.
-            let (reserved, recorded) = tokio::join!(reserving, self.record(record.clone()));
+            let (reserved, recorded) = tokio::join!(reserving, self.record(Arc::clone(&record)));
             self.finish(&**provider, &lease, reserved, recorded, &record)
                 .await?
         } else {
             let reserved = reserving.await;
             let recorded = if reserved.is_ok() {
-                self.record(record.clone()).await
+                self.record(Arc::clone(&record)).await
             } else {
                 Ok(())
             };

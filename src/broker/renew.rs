@@ -1,5 +1,7 @@
 //! `renew`: a credential lives on, if policy still says so.
 
+use std::sync::Arc;
+
 use crate::journal::record::{Record, Result as Outcome, Verb};
 use crate::ledger::reservation::Reservation;
 use crate::ledger::{Refusal, Renewal};
@@ -90,13 +92,13 @@ impl Broker {
         }
         let requested = ttl.unwrap_or(permit.request().tool.default_ttl);
         let origins = permit.request().tool.origins.clone();
-        let record = Record {
+        let record = Arc::new(Record {
             granted: Some(granted.ttl),
             bounded_by: Some(granted.by),
             ..record.grounds(permit.grounds())
-        };
+        });
         // Recorded first: a life that is longer than any record says must not exist.
-        self.record(record.clone()).await?;
+        self.record(Arc::clone(&record)).await?;
         let until = now.plus(granted.ttl.as_duration());
         // A token is new, with a life of its own; what lives outside lives on and is never cut short.
         let until = match promise.self_contained {

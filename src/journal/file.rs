@@ -148,7 +148,7 @@ impl FileJournal {
             .map_err(|_| stopped())?
     }
 
-    async fn write(&self, record: Record) -> Result<u64, JournalError> {
+    async fn write(&self, record: &Record) -> Result<u64, JournalError> {
         let line = record.to_line()?;
         let leaf = Hash::leaf(line.as_bytes());
         let bytes = u32::try_from(line.len()).map_or(self.waiting_bytes, |bytes| bytes + 1);
@@ -189,10 +189,10 @@ impl Drop for FileJournal {
 
 #[async_trait]
 impl Journal for FileJournal {
-    async fn append(&self, record: Record) -> Result<u64, JournalError> {
+    async fn append(&self, record: Arc<Record>) -> Result<u64, JournalError> {
         let began = Instant::now();
         let span = tracing::info_span!(target: trace::TARGET, "journal");
-        let answer = self.write(record).instrument(span).await;
+        let answer = self.write(&record).instrument(span).await;
         match &answer {
             Ok(_) => self.took.record(began.elapsed().as_secs_f64()),
             Err(_) => self.failures.increment(1),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     async fn append(journal: &FileJournal, n: u64) -> Result<u64, JournalError> {
-        journal.append(record(n)).await
+        journal.append(record(n).into()).await
     }
 
     fn refused<T: std::fmt::Debug>(answer: Result<T, JournalError>) -> bool {

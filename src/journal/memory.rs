@@ -1,6 +1,6 @@
 //! The journal in memory: for tests and simulations. Nothing is durable, everything else holds.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
@@ -73,7 +73,7 @@ impl MemoryJournal {
 
 #[async_trait]
 impl Journal for MemoryJournal {
-    async fn append(&self, record: Record) -> Result<u64, JournalError> {
+    async fn append(&self, record: Arc<Record>) -> Result<u64, JournalError> {
         let line = record.to_line()?;
         let leaf = Hash::leaf(line.as_bytes());
         let mut state = self.working()?;

@@ -43,7 +43,7 @@ async fn an_auditor_needs_the_directory_and_the_published_key_only() {
     let journal = open(dir.path());
     let key = journal.verifier().to_string();
     for n in 0..100 {
-        journal.append(record(n)).await.unwrap();
+        journal.append(record(n).into()).await.unwrap();
         if n % 25 == 0 {
             check(dir.path(), &key).unwrap(); // beside the broker that writes
         }
@@ -67,7 +67,7 @@ async fn a_checkpoint_kept_elsewhere_outlives_the_directory() {
     let journal = open(dir.path());
     let key = journal.verifier().clone();
     for n in 0..5 {
-        journal.append(record(n)).await.unwrap();
+        journal.append(record(n).into()).await.unwrap();
     }
     let kept = Checkpoint::open(&journal.checkpoint().await.unwrap(), Some(&key)).unwrap();
     drop(journal);
@@ -75,7 +75,7 @@ async fn a_checkpoint_kept_elsewhere_outlives_the_directory() {
     // The whole journal is written anew, with the same key and fewer records.
     std::fs::remove_dir_all(dir.path().join("journal")).unwrap();
     let journal = open(dir.path());
-    journal.append(record(0)).await.unwrap();
+    journal.append(record(0).into()).await.unwrap();
     drop(journal);
     let expected = Expected {
         key: Some(key),
@@ -130,7 +130,7 @@ async fn writes_until_it_is_killed() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let journal = open(Path::new(&dir));
     loop {
-        let four = [0, 1, 2, 3].map(|n| journal.append(record(n)));
+        let four = [0, 1, 2, 3].map(|n| journal.append(record(n).into()));
         for index in futures_util::future::join_all(four).await {
             println!("index {}", index.unwrap());
         }

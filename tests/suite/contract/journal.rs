@@ -51,7 +51,7 @@ impl Fixture {
     }
 
     async fn append(&self, n: u64) -> u64 {
-        self.journal.append(record(n)).await.unwrap()
+        self.journal.append(record(n).into()).await.unwrap()
     }
 
     async fn leaves(&self) -> Vec<Hash> {
@@ -159,14 +159,14 @@ async fn proves_records_and_its_own_growth(at: Fixture) {
 async fn a_record_that_is_too_large_takes_no_place(at: Fixture) {
     let mut large = record(0);
     large.reason = Some("a".repeat(Record::MOST_BYTES));
-    let refused = at.journal.append(large).await;
+    let refused = at.journal.append(large.into()).await;
     assert!(matches!(refused, Err(JournalError::TooLarge)));
     assert_eq!(at.append(0).await, 0);
 
     let room = Record::MOST_BYTES - record(0).to_line().unwrap().len();
     let mut largest = record(0);
     largest.reason = Some(largest.reason.unwrap() + &"a".repeat(room));
-    assert_eq!(at.journal.append(largest).await.unwrap(), 1);
+    assert_eq!(at.journal.append(largest.into()).await.unwrap(), 1);
     assert_eq!(at.journal.read(1, 1).await.unwrap()[0].len(), Record::MOST_BYTES);
 }
 

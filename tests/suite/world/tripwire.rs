@@ -73,7 +73,7 @@ pub(crate) struct Journaling(pub(crate) Arc<dyn Journal>, pub(crate) Arc<Tripwir
 
 #[async_trait]
 impl Journal for Journaling {
-    async fn append(&self, record: Record) -> Result<u64, JournalError> {
+    async fn append(&self, record: Arc<Record>) -> Result<u64, JournalError> {
         self.1.pass().await;
         let answer = self.0.append(record).await;
         self.1.pass().await;
