@@ -4,7 +4,6 @@
 //! is refused without having proven who it is.
 
 use std::future::Future;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -129,7 +128,7 @@ pub(super) fn evidence(headers: &HeaderMap) -> Result<Evidence, IdentityError> {
 pub(super) struct Id<T>(pub(super) T);
 
 /// What can stand in a path.
-pub(super) trait Named: FromStr {
+pub(super) trait Named: DeserializeOwned + Send {
     /// The answer when there is none of that name.
     fn unknown() -> Problem;
 }
@@ -162,10 +161,8 @@ impl<T: Named, S: Send + Sync> FromRequestParts<S> for Id<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(text) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| T::unknown())?;
-        text.parse().map(Self).map_err(|_| T::unknown())
+        let id = Path::<T>::from_request_parts(parts, state).await;
+        id.map(|Path(id)| Self(id)).map_err(|_| T::unknown())
     }
 }
 
@@ -312,10 +309,7 @@ fn shortened(message: &str) -> String {
 }
 
 /// The idempotency key that came, if one came, with the path it came to.
-pub(super) struct ChosenKey {
-    key: Option<String>,
-    path: String,
-}
+pub(super) struct ChosenKey(Option<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ChosenKey {
     type Rejection = Problem;
@@ -335,10 +329,10 @@ impl<S: Send + Sync> FromRequestParts<S> for ChosenKey {
                 Kind::BAD_PARAMETER,
                 "an `Idempotency-Key` is one text of 1 to 128 printable ASCII characters",
             )),
-            key => Ok(Self {
-                key: key.flatten().map(str::to_owned),
-                path: parts.uri.path().to_owned(),
-            }),
+            key => {
+                let path = parts.uri.path();
+                Ok(Self(key.flatten().map(|key| (key.to_owned(), path.to_owned()))))
+            }
         }
     }
 }
@@ -351,10 +345,10 @@ impl ChosenKey {
         caller: &Caller,
         body: &impl Serialize,
     ) -> Result<Option<IdempotencyKey>, Problem> {
-        let Some(key) = self.key else {
+        let Some((key, path)) = self.0 else {
             return Ok(None);
         };
-        let mut content = self.path.into_bytes();
+        let mut content = path.into_bytes();
         content.push(b'\n');
         serde_json::to_writer(&mut content, body).map_err(|error| Problem::internal(&error))?;
         Ok(Some(IdempotencyKey::new(&caller.agent().name, &key, &content)))
@@ -533,7 +527,7 @@ mod tests {
             }
             ChosenKey::from_request_parts(&mut request.into_parts().0, &())
                 .await
-                .map(|key| key.key)
+                .map(|key| key.0.map(|(key, _)| key))
         };
         assert_eq!(read(&[]).await.unwrap(), None);
         assert_eq!(read(&[b"order 7"]).await.unwrap().as_deref(), Some("order 7"));

@@ -320,10 +320,17 @@ impl Record {
     /// The most bytes that a record may take, as many as an entry of C2SP tlog-tiles can hold.
     pub const MOST_BYTES: usize = 65_535;
 
+    /// Room that most lines fit into, in bytes.
+    const ROOM: usize = 1024;
+
     /// The record as the canonical line that is written and hashed, without a newline.
     pub fn to_line(&self) -> std::result::Result<String, JournalError> {
-        let line = serde_json::to_string(self)
-            .map_err(|error| JournalError::Unavailable(format!("the record cannot be written: {error}")))?;
+        let unwritable = |why: &dyn std::error::Error| {
+            JournalError::Unavailable(format!("the record cannot be written: {why}"))
+        };
+        let mut line = Vec::with_capacity(Self::ROOM);
+        serde_json::to_writer(&mut line, self).map_err(|error| unwritable(&error))?;
+        let line = String::from_utf8(line).map_err(|error| unwritable(&error))?;
         if line.len() > Self::MOST_BYTES {
             return Err(JournalError::TooLarge);
         }

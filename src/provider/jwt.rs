@@ -62,8 +62,9 @@ impl JwtProvider {
             Some(user) => (user.to_string(), Profile::User),
         };
         // Of work that was handed on the chain says who acts, also where nobody else is the subject.
+        let acts_for_another = lease.on_behalf_of.is_some() || !lease.delegators.is_empty();
         let chain = lease.delegators.iter().rev().map(|above| &above.agent);
-        let actors = chain.chain(std::iter::once(agent));
+        let actors = chain.chain(std::iter::once(agent)).filter(|_| acts_for_another);
         let act = actors.fold(None, |before, actor| {
             Some(Actor {
                 sub: actor.clone(),
@@ -74,8 +75,6 @@ impl JwtProvider {
         });
         let domains_above = lease.trust_domains();
         let domains_above = domains_above.filter(|domain| lease.trust_domain.as_ref() != Some(*domain));
-        let acts_for_another = lease.on_behalf_of.is_some() || !lease.delegators.is_empty();
-        let act = act.filter(|_| acts_for_another);
         let mut scope = String::new();
         for action in &lease.actions {
             if !scope.is_empty() {
