@@ -45,7 +45,7 @@ use tower::ServiceExt as _;
 const RECORDED: [(&str, u64, u64); 5] = [
     ("open", 84, 17733),
     ("issue", 116, 32302),
-    ("introspect", 219, 20434),
+    ("introspect", 173, 20093),
     ("renew", 138, 29852),
     ("complete", 74, 16597),
 ];

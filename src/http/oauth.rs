@@ -3,6 +3,10 @@
 //! Callers prove themselves by evidence, as everywhere. What fails is worded as OAuth does
 //! ([`super::problem::oauth`]).
 
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -76,12 +80,12 @@ struct SignedIntrospection<'a> {
     responses((status = 200, content((Introspection = "application/json"), (String = "application/token-introspection+jwt")))))]
 pub(super) async fn introspect(
     call: Authenticated,
-    headers: HeaderMap,
+    WantsSigned(signed): WantsSigned,
     TokenForm(token): TokenForm,
 ) -> Result<Response, Problem> {
     let broker = call.broker();
     let answer = Introspection::of(broker.introspect(&call.caller, &token, call.request).await?);
-    if !accepts_signed(&headers) {
+    if !signed {
         return Ok(Answer(answer).into_response());
     }
     let claims = SignedIntrospection {
@@ -97,6 +101,17 @@ pub(super) async fn introspect(
 }
 
 /// Whether the caller asks for a signed answer.
+pub(super) struct WantsSigned(bool);
+
+impl<S: Send + Sync> FromRequestParts<S> for WantsSigned {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(accepts_signed(&parts.headers)))
+    }
+}
+
+/// Whether its `Accept` says so.
 fn accepts_signed(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter();
     accepted

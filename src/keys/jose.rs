@@ -4,6 +4,7 @@
 //! What is not understood is refused: other serialisations, padding, members that come twice, `crit`,
 //! `alg: none` and every keyed hash. The header never chooses a key's algorithm; it may only agree with it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -39,11 +40,13 @@ impl Header {
     /// Whether `typ` is this media type. RFC 7515 §4.1.9: case does not count, and `application/`
     /// may be left out.
     pub fn is_typ(&self, wanted: &str) -> bool {
-        let bare = |typ: &str| {
-            let typ = typ.to_ascii_lowercase();
-            typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
-        };
-        self.typ.as_deref().is_some_and(|typ| bare(typ) == bare(wanted))
+        fn bare(typ: &str) -> &str {
+            let parts = typ.split_at_checked("application/".len());
+            let named = parts.filter(|(start, _)| start.eq_ignore_ascii_case("application/"));
+            named.map_or(typ, |(_, rest)| rest)
+        }
+        let typ = self.typ.as_deref();
+        typ.is_some_and(|typ| bare(typ).eq_ignore_ascii_case(bare(wanted)))
     }
 }
 
@@ -183,16 +186,19 @@ fn parse_header(json: &[u8]) -> Result<Header, JoseError> {
         algorithm: known.alg.parse().map_err(|_| JoseError::UnknownAlgorithm)?,
         kid: known.kid,
         typ: known.typ,
-        members,
+        members: members.into_iter().map(Cow::into_owned).collect(),
     })
 }
 
 /// The names of the members of a JSON object, each of which may come once (RFC 7515 §4, RFC 7519 §4).
 /// Parsers differ in which of two they take, and what differs can be used to say two things at once.
-pub(super) fn members(json: &[u8]) -> Result<BTreeSet<String>, String> {
+pub(super) fn members(json: &[u8]) -> Result<BTreeSet<Cow<'_, str>>, String> {
+    #[derive(Deserialize)]
+    struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
     struct Names;
     impl<'de> Visitor<'de> for Names {
-        type Value = BTreeSet<String>;
+        type Value = BTreeSet<Cow<'de, str>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a JSON object")
@@ -200,7 +206,7 @@ pub(super) fn members(json: &[u8]) -> Result<BTreeSet<String>, String> {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut names = BTreeSet::new();
-            while let Some(name) = map.next_key::<String>()? {
+            while let Some(Name(name)) = map.next_key()? {
                 map.next_value::<IgnoredAny>()?;
                 if !names.insert(name) {
                     return Err(serde::de::Error::custom("a member comes twice"));

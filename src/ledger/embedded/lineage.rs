@@ -173,7 +173,8 @@ impl Embedded {
         // Taken before the snapshot: what is remembered by now was committed before it.
         let memory = self.past.memory();
         let snapshot = self.snapshot()?;
-        let checked = self.past.check(|name| snapshot.number(name), &memory);
+        let numbers = snapshot.numbers()?;
+        let checked = self.past.check(|name| numbers.get(name), &memory);
         if let Err(LedgerError::Lost(loss)) = &checked {
             self.past.latch(*loss);
         }

@@ -20,6 +20,14 @@ use crate::model::time::Timestamp;
 
 pub(super) struct Snapshot(pub(super) ReadTransaction);
 
+pub(super) struct Numbers(ReadOnlyTable<&'static str, u64>);
+
+impl Numbers {
+    pub(super) fn get(&self, name: &str) -> Result<Option<u64>, LedgerError> {
+        Ok(self.0.get(name)?.map(|number| number.value()))
+    }
+}
+
 impl Snapshot {
     pub(super) fn of(store: &Store) -> Result<Self, LedgerError> {
         store.read().map(Self)
@@ -68,8 +76,13 @@ impl Snapshot {
         Ok(lease)
     }
 
+    /// The numbers of the ledger, for who looks at several: to open their table takes longer than to read one.
+    pub(super) fn numbers(&self) -> Result<Numbers, LedgerError> {
+        Ok(Numbers(self.0.open_table(META)?))
+    }
+
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, LedgerError> {
-        Ok(self.0.open_table(META)?.get(name)?.map(|number| number.value()))
+        self.numbers()?.get(name)
     }
 
     /// Since when the longest due has waited.
