@@ -296,10 +296,7 @@ impl Broker {
 
     /// Appends to the journal. The record lies on the heap from here on: a use-case that held it itself would be
     /// several times as large, and is moved around.
-    fn record(
-        &self,
-        record: impl Into<Arc<Record>>,
-    ) -> impl Future<Output = Result<(), BrokerError>> + Send {
+    fn record(&self, record: impl Into<Arc<Record>>) -> impl Future<Output = Result<(), BrokerError>> + Send {
         let record = record.into();
         let appended = self.parts.journal.append(Arc::clone(&record));
         async move {
@@ -315,7 +312,10 @@ fn tell(record: &Record) {
     let (verb, result) = (record.verb.as_str(), record.result.as_str());
     let agent = record.agent.as_ref().map(AgentName::as_str);
     let tool = record.tool.as_ref().map(ToolName::as_str);
-    let (task, lease) = (record.task.as_ref().map(display), record.lease.as_ref().map(display));
+    let (task, lease) = (
+        record.task.as_ref().map(display),
+        record.lease.as_ref().map(display),
+    );
     let decision = record.decision.as_ref().map(display);
     tracing::info!(target: trace::TARGET, verb, result, agent, task, lease, decision, tool, "recorded");
     tracing::debug!(verb, result, agent, task, lease, decision, tool, "recorded");

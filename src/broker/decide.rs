@@ -61,7 +61,7 @@ impl Broker {
             agent: agent.name.clone(),
             environment: agent.environment.clone(),
             trust_domain: attestation.trust_domain.clone(),
-            subject: attestation.subject.clone(),
+            subject: attestation.subject.to_string(),
             delegators: Vec::new(),
             purpose: order.purpose,
             scope: order.scope,

@@ -99,7 +99,7 @@ impl Broker {
                 agent: to.clone(),
                 environment: parent.environment.clone(),
                 trust_domain: attestation.trust_domain.clone(),
-                subject: attestation.subject.clone(),
+                subject: attestation.subject.to_string(),
                 delegators: std::iter::once(link)
                     .chain(parent.delegators.iter().cloned())
                     .collect(),

@@ -31,7 +31,7 @@ pub(super) fn attested(attestation: &Attestation) -> Attested {
     Attested {
         authority: attestation.authority.clone(),
         digest: attestation.digest.clone(),
-        kind: attestation.kind.as_str().to_owned(),
+        kind: attestation.kind.as_str().into(),
         subject: attestation.subject.clone(),
     }
 }

@@ -109,14 +109,14 @@ impl Verifier for JwtSvid {
         let expires_at = self.terms.check(&claims, now)?;
         Ok(Workload::proven(Attestation {
             kind: EvidenceKind::JwtSvid,
-            authority: id.trust_domain().to_string(),
-            subject: id.to_string(),
+            authority: id.trust_domain().as_str().into(),
+            subject: id.as_str().into(),
             trust_domain: Some(id.trust_domain().clone()),
             claims: claims.flatten()?,
             verified_at: now,
             expires_at,
             key,
-            digest: evidence.digest(),
+            digest: evidence.digest().into(),
         }))
     }
 }
@@ -157,8 +157,8 @@ mod tests {
         let workload = verifier.verify(&evidence, NOW).await.unwrap();
         let attestation = workload.attestation();
         assert_eq!(attestation.kind, EvidenceKind::JwtSvid);
-        assert_eq!(attestation.authority, "example.org");
-        assert_eq!(attestation.subject, ID);
+        assert_eq!(*attestation.authority, *"example.org");
+        assert_eq!(*attestation.subject, *ID);
         assert_eq!(attestation.claims["team"], "support");
         assert_eq!(attestation.expires_at, NOW.plus(Duration::from_secs(300)));
         let source = verifier.key_sources().first().unwrap();

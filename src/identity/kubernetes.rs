@@ -169,14 +169,14 @@ impl Verifier for Kubernetes {
         let expires_at = self.terms.check(&claims, now)?;
         let workload = Workload::proven(Attestation {
             kind: EvidenceKind::Kubernetes,
-            authority: cluster.name.clone(),
-            subject: account.subject(),
+            authority: cluster.name.as_str().into(),
+            subject: account.subject().into(),
             trust_domain: None,
             claims: account.claims(),
             verified_at: now,
             expires_at,
             key,
-            digest: evidence.digest(),
+            digest: evidence.digest().into(),
         });
         match &cluster.reviewer {
             None => Ok(workload),
@@ -312,8 +312,8 @@ mod tests {
             .await
             .unwrap();
         let attestation = workload.attestation();
-        assert_eq!(attestation.authority, "prod");
-        assert_eq!(attestation.subject, SUBJECT);
+        assert_eq!(*attestation.authority, *"prod");
+        assert_eq!(*attestation.subject, *SUBJECT);
         let expected = [
             ("namespace", "agents"),
             ("node.name", "node-a"),
@@ -341,7 +341,7 @@ mod tests {
                 .verify(&authority.sign(&claims()).await, NOW)
                 .await
                 .unwrap();
-            assert_eq!(workload.attestation().authority, name);
+            assert_eq!(*workload.attestation().authority, *name);
         }
         refuses(&verifier, &stranger.sign(&claims()).await, "no key").await;
         let header = with(&stranger.header(), json!({"kid": east.kid()}));
@@ -386,7 +386,7 @@ mod tests {
         server.answer("/west", &new.jwks());
         pass(Duration::from_secs(31)).await;
         let workload = verifier.verify(&new.sign(&claims()).await, NOW).await.unwrap();
-        assert_eq!(workload.attestation().authority, "west");
+        assert_eq!(*workload.attestation().authority, *"west");
     }
 
     #[tokio::test]

@@ -135,14 +135,14 @@ impl Verifier for Oidc {
         }
         Ok(Workload::proven(Attestation {
             kind: EvidenceKind::Oidc,
-            authority: self.issuer.clone(),
-            subject,
+            authority: self.issuer.as_str().into(),
+            subject: subject.into(),
             trust_domain: None,
             claims,
             verified_at: now,
             expires_at,
             key,
-            digest: evidence.digest(),
+            digest: evidence.digest().into(),
         }))
     }
 }
@@ -177,8 +177,8 @@ mod tests {
             let header = with(&ci.header(), json!({"x5t": "abc", "typ": "jwt"}));
             for evidence in [ci.sign(&claims()).await, ci.sign_with(&header, &claims()).await] {
                 let workload = verifier.verify(&evidence, NOW).await.unwrap();
-                assert_eq!(workload.attestation().authority, ISSUER);
-                assert_eq!(workload.attestation().subject, "repo:example/bot:ref:main");
+                assert_eq!(*workload.attestation().authority, *ISSUER);
+                assert_eq!(*workload.attestation().subject, *"repo:example/bot:ref:main");
                 assert_eq!(workload.attestation().claims["repository"], "example/bot");
                 assert_eq!(workload.attestation().trust_domain, None);
             }
@@ -273,7 +273,7 @@ mod tests {
             verifier.verify(&evidence, NOW).await
         };
         says(&issuer, &server.url("/keys"));
-        assert_eq!(outcome().await.unwrap().attestation().authority, issuer);
+        assert_eq!(*outcome().await.unwrap().attestation().authority, *issuer);
         assert_eq!(server.hits("/keys"), 1);
         let elsewhere = Server::start().await;
         elsewhere.answer("/keys", &ci.jwks());

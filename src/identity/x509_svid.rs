@@ -130,14 +130,14 @@ impl Verifier for X509Svid {
         let (key, expires_at) = self.vouched(chain, &leaf, source, now).await?;
         Ok(Workload::proven(Attestation {
             kind: EvidenceKind::X509Svid,
-            authority: leaf.id.trust_domain().to_string(),
-            subject: leaf.id.to_string(),
+            authority: leaf.id.trust_domain().as_str().into(),
+            subject: leaf.id.as_str().into(),
             trust_domain: Some(leaf.id.trust_domain().clone()),
             claims: BTreeMap::new(),
             verified_at: now,
             expires_at,
             key: Some(key),
-            digest: evidence.digest(),
+            digest: evidence.digest().into(),
         }))
     }
 }
@@ -288,8 +288,8 @@ mod tests {
         let workload = verdict(&verifier, &[&svid], NOW).await.unwrap();
         let attestation = workload.attestation();
         assert_eq!(attestation.kind, EvidenceKind::X509Svid);
-        assert_eq!(attestation.authority, "example.org");
-        assert_eq!(attestation.subject, ID);
+        assert_eq!(*attestation.authority, *"example.org");
+        assert_eq!(*attestation.subject, *ID);
         assert_eq!(attestation.expires_at, NOW.plus(Duration::from_secs(3600)));
         let source = verifier.key_sources().first().unwrap();
         assert_eq!(attestation.key, source.trusted().unwrap().pop_first());
@@ -299,7 +299,7 @@ mod tests {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         assert_eq!(
-            attestation.digest, thumbprint,
+            *attestation.digest, *thumbprint,
             "as `openssl x509 -fingerprint` has it"
         );
         let without_eku = root.sign(|params| params.extended_key_usages.clear());

@@ -3,7 +3,9 @@
 //! Keys are sorted and numbers are integers, so that serde's output is the canonical form of
 //! RFC 8785. No field can hold a secret: evidence appears as its digest, credentials not at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -220,13 +222,13 @@ pub struct Record {
 #[serde(deny_unknown_fields)]
 pub struct Attested {
     /// Who vouched.
-    pub authority: String,
+    pub authority: Arc<str>,
     /// SHA-256 of the evidence, in hex.
-    pub digest: String,
+    pub digest: Arc<str>,
     /// Which kind of evidence.
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// Who the workload is.
-    pub subject: String,
+    pub subject: Arc<str>,
 }
 
 /// How a sub-task came about.

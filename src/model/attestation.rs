@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,9 +61,9 @@ pub struct Attestation {
     /// Which kind of evidence it was.
     pub kind: EvidenceKind,
     /// Who vouched: a trust domain, a registered cluster's name, or an OIDC issuer.
-    pub authority: String,
+    pub authority: Arc<str>,
     /// Who the workload is, in the words of that authority: a SPIFFE ID, `system:serviceaccount:ns:name`, or `sub`.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// The trust domain, where the evidence has one.
     pub trust_domain: Option<TrustDomain>,
     /// Claims that match rules may look at, as text; nested names joined by `.`. At most 64 of 256 bytes each.
@@ -74,5 +75,5 @@ pub struct Attestation {
     /// The key that signed it; none where that is not known.
     pub key: Option<VouchingKey>,
     /// SHA-256 of the evidence, in hex: enough to find it again, useless to present.
-    pub digest: String,
+    pub digest: Arc<str>,
 }

@@ -43,7 +43,10 @@ mod tests {
         }
         let owned = serde_json::Value::from("crm");
         assert_eq!(ToolName::deserialize(owned).unwrap().as_str(), "crm");
-        for (json, says) in [("1", "expected a string"), (r#""CRM""#, "`CRM` is not a valid tool name")] {
+        for (json, says) in [
+            ("1", "expected a string"),
+            (r#""CRM""#, "`CRM` is not a valid tool name"),
+        ] {
             let error = serde_json::from_str::<ToolName>(json).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }

@@ -156,7 +156,10 @@ mod tests {
         for millis in [0, 1, 951_782_399_999, 951_782_400_000, 1_795_329_000_250, LATEST] {
             let moment = Timestamp::from_millis(millis);
             let theirs = DateTime::from_timestamp_millis(millis.try_into().unwrap()).unwrap();
-            assert_eq!(moment.to_string(), theirs.to_rfc3339_opts(SecondsFormat::Millis, true));
+            assert_eq!(
+                moment.to_string(),
+                theirs.to_rfc3339_opts(SecondsFormat::Millis, true)
+            );
         }
     }
 

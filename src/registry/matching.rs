@@ -192,7 +192,7 @@ impl MatchRule {
     /// Whether the rule fits.
     pub fn matches(&self, attestation: &Attestation) -> bool {
         self.kind == attestation.kind
-            && self.authority == attestation.authority
+            && *self.authority == *attestation.authority
             && self
                 .subject
                 .as_ref()
@@ -296,7 +296,7 @@ mod tests {
             verified_at: Timestamp::EPOCH,
             expires_at: Timestamp::MAX,
             key: None,
-            digest: String::new(),
+            digest: "".into(),
         }
     }
 

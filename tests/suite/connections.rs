@@ -50,8 +50,8 @@ async fn a_token_on_the_connection_of_another_workload_is_on_record_with_both() 
     assert_eq!(record.result, Outcome::Denied);
     assert_eq!(record.agent.unwrap().as_str(), "support-bot");
     assert_eq!(
-        record.attested.unwrap().subject,
-        "spiffe://example.org/agents/support-bot"
+        *record.attested.unwrap().subject,
+        *"spiffe://example.org/agents/support-bot"
     );
     let reason = record.reason.unwrap();
     assert!(
@@ -125,8 +125,8 @@ async fn a_token_without_a_spiffe_id_goes_with_a_connection_of_its_agent_alone()
         assert_eq!(attested.is_ok(), same, "{path}");
         if let Ok(caller) = attested {
             assert_eq!(
-                caller.workload().attestation().subject,
-                "bot",
+                *caller.workload().attestation().subject,
+                *"bot",
                 "who the request says"
             );
         }

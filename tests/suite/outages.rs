@@ -135,8 +135,8 @@ async fn who_is_not_registered_gets_nothing_and_is_seen() {
     let sightings = world.records(Verb::Attest);
     assert_eq!(sightings.len(), 1, "one sighting is enough for a while");
     assert_eq!(
-        sightings[0].attested.as_ref().unwrap().subject,
-        "spiffe://example.org/agents/stranger"
+        *sightings[0].attested.as_ref().unwrap().subject,
+        *"spiffe://example.org/agents/stranger"
     );
 }
 
