@@ -70,10 +70,11 @@ fn seconds(text: &str) -> Option<u32> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok();
     }
-    let (mut total, mut digits, mut last) = (0u32, String::new(), u32::MAX);
+    let (mut total, mut number, mut last) = (0_u32, None::<u32>, u32::MAX);
     for letter in text.chars() {
-        if letter.is_ascii_digit() {
-            digits.push(letter);
+        if let Some(digit) = letter.to_digit(10) {
+            let tens = number.unwrap_or_default().checked_mul(10)?;
+            number = Some(tens.checked_add(digit)?);
             continue;
         }
         let unit = match letter {
@@ -87,10 +88,9 @@ fn seconds(text: &str) -> Option<u32> {
             return None; // each unit once, largest first
         }
         last = unit;
-        total = total.checked_add(digits.parse::<u32>().ok()?.checked_mul(unit)?)?;
-        digits.clear();
+        total = total.checked_add(number.take()?.checked_mul(unit)?)?;
     }
-    digits.is_empty().then_some(total)
+    number.is_none().then_some(total)
 }
 
 impl fmt::Display for Ttl {

@@ -278,22 +278,18 @@ impl CedarEngine {
             Ok(verdicts) => (verdicts, None),
             Err(Unfit(why)) => (Vec::new(), Some(why)),
         };
-        let faults: BTreeSet<usize> = verdicts
-            .iter()
-            .flat_map(|verdict| &verdict.faults)
-            .copied()
-            .collect();
-        let permits: BTreeSet<usize> = verdicts
-            .iter()
-            .flat_map(|verdict| verdict.permits.union(&verdict.terms))
-            .copied()
-            .collect();
-        let forbids: BTreeSet<usize> = verdicts
-            .iter()
-            .flat_map(|verdict| &verdict.forbids)
-            .copied()
-            .collect();
         let permitted = !verdicts.is_empty() && verdicts.iter().all(Verdict::permitted);
+        let whole = verdicts.into_iter().reduce(|mut whole, verdict| {
+            whole.add(&verdict);
+            whole
+        });
+        let Verdict {
+            mut permits,
+            terms,
+            forbids,
+            faults,
+        } = whole.unwrap_or_default();
+        permits.extend(terms);
         let mut approvals = BTreeSet::new();
         if permitted {
             let mut max_ttl = None;

@@ -173,7 +173,10 @@ fn tool_entity(tool: &Tool, facts: &[Said<'_>]) -> Result<Entity, Unfit> {
 }
 
 fn named(tool: &ToolName, path: Option<&ResourcePath>) -> ResourceEntity {
-    let name = path.map_or_else(|| tool.to_string(), |path| format!("{tool}/{path}"));
+    let name = path.map_or_else(
+        || tool.as_str().to_owned(),
+        |path| [tool.as_str(), "/", path.as_str()].concat(),
+    );
     ResourceEntity {
         uid: uid(&TYPES.resource, &name),
         name: name.into(),
