@@ -18,15 +18,15 @@ mod asking;
 #[path = "context/estate.rs"]
 mod estate;
 mod leases;
+mod server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dayfly::broker::facts::FactOrder;
 use dayfly::clock::{Clock as _, SystemClock};
-use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::Ledger;
-use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
+use dayfly::ledger::redis::{Mode, RedisLedger};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::fact::Subject;
 use dayfly::model::secret::Secret;
@@ -83,24 +83,19 @@ async fn main() {
         println!("DAYFLY_TEST_REDIS is not set: nothing is measured");
         return;
     };
-    let random: [u8; 8] = draw(&OsEntropy::new()).unwrap();
-    let config = RedisConfig {
-        prefix: format!("bench-{:016x}", u64::from_be_bytes(random)),
-        response_timeout: Duration::from_secs(20),
-        ..RedisConfig::new(Mode::Single {
-            url: Secret::new(url),
-        })
-    };
+    let config = server::fresh(Mode::Single {
+        url: Secret::new(url),
+    });
     let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&config).await.unwrap());
     let began = Instant::now();
-    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count).await;
+    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count, AGENTS).await;
     leases::reserve(&ledger, tasks, count).await;
     println!(
         "{count} live leases, filled in {:.0?}; {pace} issues a second beside everything",
         began.elapsed()
     );
 
-    let estate = Arc::new(Estate::new(Arc::clone(&ledger)));
+    let estate = Arc::new(Estate::new(Arc::clone(&ledger), AGENTS));
     let stop = CancellationToken::new();
     estate.broker.settle_rules().await.unwrap();
     settled_by_hand(&estate).await;

@@ -18,14 +18,14 @@ mod asking;
 #[path = "context/estate.rs"]
 mod estate;
 mod leases;
+mod server;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dayfly::clock::{Clock as _, SystemClock};
-use dayfly::entropy::{OsEntropy, draw};
-use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
+use dayfly::ledger::redis::{Mode, RedisLedger};
 use dayfly::ledger::{Filter, Ledger, Page, StateName};
 use dayfly::model::cutoff::Selector;
 use dayfly::model::secret::Secret;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use asking::{Asking, cpu};
 use estate::{Estate, reading};
+use leases::AGENTS;
 
 // As in the binary.
 #[global_allocator]
@@ -129,19 +130,14 @@ async fn main() {
         return;
     };
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
-    let random: [u8; 8] = draw(&OsEntropy::new()).unwrap();
-    let config = RedisConfig {
-        prefix: format!("bench-{:016x}", u64::from_be_bytes(random)),
-        response_timeout: Duration::from_secs(20),
-        ..RedisConfig::new(Mode::Single {
-            url: Secret::new(url.clone()),
-        })
-    };
+    let config = server::fresh(Mode::Single {
+        url: Secret::new(url.clone()),
+    });
     let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&config).await.unwrap());
-    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count).await;
+    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count, AGENTS).await;
     leases::reserve(&ledger, tasks, count).await;
 
-    let estate = Arc::new(Estate::new(Arc::clone(&ledger)));
+    let estate = Arc::new(Estate::new(Arc::clone(&ledger), AGENTS));
     let stop = CancellationToken::new();
     estate.broker.settle_rules().await.unwrap();
     while estate.broker.recheck().await.unwrap().is_some() {}

@@ -12,23 +12,21 @@
 )]
 
 mod leases;
+#[path = "ledger_redis/memory.rs"]
+mod memory;
+mod server;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use dayfly::entropy::{OsEntropy, draw};
 use dayfly::ledger::Ledger;
-use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
+use dayfly::ledger::redis::{Mode, RedisLedger};
 use dayfly::model::secret::Secret;
 use dayfly::model::time::Timestamp;
 
-const START: Timestamp = Timestamp::from_millis(1_795_329_000_250);
+use memory::used_memory;
 
-fn used_memory(url: &str) -> usize {
-    let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
-    let info: redis::InfoDict = redis::cmd("INFO").arg("memory").query(&mut connection).unwrap();
-    info.get("used_memory").unwrap()
-}
+const START: Timestamp = Timestamp::from_millis(1_795_329_000_250);
 
 #[tokio::main]
 async fn main() {
@@ -40,18 +38,13 @@ async fn main() {
         .skip(1)
         .find_map(|arg| arg.parse().ok())
         .unwrap_or(100_000);
-    let random: [u8; 8] = draw(&OsEntropy::new()).unwrap();
-    let config = RedisConfig {
-        prefix: format!("bench-{:016x}", u64::from_be_bytes(random)),
-        response_timeout: std::time::Duration::from_secs(20),
-        ..RedisConfig::new(Mode::Single {
-            url: Secret::new(url.clone()),
-        })
-    };
+    let config = server::fresh(Mode::Single {
+        url: Secret::new(url.clone()),
+    });
     let ledger: Arc<dyn Ledger> = Arc::new(RedisLedger::connect(&config).await.unwrap());
 
     let empty = used_memory(&url);
-    let tasks = leases::open_tasks(&*ledger, START, count).await;
+    let tasks = leases::open_tasks(&*ledger, START, count, leases::AGENTS).await;
     let (opened, of_tasks) = (used_memory(&url), tasks.len());
 
     let begun = Instant::now();

@@ -11,76 +11,39 @@
     reason = "a benchmark measures the real time, against the server that the environment names"
 )]
 
+#[path = "start/child.rs"]
+mod child;
 mod leases;
+mod server;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dayfly::clock::{Clock as _, SystemClock};
 use dayfly::dev::estate::Estate;
-use dayfly::entropy::{OsEntropy, draw};
+use dayfly::entropy::OsEntropy;
 use dayfly::ledger::Ledger;
 use dayfly::ledger::embedded::{self, Embedded};
-use dayfly::ledger::redis::{Mode, RedisConfig, RedisLedger};
+use dayfly::ledger::redis::{Mode, RedisLedger};
 use dayfly::model::secret::Secret;
 use tempfile::TempDir;
+
+use child::Started;
 
 const STARTS: usize = 7;
 
 async fn fill(ledger: Arc<dyn Ledger>, count: usize) {
-    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count).await;
+    let tasks = leases::open_tasks(&*ledger, SystemClock::new().now(), count, leases::AGENTS).await;
     leases::reserve(&ledger, tasks, count).await;
 }
 
-/// The middle one.
-fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
-    values.sort();
-    *values.get(values.len() / 2).unwrap()
-}
-
-/// What the kernel says about the memory of a process, in KiB.
-fn memory(id: u32, what: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 async fn measure(what: &str, binary: &str, configuration: &Path, address: SocketAddr) {
-    let client = reqwest::ClientBuilder::new().build().unwrap();
-    let (mut starts, mut resident, mut own) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..STARTS {
-        let begun = Instant::now();
-        let mut process = Command::new(binary)
-            .args(["serve", "--config"])
-            .arg(configuration)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let ready = async || {
-            let answer = client.get(format!("http://{address}/readyz")).send().await;
-            answer.is_ok_and(|answer| answer.status() == 200)
-        };
-        while !ready().await {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not start");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        starts.push(begun.elapsed());
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        resident.push(memory(process.id(), "VmRSS"));
-        own.push(memory(process.id(), "RssAnon"));
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-    println!(
-        "{what}: ready after {:.0?}, at rest {} KiB resident, {} KiB of them its own",
-        median(starts),
-        median(resident),
-        median(own)
-    );
+    let Started { ready, resident, own } =
+        child::measure(binary, configuration, address, STARTS, Duration::from_secs(2)).await;
+    println!("{what}: ready after {ready:.0?}, at rest {resident} KiB resident, {own} KiB of them its own");
 }
 
 #[tokio::main]
@@ -112,14 +75,9 @@ async fn main() {
         println!("DAYFLY_TEST_REDIS is not set: nothing is measured with Redis");
         return;
     };
-    let random: [u8; 8] = draw(&OsEntropy::new()).unwrap();
-    let config = RedisConfig {
-        prefix: format!("bench-{:016x}", u64::from_be_bytes(random)),
-        response_timeout: Duration::from_secs(20),
-        ..RedisConfig::new(Mode::Single {
-            url: Secret::new(url.clone()),
-        })
-    };
+    let config = server::fresh(Mode::Single {
+        url: Secret::new(url.clone()),
+    });
     fill(Arc::new(RedisLedger::connect(&config).await.unwrap()), count).await;
     let text = fs::read_to_string(&configuration).unwrap();
     let text = text.replace("kind = \"embedded\"", "kind = \"redis\"");

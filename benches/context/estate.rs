@@ -30,6 +30,7 @@ use dayfly::ledger::Ledger;
 use dayfly::model::access::{Access, Scope};
 use dayfly::model::credential::Credential;
 use dayfly::model::ids::TaskId;
+use dayfly::model::name::ProviderName;
 use dayfly::model::secret::Secret;
 use dayfly::model::ttl::Ttl;
 use dayfly::provider::jwt::JwtProvider;
@@ -37,7 +38,7 @@ use dayfly::provider::{Provider, Providers};
 use dayfly::registry::Caller;
 use tempfile::TempDir;
 
-use crate::leases::{AGENTS, TOOLS};
+use crate::leases::TOOLS;
 
 const ISSUER: &str = "https://dayfly.example.org";
 
@@ -50,9 +51,18 @@ pub(crate) struct Estate {
 }
 
 impl Estate {
-    pub(crate) fn new(ledger: Arc<dyn Ledger>) -> Self {
+    pub(crate) fn new(ledger: Arc<dyn Ledger>, agents: usize) -> Self {
+        Self::with(ledger, agents, None)
+    }
+
+    /// With one more provider, and the file of a tool that it is for.
+    pub(crate) fn with(
+        ledger: Arc<dyn Ledger>,
+        agents: usize,
+        more: Option<(ProviderName, Arc<dyn Provider>, String)>,
+    ) -> Self {
         let files = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-        lay_out(files.path());
+        lay_out(files.path(), agents);
         let entropy = OsEntropy::new();
         let trust_domain = DevTrustDomain::generate("example.org".parse().unwrap(), &entropy).unwrap();
         let signer = RingSigner::generate(Algorithm::Es256, &entropy).unwrap();
@@ -60,7 +70,12 @@ impl Estate {
         let life = Ttl::from_secs(3600).unwrap();
         let provider: Arc<dyn Provider> =
             Arc::new(JwtProvider::new(ISSUER, Arc::clone(&keys), life).unwrap());
-        let providers = Providers::new([("jwt".parse().unwrap(), provider)]);
+        let mut all = vec![("jwt".parse().unwrap(), provider)];
+        if let Some((name, provider, tool)) = more {
+            fs::write(files.path().join(format!("tools/{name}.toml")), tool).unwrap();
+            all.push((name, provider));
+        }
+        let providers = Providers::new(all);
         let journal = files.path().join("journal");
         let journal = FileJournal::open(&journal, Options::default(), audit_key()).unwrap();
         let broker = Broker::new(Parts {
@@ -156,8 +171,8 @@ pub(crate) fn reading(tool: usize) -> Access {
     Access::new(tool, ["read".parse().unwrap()].into(), resources).unwrap()
 }
 
-/// Every agent and tool that leases are about, beside the shipped policies.
-fn lay_out(folder: &Path) {
+/// So many agents and every tool that leases are about, beside the shipped policies.
+fn lay_out(folder: &Path, agents: usize) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     for name in ["agents", "tools", "policies"] {
         fs::create_dir(folder.join(name)).unwrap();
@@ -166,11 +181,17 @@ fn lay_out(folder: &Path) {
         let policy = shipped.join("policies").join(name);
         fs::copy(policy, folder.join("policies").join(name)).unwrap();
     }
-    let grant =
-        "@id(\"reading\")\npermit (principal in Role::\"support\", action in Action::\"read\", resource);\n";
-    fs::write(folder.join("policies/20-grants.cedar"), grant).unwrap();
     let console = "agents/ops-console.toml";
     fs::copy(shipped.join(console), folder.join(console)).unwrap();
+    furnish(folder, agents);
+}
+
+/// So many agents, every tool that leases are about, and a policy that lets the ones read the others, in a folder that
+/// has the rest.
+pub(crate) fn furnish(folder: &Path, agents: usize) {
+    let grant =
+        "@id(\"reading\")\npermit (principal in Role::\"support\", action in Action::\"read\", resource);\n";
+    fs::write(folder.join("policies/30-reading.cedar"), grant).unwrap();
     let agent = |name: &str, path: &str, more: &str| {
         let text = format!(
             "name = '{name}'\nowner = 'Support Platform'\npurpose = 'Answers customers'\nenvironment = 'production'\n\
@@ -179,7 +200,7 @@ fn lay_out(folder: &Path) {
         );
         fs::write(folder.join(format!("agents/{name}.toml")), text).unwrap();
     };
-    for number in 0..AGENTS {
+    for number in 0..agents {
         let name = format!("support-bot-{number}");
         agent(
             &name,
@@ -205,8 +226,16 @@ fn lay_out(folder: &Path) {
 }
 
 fn ruleset(folder: &Path, providers: &Providers) -> Ruleset {
-    let text = "[[identity.trust_domain]]\nname = \"example.org\"\nbundle_file = \"unused.json\"\n";
-    let config = config::parse("dayfly.toml", folder, text).unwrap();
+    let mut text =
+        "[[identity.trust_domain]]\nname = 'example.org'\nbundle_file = 'unused.json'\n".to_owned();
+    for (name, provider) in providers.iter() {
+        let kind = provider.kind();
+        text += &format!("[[provider]]\nname = '{name}'\nkind = '{kind}'\n");
+        if kind == "postgres" {
+            text += "[provider.postgres]\nhost = '127.0.0.1'\n";
+        }
+    }
+    let config = config::parse("dayfly.toml", folder, &text).unwrap();
     rules::load(&config, providers).unwrap().0
 }
 

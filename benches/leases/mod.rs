@@ -21,18 +21,19 @@ use tokio::task::JoinSet;
 pub(crate) const CALLERS: usize = 64;
 /// How many leases each task has.
 const LEASES_OF_A_TASK: usize = 20;
+/// How many agents the leases of most benchmarks are for.
 pub(crate) const AGENTS: usize = 200;
 /// A tenth of the leases are for each.
 pub(crate) const TOOLS: usize = 10;
 pub(crate) const USERS: usize = 1000;
 
 /// Every second task is on behalf of a user.
-fn task(start: Timestamp, number: usize) -> Task {
+fn task(start: Timestamp, number: usize, agents: usize) -> Task {
     let access = Access::new(tool(0), ["read".parse().unwrap()].into(), [].into()).unwrap();
     Task {
         charter: Charter {
             id: TaskId::new(start, draw(&OsEntropy::new()).unwrap()),
-            agent: format!("support-bot-{}", number % AGENTS).parse().unwrap(),
+            agent: format!("support-bot-{}", number % agents).parse().unwrap(),
             environment: "production".parse().unwrap(),
             trust_domain: Some("example.org".parse().unwrap()),
             subject: "spiffe://example.org/ns/support/sa/bot".to_owned(),
@@ -43,7 +44,8 @@ fn task(start: Timestamp, number: usize) -> Task {
                 .is_multiple_of(2)
                 .then(|| format!("user:{}", number % USERS).parse().unwrap()),
             opened_at: start,
-            deadline: start.plus(Duration::from_secs(3600)),
+            // After the end of each of its leases.
+            deadline: start.plus(Duration::from_secs(7200)),
             heartbeat: None,
         },
         state: TaskState::Open,
@@ -94,10 +96,15 @@ fn lease(task: &Charter, number: usize) -> Lease {
     }
 }
 
-/// Opens the tasks of so many leases.
-pub(crate) async fn open_tasks(ledger: &dyn Ledger, start: Timestamp, leases: usize) -> Vec<Task> {
+/// Opens the tasks of so many leases for so many agents.
+pub(crate) async fn open_tasks(
+    ledger: &dyn Ledger,
+    start: Timestamp,
+    leases: usize,
+    agents: usize,
+) -> Vec<Task> {
     let tasks: Vec<Task> = (0..leases.div_ceil(LEASES_OF_A_TASK))
-        .map(|number| task(start, number))
+        .map(|number| task(start, number, agents))
         .collect();
     for some in tasks.chunks(CALLERS) {
         let opened = some.iter().map(|task| ledger.open(task, None, None));
@@ -108,6 +115,21 @@ pub(crate) async fn open_tasks(ledger: &dyn Ledger, start: Timestamp, leases: us
 
 /// Reserves so many leases of these tasks, by many callers at the same time.
 pub(crate) async fn reserve(ledger: &Arc<dyn Ledger>, tasks: Vec<Task>, leases: usize) {
+    each(ledger, tasks, leases, reserve_one).await;
+}
+
+async fn reserve_one(ledger: Arc<dyn Ledger>, lease: Lease) {
+    let (none, facts) = (Budgets::default(), FactsVersion::default());
+    ledger.reserve(&lease, &none, None, facts).await.unwrap();
+}
+
+/// Does this with so many leases of these tasks, by many callers at the same time.
+pub(crate) async fn each<S: Future<Output = ()> + Send + 'static>(
+    ledger: &Arc<dyn Ledger>,
+    tasks: Vec<Task>,
+    leases: usize,
+    step: fn(Arc<dyn Ledger>, Lease) -> S,
+) {
     let (tasks, next) = (Arc::new(tasks), Arc::new(AtomicUsize::new(0)));
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
@@ -120,10 +142,7 @@ pub(crate) async fn reserve(ledger: &Arc<dyn Ledger>, tasks: Vec<Task>, leases: 
                 }
                 let task = tasks.get(number % tasks.len()).unwrap();
                 let lease = lease(&task.charter, number);
-                ledger
-                    .reserve(&lease, &Budgets::default(), None, FactsVersion::default())
-                    .await
-                    .unwrap();
+                step(Arc::clone(&ledger), lease).await;
             }
         });
     }

@@ -36,9 +36,9 @@
 //! instant in the id, so that a class is a range and lists in order of ids.
 //!
 //! Run Redis with `appendonly yes` and `maxmemory-policy noeviction`. A lease takes about 580 bytes, all
-//! indexes included, and 680 at 1,000,000 leases in 64 shards (`benches/ledger_redis.rs`): the indexes of
+//! indexes included, and 670 at 1,000,000 leases in 64 shards (`benches/scale.rs`): the indexes of
 //! busy tools are then longer than Redis stores compactly. More shards keep them short, and
-//! `zset-max-listpack-entries 1024` lets them be longer: 570 bytes.
+//! `zset-max-listpack-entries 2048` lets them be longer: 570 bytes.
 
 mod context;
 mod due;
