@@ -450,7 +450,7 @@ mod tests {
             ..quiet()
         };
         let (journal, disk) = faulty(dir.path(), options);
-        let signing = disk.hold_replacements();
+        set(&disk.wait, true);
         for n in 0..7 {
             assert_eq!(
                 append(&journal, n).await.unwrap(),
@@ -458,7 +458,7 @@ mod tests {
                 "nobody waits for the checkpoint"
             );
         }
-        drop(signing);
+        set(&disk.wait, false);
         let note = journal.checkpoint().await.unwrap();
         assert_eq!(Checkpoint::open(&note, Some(journal.verifier())).unwrap().size, 7);
         drop(journal);

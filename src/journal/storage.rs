@@ -176,8 +176,8 @@ impl AppendFile {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Mutex, MutexGuard};
 
     use super::*;
 
@@ -195,15 +195,8 @@ pub(super) mod tests {
         pub(crate) truncate: AtomicBool,
         /// Replacements fail.
         pub(crate) replace: AtomicBool,
-        /// Held by whoever replaces.
-        replacing: Mutex<()>,
-    }
-
-    impl Faults {
-        /// Nothing is replaced until this is dropped.
-        pub(crate) fn hold_replacements(&self) -> MutexGuard<'_, ()> {
-            self.replacing.lock().unwrap()
-        }
+        /// Replacements wait.
+        pub(crate) wait: AtomicBool,
     }
 
     impl std::ops::Deref for FaultyStorage {
@@ -232,7 +225,9 @@ pub(super) mod tests {
         }
 
         fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-            let _turn = self.replacing.lock().unwrap();
+            while self.wait.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             check(&self.replace, io::ErrorKind::StorageFull)?;
             OsStorage.replace(path, content)
         }
