@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,7 @@ impl Broker {
             let pause = match self.recheck().await {
                 // As much rest as work: half of the time is for whoever asks for something. Ends are denied
                 // already, so they can wait a little, too.
-                Ok(Some(urgent)) => began.elapsed() / if urgent { 4 } else { 1 },
+                Ok(Some(urgent)) => began.elapsed() / if urgent { 2 } else { 1 },
                 Ok(None) => LOOK,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "a recheck could not go on; it will be taken up again");
@@ -173,11 +173,15 @@ impl Broker {
             return Ok((progress, !full));
         }
         // All of the page, whatever becomes of one.
-        let done: Vec<Result<Done, BrokerError>> = stream::iter(fitting)
-            .map(|lease| self.recheck_lease(rules, recheck, lease))
-            .buffer_unordered(SIDE_BY_SIDE)
-            .collect()
-            .await;
+        let mut done: Vec<Result<Done, BrokerError>> = Vec::with_capacity(fitting.len());
+        for leases in fitting.chunks(SIDE_BY_SIDE) {
+            let looks = leases
+                .iter()
+                .map(|lease| self.recheck_lease(rules, recheck, lease));
+            done.extend(join_all(looks).await);
+            // Deciding waits for nothing, and others have to have their turn.
+            tokio::task::yield_now().await;
+        }
         self.due.notify_one();
         for done in done.into_iter().collect::<Result<Vec<Done>, BrokerError>>()? {
             match done {
@@ -194,23 +198,21 @@ impl Broker {
         &self,
         rules: &Ruleset,
         recheck: &Recheck,
-        lease: Lease,
+        lease: &Lease,
     ) -> Result<Done, BrokerError> {
-        // Deciding waits for nothing, and others have to have their turn.
-        tokio::task::coop::consume_budget().await;
         // What was over by another broker's clock is over.
         let now = self.now().max(recheck.ordered_at);
         let done = match &recheck.work {
             Work::Distrust { key } if lease.rests_on(*key, &recheck.whom, now) => {
-                let ended = self.end(&lease, Cause::AttestationRevoked).await;
+                let ended = self.end(lease, Cause::AttestationRevoked).await;
                 if ended.is_ok() {
-                    self.told(&lease, Cause::AttestationRevoked, None, &recheck.why, now)
+                    self.told(lease, Cause::AttestationRevoked, None, &recheck.why, now)
                         .await?;
                 }
                 ended
             }
             Work::Cut { .. } | Work::Distrust { .. } => Ok(Done::Left),
-            Work::Decide { .. } => self.decide_again(rules, recheck, &lease, now).await,
+            Work::Decide { .. } => self.decide_again(rules, recheck, lease, now).await,
         };
         match done {
             // It ended, or its task did, since it was found.

@@ -5,6 +5,7 @@
 
 use futures_util::future::join_all;
 
+use crate::journal::record::Record;
 use crate::ledger::{LeaseClaim, Settlement};
 use crate::model::lease::{Cause, Receipt, ReceiptSignature};
 use crate::model::time::Timestamp;
@@ -16,6 +17,8 @@ use super::{Done, left};
 
 /// How many are recorded and settled together at most.
 pub(super) const GROUP: usize = 256;
+/// How many are signed in one go.
+const TURN: usize = 16;
 /// How many groups are under way at a time: while one is at the disk, another is at the ledger.
 pub(super) const SIDE_BY_SIDE: usize = 3;
 /// How many may wait for their group before no more are begun.
@@ -35,11 +38,22 @@ impl Broker {
     /// whatever becomes of the others.
     pub(super) async fn close(&self, group: Vec<Proved>) -> Vec<Done> {
         let now = self.now();
-        let recorded = group.into_iter().map(|proved| async move {
-            let signature = self.put_on_record(&proved, now).await?;
+        let (mut done, mut measures, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        let mut signed = Vec::with_capacity(group.len());
+        for (number, proved) in group.into_iter().enumerate() {
+            // Signing waits for nothing, and others have to have their turn.
+            if number.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
+            match self.sign(&proved, now) {
+                Ok((signature, record)) => signed.push((proved, signature, record)),
+                Err(error) => done.push(left(error)),
+            }
+        }
+        let recorded = signed.into_iter().map(|(proved, signature, record)| async move {
+            self.record(record).await?;
             Ok::<_, BrokerError>((proved, signature))
         });
-        let (mut done, mut measures, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         for recorded in join_all(recorded).await {
             match recorded {
                 Ok((proved, signature)) => {
@@ -63,9 +77,7 @@ impl Broker {
         done
     }
 
-    async fn put_on_record(&self, proved: &Proved, now: Timestamp) -> Result<ReceiptSignature, BrokerError> {
-        // Signing waits for nothing, and others have to have their turn.
-        tokio::task::coop::consume_budget().await;
+    fn sign(&self, proved: &Proved, now: Timestamp) -> Result<(ReceiptSignature, Record), BrokerError> {
         let Proved {
             claim,
             cause,
@@ -74,7 +86,6 @@ impl Broker {
         } = proved;
         let signed = self.parts.receipts.sign(&claim.lease, *cause, *receipt, now)?;
         let record = of_end(&claim.lease, *cause, *receipt, signed.text, now);
-        self.record(record).await?;
-        Ok(signed.signature)
+        Ok((signed.signature, record))
     }
 }
