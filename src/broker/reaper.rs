@@ -6,9 +6,11 @@
 //!
 //! What is claimed is worked on lane by lane, one for each provider (`reaper/lanes.rs`), while the next is
 //! claimed already: nothing waits for a provider that hangs but what has to end there. What its provider has ended is
-//! recorded and settled in groups (`reaper/proved.rs`).
+//! recorded and settled in groups (`reaper/proved.rs`), at a pace that leaves room for whoever asks for something
+//! (`reaper/pace.rs`).
 
 mod lanes;
+mod pace;
 mod proved;
 
 use std::num::NonZeroUsize;
@@ -33,10 +35,13 @@ use super::error::{BrokerError, chain};
 use super::records::{Fill, of_failure};
 use super::{Broker, measure};
 use lanes::{Lanes, Waiting, Whose};
+use pace::Pace;
 use proved::Proved;
 
-/// How long the reaper rests between two claims while a provider has more to end than it can.
+/// How long the reaper rests at a time while a provider has more to end than it can.
 const CROWDED: Duration = Duration::from_millis(20);
+/// How often it does so though there will not soon be room.
+const IN_VAIN: usize = 5;
 /// How often those who wait for receipts are told at most.
 const TELL: Duration = Duration::from_millis(20);
 
@@ -116,7 +121,8 @@ struct Work<'b> {
     running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
     /// What waits to be recorded and settled, and what is.
     proved: Vec<Proved>,
-    closing: FuturesUnordered<BoxFuture<'b, Vec<Done>>>,
+    closing: FuturesUnordered<BoxFuture<'b, (Instant, Vec<Done>)>>,
+    pace: Pace,
     did: Sweep,
     /// When those who wait for receipts were told, and whether there is news since.
     told: Instant,
@@ -132,6 +138,7 @@ impl<'b> Work<'b> {
             running: FuturesUnordered::new(),
             proved: Vec::new(),
             closing: FuturesUnordered::new(),
+            pace: Pace::new(),
             did: Sweep::default(),
             told: Instant::now(),
             news: false,
@@ -166,11 +173,12 @@ impl<'b> Work<'b> {
         self.running.push(Box::pin(putting));
     }
 
-    /// Rests while some lane is full: for a moment, so that what is due elsewhere is reached, and on as long as the
-    /// fullest is worked off so fast that there will soon be room.
+    /// Rests while some lane has no room for what the next claim may bring, since to give that back is work for nothing:
+    /// as long as there will soon be room, and otherwise not for long, so that what is due elsewhere is reached.
     async fn make_room(&mut self, stop: &CancellationToken) {
         let soon = self.broker.parts.settings.reaper.batch.get().div_ceil(8);
-        loop {
+        let mut in_vain = 0;
+        while in_vain < IN_VAIN && self.lanes.is_crowded() {
             let before = self.lanes.longest();
             let rest = async {
                 tokio::select! {
@@ -178,10 +186,12 @@ impl<'b> Work<'b> {
                     () = tokio::time::sleep(CROWDED) => false,
                 }
             };
-            let stopped = self.alongside(rest).await;
-            let after = self.lanes.longest();
-            if stopped || after == 0 || before.saturating_sub(after) < soon {
+            if self.alongside(rest).await {
                 return;
+            }
+            let after = self.lanes.longest();
+            if before.saturating_sub(after) < soon && self.pace.rests().is_none() {
+                in_vain += 1;
             }
         }
     }
@@ -191,11 +201,13 @@ impl<'b> Work<'b> {
         tokio::pin!(other);
         loop {
             self.start();
+            let rest = self.rest();
             tokio::select! {
                 biased;
                 answer = &mut other => return answer,
                 Some(ended) = self.running.next() => self.worked(ended),
                 Some(group) = self.closing.next() => self.closed(group),
+                Some(()) = rest => {}
             }
         }
     }
@@ -204,14 +216,25 @@ impl<'b> Work<'b> {
     async fn finish(&mut self) {
         loop {
             self.start();
+            let rest = self.rest();
             tokio::select! {
                 biased;
                 Some(ended) = self.running.next() => self.worked(ended),
                 Some(group) = self.closing.next() => self.closed(group),
+                Some(()) = rest => {}
                 else => break,
             }
         }
         self.tell();
+    }
+
+    /// Over when more may be closed; nothing where nothing waits for that.
+    fn rest(&self) -> impl Future<Output = Option<()>> + use<> {
+        let until = self.pace.rests().filter(|_| !self.proved.is_empty());
+        async move {
+            tokio::time::sleep_until(until?).await;
+            Some(())
+        }
     }
 
     /// Gives back what waits, for another replica, and ends what is under way.
@@ -229,10 +252,15 @@ impl<'b> Work<'b> {
     /// Starts all that may run now.
     fn start(&mut self) {
         let broker = self.broker;
-        while !self.proved.is_empty() && self.closing.len() < proved::SIDE_BY_SIDE {
+        while !self.proved.is_empty()
+            && self.closing.len() < proved::SIDE_BY_SIDE
+            && self.pace.rests().is_none()
+        {
             let some = self.proved.len().min(proved::GROUP);
             let group = self.proved.drain(..some).collect();
-            self.closing.push(Box::pin(broker.close(group)));
+            let began = Instant::now();
+            let closing = async move { (began, broker.close(group).await) };
+            self.closing.push(Box::pin(closing));
         }
         let patience = broker.parts.settings.reaper.hold / 2;
         // A journal or a ledger that is slow holds up what would come to it.
@@ -258,11 +286,16 @@ impl<'b> Work<'b> {
         }
         match done {
             Done::Proved(proved) => self.proved.push(*proved),
-            done => self.closed(vec![done]),
+            done => self.over(vec![done]),
         }
     }
 
-    fn closed(&mut self, group: Vec<Done>) {
+    fn closed(&mut self, (began, group): (Instant, Vec<Done>)) {
+        self.pace.took(group.len(), began.elapsed());
+        self.over(group);
+    }
+
+    fn over(&mut self, group: Vec<Done>) {
         group.into_iter().for_each(|done| self.count(&done));
         self.news = true;
         if self.told.elapsed() >= TELL || (self.running.is_empty() && self.closing.is_empty()) {

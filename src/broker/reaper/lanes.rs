@@ -37,14 +37,18 @@ pub(super) struct Lanes {
     width: usize,
     /// How many of a lane may wait.
     depth: usize,
+    /// How many may come at a time.
+    batch: usize,
 }
 
 impl Lanes {
-    pub(super) fn new(width: usize, depth: usize) -> Self {
+    /// A lane has room for two batches: one is worked on while the next comes.
+    pub(super) fn new(width: usize, batch: usize) -> Self {
         Self {
             lanes: BTreeMap::new(),
             width,
-            depth,
+            depth: batch.saturating_mul(2),
+            batch,
         }
     }
 
@@ -110,9 +114,9 @@ impl Lanes {
         }
     }
 
-    /// Whether some lane can take no more.
+    /// Whether some lane could not take the next batch.
     pub(super) fn is_crowded(&self) -> bool {
-        self.lanes.values().any(|lane| lane.waiting() >= self.depth)
+        self.longest() > self.depth - self.batch
     }
 
     /// How many wait in the fullest lane.
