@@ -77,9 +77,9 @@ impl Broker {
                 }
             }
             let pause = match self.recheck().await {
-                // As much rest as work: half of the time is for whoever asks for something. Ends are denied
-                // already, so they can wait a little, too.
-                Ok(Some(urgent)) => began.elapsed() / if urgent { 2 } else { 1 },
+                // As much rest as work: half of the time is for whoever asks for something. What a kill order ends is
+                // denied already, so that can wait, too.
+                Ok(Some(_)) => began.elapsed(),
                 Ok(None) => LOOK,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "a recheck could not go on; it will be taken up again");
