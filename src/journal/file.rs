@@ -97,6 +97,7 @@ impl FileJournal {
             sign_records: options.sign_records,
             sign_every: options.sign_every,
             due: None,
+            signing_since: None,
             blocked: None,
             refusing: false,
         };
@@ -463,6 +464,30 @@ mod tests {
         assert_eq!(Checkpoint::open(&note, Some(journal.verifier())).unwrap().size, 7);
         drop(journal);
         assert_eq!(check(dir.path()).unwrap().checkpoints, 3, "at 0, 4 and 7");
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_it_signs_is_signed_when_its_own_time_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            sign_records: 4,
+            ..quiet()
+        };
+        let (journal, disk) = faulty(dir.path(), options);
+        set(&disk.wait, true);
+        for n in 0..5 {
+            append(&journal, n).await.unwrap();
+        }
+        let mut unsigned = journal.unsigned.clone();
+        let _before = *unsigned.borrow_and_update();
+        let signing = Instant::now();
+        set(&disk.wait, false);
+        unsigned.changed().await.unwrap();
+        let since = unsigned.borrow().expect("one more came");
+        assert!(since <= signing, "it came while the checkpoint was signed");
+        append(&journal, 5).await.unwrap();
+        drop(journal);
+        assert_eq!(check(dir.path()).unwrap().checkpoints, 3, "at 0, 4 and 6");
     }
 
     #[tokio::test]

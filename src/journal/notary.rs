@@ -86,9 +86,8 @@ impl Desk {
         let notary = Arc::clone(&self.notary);
         let thread = std::thread::Builder::new().name("notary".to_owned());
         self.thread = Some(thread.spawn(move || {
-            let signed = with(&notary, |notary| notary.sign(size, root));
-            done(std::thread::current().id());
-            signed
+            let _whatever_comes = AtLast(Some(done));
+            with(&notary, |notary| notary.sign(size, root))
         })?);
         Ok(())
     }
@@ -112,6 +111,17 @@ impl Desk {
         with(&self.notary, |notary| {
             (notary.hashes, notary.notes) = (hashes, notes)
         });
+    }
+}
+
+/// Tells of the end of a thread, also of one that panicked: whoever waits for it waits for nothing else.
+struct AtLast<F: FnOnce(ThreadId)>(Option<F>);
+
+impl<F: FnOnce(ThreadId)> Drop for AtLast<F> {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(std::thread::current().id());
+        }
     }
 }
 

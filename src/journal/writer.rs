@@ -49,6 +49,8 @@ pub(super) struct Writer {
     pub(super) sign_every: Duration,
     /// When the oldest record that is to be signed has to be.
     pub(super) due: Option<Instant>,
+    /// Since when a checkpoint is being signed: what it does not cover is younger.
+    pub(super) signing_since: Option<Instant>,
     /// Why nothing may be appended before signing and rolling over work again.
     pub(super) blocked: Option<String>,
     /// Whether the last batch was refused; said once, not for each.
@@ -171,6 +173,10 @@ impl Writer {
             if due { self.maintain() } else { Ok(()) }
         } else if self.appender.is_full() || behind {
             self.maintain()
+        } else if self.appender.is_signing() {
+            // It is seen to when that is over.
+            self.due = self.due.filter(|_| !due);
+            Ok(())
         } else if due || unsigned >= self.sign_records {
             self.sign_aside()
         } else {
@@ -185,6 +191,7 @@ impl Writer {
             // What comes from now on is for the next one.
             Ok(()) => {
                 self.due = None;
+                self.signing_since = Some(Instant::now());
                 Ok(())
             }
             Err(error) => self.settle(Err(error)),
@@ -222,8 +229,9 @@ impl Writer {
                 }
                 // What came while it was signed has waited for no longer than that, or is due already.
                 let more = self.appender.unsigned() > 0;
+                let since = self.signing_since.take().unwrap_or_else(Instant::now);
                 self.due = more.then(|| self.due.unwrap_or_else(Instant::now));
-                self.unsigned.send_replace(more.then(Instant::now));
+                self.unsigned.send_replace(more.then_some(since));
                 Ok(())
             }
             Err(error) => {
