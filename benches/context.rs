@@ -199,5 +199,5 @@ async fn main() {
 
 /// What the first start orders is about a ledger that nobody decided by any rules.
 async fn settled_by_hand(estate: &Estate) {
-    while estate.broker.recheck().await.unwrap().is_some() {}
+    while estate.broker.recheck().await.unwrap() {}
 }

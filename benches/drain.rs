@@ -140,7 +140,7 @@ async fn main() {
     let estate = Arc::new(Estate::new(Arc::clone(&ledger), AGENTS));
     let stop = CancellationToken::new();
     estate.broker.settle_rules().await.unwrap();
-    while estate.broker.recheck().await.unwrap().is_some() {}
+    while estate.broker.recheck().await.unwrap() {}
     for working in [
         tokio::spawn(Arc::clone(&estate.broker).recheck_regularly(stop.clone())),
         tokio::spawn(Arc::clone(&estate.broker).follow_facts(stop.clone())),

@@ -77,10 +77,10 @@ impl Broker {
                 }
             }
             let pause = match self.recheck().await {
-                // As much rest as work: half of the time is for whoever asks for something. What a kill order ends is
-                // denied already, so that can wait, too.
-                Ok(Some(_)) => began.elapsed(),
-                Ok(None) => LOOK,
+                // As much rest as work: half of the time is for whoever asks for something. A kill order denies before
+                // it is answered, and what it turns to its end with the answer is a page already.
+                Ok(true) => began.elapsed(),
+                Ok(false) => LOOK,
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "a recheck could not go on; it will be taken up again");
                     REST
@@ -101,21 +101,20 @@ impl Broker {
         self.look_at_others().await
     }
 
-    /// Looks at one page of leases of the recheck that is next, if there is one. Answers whether it was urgent.
-    pub async fn recheck(&self) -> Result<Option<bool>, BrokerError> {
+    /// Looks at one page of leases of the recheck that is next. Answers whether there was one.
+    pub async fn recheck(&self) -> Result<bool, BrokerError> {
         self.tell_untold().await;
         // A fault there keeps nothing else waiting.
         let made_up = self.make_up().await;
         if let Ok(true) = made_up {
-            return Ok(Some(true));
+            return Ok(true);
         }
         let rules = self.parts.rules.current();
         let ledger = &*self.parts.ledger;
         let hold = HOLD.min(self.parts.settings.reaper.hold);
         let Some(claim) = ledger.claim_recheck(self.now(), hold, &rules.revision).await? else {
-            return made_up.map(|_| None);
+            return made_up;
         };
-        let urgent = claim.recheck.work.is_urgent();
         let worked = async {
             // An order comes with the change that it is about.
             self.catch_up().await?;
@@ -127,7 +126,7 @@ impl Broker {
                 if done && settled.is_ok() {
                     measure::rechecked(self.now().since(claim.recheck.ordered_at));
                 }
-                (settled, Ok(Some(urgent)))
+                (settled, Ok(true))
             }
             // Given back at once: another broker may be able to.
             Err(error) => {

@@ -62,7 +62,7 @@ async fn order(world: &World, whom: Selector, work: Work) {
 
 /// Works off every recheck, and then all that is due.
 async fn settle(world: &World) {
-    while world.broker.recheck().await.unwrap().is_some() {}
+    while world.broker.recheck().await.unwrap() {}
     world.reap().await;
 }
 
@@ -399,7 +399,7 @@ async fn dying_at_any_step_of_a_recheck_leaves_the_rest_to_another() {
         state(&world, "agent/support-bot", "incident", Some("open")).await;
         wire.arm(step);
         survived = tokio::select! {
-            () = async { while world.broker.recheck().await.unwrap().is_some() {} } => true,
+            () = async { while world.broker.recheck().await.unwrap() {} } => true,
             () = wire.death() => false,
         };
         wire.arm(0);
@@ -407,7 +407,7 @@ async fn dying_at_any_step_of_a_recheck_leaves_the_rest_to_another() {
         other.catch_up().await.unwrap();
         // As soon as the hold of the one that died has run out.
         world.clock.advance(Duration::from_secs(61));
-        while other.recheck().await.unwrap().is_some() {}
+        while other.recheck().await.unwrap() {}
         while other.sweep().await.unwrap().claimed > 0 {}
         for lease in &leases {
             assert_eq!(

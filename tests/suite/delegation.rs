@@ -116,7 +116,7 @@ impl Api {
 
     /// Works off every recheck.
     async fn recheck(&self) {
-        while self.world.broker.recheck().await.unwrap().is_some() {}
+        while self.world.broker.recheck().await.unwrap() {}
     }
 }
 

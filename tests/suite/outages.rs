@@ -92,7 +92,7 @@ async fn without_the_journal_what_is_not_permitted_any_more_ends_and_is_told_of_
     let stated = world.broker.state_fact(&operator, order, world.request());
     stated.await.unwrap();
     world.journal.fail(true);
-    while world.broker.recheck().await.unwrap().is_some() {}
+    while world.broker.recheck().await.unwrap() {}
     world.broker.sweep().await.unwrap();
     assert!(machine.outside().is_empty(), "the journal held ends back");
     assert!(world.records(Verb::Recheck).is_empty());

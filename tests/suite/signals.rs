@@ -205,7 +205,7 @@ impl House {
 
     /// Works off what was ordered, and then all that is due.
     async fn settle(&self) {
-        while self.world.broker.recheck().await.unwrap().is_some() {}
+        while self.world.broker.recheck().await.unwrap() {}
         self.world.reap().await;
     }
 

@@ -102,7 +102,7 @@ impl Pair {
     /// Whatever brokers do by themselves about it.
     async fn settle(&self) {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        while self.world.broker.recheck().await.unwrap().is_some() {}
+        while self.world.broker.recheck().await.unwrap() {}
         self.world.reap().await;
     }
 
@@ -322,7 +322,7 @@ async fn a_key_that_came_and_went_between_two_looks_is_noticed() {
     tracker.spawn(world.broker.clone().watch_trust(stop));
     for _ in 0..LOOKS {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        while world.broker.recheck().await.unwrap().is_some() {}
+        while world.broker.recheck().await.unwrap() {}
         world.reap().await;
         let lease = world.ledger.lease(issued.lease.id).await.unwrap().unwrap();
         if let LeaseState::Ended { cause, .. } = lease.state {
