@@ -203,7 +203,9 @@ impl Broker {
         };
         let order = self.order_of(cutoff.selector.clone(), work, why);
         // The order is sent first, so that whoever dies here leaves no cutoff behind that nobody drains; its answer
-        // is not waited for, so that what denies is not a round trip late.
+        // is not waited for, so that what denies is not a round trip late. On several connections (a cluster, or a
+        // script that has to be sent again) a death between the two may leave the cutoff alone: access is denied, and
+        // each lease ends when its time is up.
         let ledger = &self.parts.ledger;
         let (ordered, cut) = join(ledger.order_recheck(&order), ledger.cut(cutoff)).await;
         cut?;
