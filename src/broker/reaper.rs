@@ -4,28 +4,24 @@
 //! It takes no input, is idempotent, and is safe beside other replicas: each due thing is claimed for
 //! a while, and a claim that is not settled returns by itself. Retries live in the lease.
 //!
-//! What is claimed is worked on lane by lane, one for each provider (`reaper/lanes.rs`), while the next is
-//! claimed already: nothing waits for a provider that hangs but what has to end there. What its provider has ended is
-//! recorded and settled in groups (`reaper/proved.rs`), at a pace that leaves room for whoever asks for something
-//! (`reaper/pace.rs`).
+//! What is claimed is worked on (`reaper/work.rs`) lane by lane, one for each provider (`reaper/lanes.rs`), while the
+//! next is claimed already: nothing waits for a provider that hangs but what has to end there. What its provider has
+//! ended is recorded and settled in groups (`reaper/proved.rs`), at a pace that leaves room for whoever asks for
+//! something (`reaper/pace.rs`).
 
 mod lanes;
 mod pace;
 mod proved;
+mod work;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::entropy::draw;
 use crate::journal::record::{Record, Result as Outcome, Verb};
-use crate::ledger::rules::MANY_DUE;
 use crate::ledger::{Claim, LeaseClaim, LedgerError, Settlement};
 use crate::model::lease::{Effort, Ending, Lease, LeaseState, Receipt};
 use crate::model::task::{Outcome as TaskOutcome, Task, TaskChange};
@@ -34,16 +30,8 @@ use crate::provider::{Presence, ProviderError};
 use super::error::{BrokerError, chain};
 use super::records::{Fill, of_failure};
 use super::{Broker, measure};
-use lanes::{Lanes, Waiting, Whose};
-use pace::Pace;
 use proved::Proved;
-
-/// How long the reaper rests at a time while a provider has more to end than it can.
-const CROWDED: Duration = Duration::from_millis(20);
-/// How often it does so though there will not soon be room.
-const IN_VAIN: usize = 5;
-/// How often those who wait for receipts are told at most.
-const TELL: Duration = Duration::from_millis(20);
+use work::Work;
 
 /// How the reaper works.
 #[derive(Clone, Debug)]
@@ -97,11 +85,7 @@ pub struct Sweep {
     pub tasks: usize,
 }
 
-fn left(error: BrokerError) -> Done {
-    tracing::warn!(error = %chain(&error), "could not settle what is due; the claim returns");
-    Done::Left
-}
-
+/// What became of a claim.
 enum Done {
     /// Over at its provider; what is left is done for many at a time.
     Proved(Box<Proved>),
@@ -114,212 +98,9 @@ enum Done {
     Left,
 }
 
-/// What was claimed and is worked on.
-struct Work<'b> {
-    broker: &'b Broker,
-    lanes: Lanes,
-    running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
-    /// What waits to be recorded and settled, and what is.
-    proved: Vec<Proved>,
-    closing: FuturesUnordered<BoxFuture<'b, (Instant, Vec<Done>)>>,
-    pace: Pace,
-    did: Sweep,
-    /// When those who wait for receipts were told, and whether there is news since.
-    told: Instant,
-    news: bool,
-}
-
-impl<'b> Work<'b> {
-    fn new(broker: &'b Broker) -> Self {
-        let settings = &broker.parts.settings.reaper;
-        Self {
-            broker,
-            lanes: Lanes::new(settings.concurrency.get(), settings.batch.get()),
-            running: FuturesUnordered::new(),
-            proved: Vec::new(),
-            closing: FuturesUnordered::new(),
-            pace: Pace::new(),
-            did: Sweep::default(),
-            told: Instant::now(),
-            news: false,
-        }
-    }
-
-    /// Claims what is due and queues it, working meanwhile. Answers whether there may be more.
-    async fn claim(&mut self) -> Result<bool, LedgerError> {
-        let broker = self.broker;
-        let settings = &broker.parts.settings.reaper;
-        let claiming = broker
-            .parts
-            .ledger
-            .claim_due(broker.now(), settings.hold, settings.batch);
-        let claims = self.alongside(claiming).await?;
-        let full = claims.len() >= settings.batch.get().min(MANY_DUE);
-        self.did.claimed += claims.len();
-        let now = Instant::now();
-        for claim in claims {
-            if let Err(over) = self.lanes.put(claim, now) {
-                self.put_off(over);
-            }
-        }
-        Ok(full)
-    }
-
-    /// What its lane has no room for comes again soon, so that what is due elsewhere is reached.
-    fn put_off(&mut self, claim: Box<LeaseClaim>) {
-        let broker = self.broker;
-        let pause = broker.jitter(broker.parts.settings.reaper.first_retry) + CROWDED;
-        let putting = async move { (None, broker.put_off(&claim, pause).await) };
-        self.running.push(Box::pin(putting));
-    }
-
-    /// Rests while some lane has no room for what the next claim may bring, since to give that back is work for nothing:
-    /// as long as there will soon be room, and otherwise not for long, so that what is due elsewhere is reached.
-    async fn make_room(&mut self, stop: &CancellationToken) {
-        let soon = self.broker.parts.settings.reaper.batch.get().div_ceil(8);
-        let mut in_vain = 0;
-        while in_vain < IN_VAIN && self.lanes.is_crowded() {
-            let before = self.lanes.longest();
-            let rest = async {
-                tokio::select! {
-                    () = stop.cancelled() => true,
-                    () = tokio::time::sleep(CROWDED) => false,
-                }
-            };
-            if self.alongside(rest).await {
-                return;
-            }
-            let after = self.lanes.longest();
-            if before.saturating_sub(after) < soon && self.pace.rests().is_none() {
-                in_vain += 1;
-            }
-        }
-    }
-
-    /// Works until the other thing is done.
-    async fn alongside<T>(&mut self, other: impl Future<Output = T>) -> T {
-        tokio::pin!(other);
-        loop {
-            self.start();
-            let rest = self.rest();
-            tokio::select! {
-                biased;
-                answer = &mut other => return answer,
-                Some(ended) = self.running.next() => self.worked(ended),
-                Some(group) = self.closing.next() => self.closed(group),
-                Some(()) = rest => {}
-            }
-        }
-    }
-
-    /// Works until nothing is left.
-    async fn finish(&mut self) {
-        loop {
-            self.start();
-            let rest = self.rest();
-            tokio::select! {
-                biased;
-                Some(ended) = self.running.next() => self.worked(ended),
-                Some(group) = self.closing.next() => self.closed(group),
-                Some(()) = rest => {}
-                else => break,
-            }
-        }
-        self.tell();
-    }
-
-    /// Over when more may be closed; nothing where nothing waits for that.
-    fn rest(&self) -> impl Future<Output = Option<()>> + use<> {
-        let until = self.pace.rests().filter(|_| !self.proved.is_empty());
-        async move {
-            tokio::time::sleep_until(until?).await;
-            Some(())
-        }
-    }
-
-    /// Gives back what waits, for another replica, and ends what is under way.
-    async fn hand_back(&mut self) {
-        let broker = self.broker;
-        for Waiting { claim, .. } in self.lanes.clear() {
-            if let Claim::Lease(claim) = claim {
-                let giving = async move { (None, broker.put_off(&claim, Duration::ZERO).await) };
-                self.running.push(Box::pin(giving));
-            }
-        }
-        self.finish().await;
-    }
-
-    /// Starts all that may run now.
-    fn start(&mut self) {
-        let broker = self.broker;
-        while !self.proved.is_empty()
-            && self.closing.len() < proved::SIDE_BY_SIDE
-            && self.pace.rests().is_none()
-        {
-            let some = self.proved.len().min(proved::GROUP);
-            let group = self.proved.drain(..some).collect();
-            let began = Instant::now();
-            let closing = async move { (began, broker.close(group).await) };
-            self.closing.push(Box::pin(closing));
-        }
-        let patience = broker.parts.settings.reaper.hold / 2;
-        // A journal or a ledger that is slow holds up what would come to it.
-        while self.proved.len() < proved::WAITING
-            && let Some((whose, waiting)) = self.lanes.take()
-        {
-            let stale = waiting.since.elapsed() > patience;
-            let work = async move {
-                let done = match waiting.claim {
-                    // The hold is about to run out, and another replica to come.
-                    Claim::Lease(claim) if stale => broker.put_off(&claim, Duration::ZERO).await,
-                    claim => broker.work(claim).await,
-                };
-                (Some(whose), done)
-            };
-            self.running.push(Box::pin(work));
-        }
-    }
-
-    fn worked(&mut self, (whose, done): (Option<Whose>, Done)) {
-        if let Some(whose) = whose {
-            self.lanes.done(&whose);
-        }
-        match done {
-            Done::Proved(proved) => self.proved.push(*proved),
-            done => self.over(vec![done]),
-        }
-    }
-
-    fn closed(&mut self, (began, group): (Instant, Vec<Done>)) {
-        self.pace.took(group.len(), began.elapsed());
-        self.over(group);
-    }
-
-    fn over(&mut self, group: Vec<Done>) {
-        group.into_iter().for_each(|done| self.count(&done));
-        self.news = true;
-        if self.told.elapsed() >= TELL || (self.running.is_empty() && self.closing.is_empty()) {
-            self.tell();
-        }
-    }
-
-    fn count(&mut self, done: &Done) {
-        match done {
-            Done::Ended => self.did.ended += 1,
-            Done::Retried => self.did.retried += 1,
-            Done::PutOff => self.did.put_off += 1,
-            Done::Stuck => self.did.stuck += 1,
-            Done::Task => self.did.tasks += 1,
-            Done::Proved(_) | Done::Left => {}
-        }
-    }
-
-    fn tell(&mut self) {
-        if std::mem::take(&mut self.news) {
-            self.told = Instant::now();
-            self.broker.settled.notify_waiters();
-        }
-    }
+fn left(error: BrokerError) -> Done {
+    tracing::warn!(error = %chain(&error), "could not settle what is due; the claim returns");
+    Done::Left
 }
 
 impl Broker {
@@ -331,8 +112,7 @@ impl Broker {
                 tracing::warn!(error = %chain(&error), "the reaper could not claim what is due");
                 false
             });
-            work.tell();
-            match (full, work.lanes.is_crowded()) {
+            match (full, work.is_crowded()) {
                 (true, false) => continue,
                 (true, true) => work.make_room(&stop).await,
                 (false, _) => {
@@ -354,8 +134,7 @@ impl Broker {
     pub async fn sweep(&self) -> Result<Sweep, LedgerError> {
         let mut work = Work::new(self);
         work.claim().await?;
-        work.finish().await;
-        Ok(work.did)
+        Ok(work.finish().await)
     }
 
     async fn work(&self, claim: Claim) -> Done {

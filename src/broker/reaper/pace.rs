@@ -1,8 +1,9 @@
 //! How much the reaper takes of what it shares: the processors, the ledger, the disk.
 //!
-//! What it ends is denied already, so whoever asks for something goes first. That somebody does shows in how long
-//! its own work takes: twice as long as it could, and something waits. It then rests, the longer the slower it went, as
-//! a sender does whose packets are delayed (Brakmo, O'Malley and Peterson, "TCP Vegas", 1994). Alone, it never rests.
+//! What is left to do about an end waits for nobody: the credential is refused or gone already. So whoever asks for
+//! something goes first. That somebody does shows in how long the reaper's own work takes: twice as long as it could,
+//! and something waits. It then rests, the longer the slower it went, as a sender does whose packets are delayed
+//! (Brakmo, O'Malley and Peterson, "TCP Vegas", 1994). Alone, it seldom rests.
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(super) struct Pace {
     /// The least that a lease took of a group, in seconds.
     least: f64,
     rests_until: Instant,
+    hurries: bool,
 }
 
 impl Pace {
@@ -31,6 +33,7 @@ impl Pace {
         Self {
             least: f64::INFINITY,
             rests_until: Instant::now(),
+            hurries: false,
         }
     }
 
@@ -39,6 +42,9 @@ impl Pace {
         let Some(leases) = u32::try_from(leases).ok().filter(|leases| *leases >= TELLING) else {
             return;
         };
+        if self.hurries {
+            return;
+        }
         let each = took.as_secs_f64() / f64::from(leases);
         self.least = (self.least * FORGETTING).min(each).max(f64::MIN_POSITIVE);
         let slower = (each / self.least - FREELY).max(0.0);
@@ -48,9 +54,19 @@ impl Pace {
             .max(Instant::now() + Duration::from_secs_f64(rest));
     }
 
-    /// Until when it rests, if it does.
-    pub(super) fn rests(&self) -> Option<Instant> {
-        (self.rests_until > Instant::now()).then_some(self.rests_until)
+    /// Until when it rests; what is past is no rest.
+    pub(super) fn rests_until(&self) -> Instant {
+        self.rests_until
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.rests_until > Instant::now()
+    }
+
+    /// Has no more rest: somebody waits for the end.
+    pub(super) fn hurry(&mut self) {
+        self.hurries = true;
+        self.rests_until = Instant::now();
     }
 }
 
@@ -62,8 +78,7 @@ mod tests {
 
     fn rest_after(pace: &mut Pace, leases: usize, millis: u64) -> Duration {
         pace.took(leases, Duration::from_millis(millis));
-        pace.rests()
-            .map_or(Duration::ZERO, |until| until - Instant::now())
+        pace.rests_until().saturating_duration_since(Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
@@ -77,7 +92,7 @@ mod tests {
             "{twice:?}"
         );
         tokio::time::advance(twice).await;
-        assert_eq!(pace.rests(), None);
+        assert!(!pace.is_resting());
         let thrice = rest_after(&mut pace, GROUP, 30);
         assert!(thrice > twice * 3, "{thrice:?}");
         assert_eq!(rest_after(&mut pace, GROUP, 60_000), LONGEST);
@@ -88,6 +103,16 @@ mod tests {
         let mut pace = Pace::new();
         pace.took(GROUP, Duration::from_millis(10));
         assert_eq!(rest_after(&mut pace, 1, 1000), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hurries_has_no_rest() {
+        let mut pace = Pace::new();
+        pace.took(GROUP, Duration::from_millis(10));
+        assert_eq!(rest_after(&mut pace, GROUP, 60_000), LONGEST);
+        pace.hurry();
+        assert!(!pace.is_resting());
+        assert_eq!(rest_after(&mut pace, GROUP, 60_000), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
