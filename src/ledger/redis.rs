@@ -86,7 +86,7 @@ use crate::model::time::Timestamp;
 /// The layout of the keys. Another one is another ledger.
 const LAYOUT: &str = "2";
 /// How many steps that nobody waits for are under way at a time: as much as an issue may have to wait for.
-const REAPING: usize = 16;
+const REAPING: usize = 4;
 /// How many leases one script turns, claims or settles at most: it keeps the server for less than a millisecond.
 const AT_ONCE: usize = 16;
 

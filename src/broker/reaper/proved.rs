@@ -3,6 +3,8 @@
 //! All of these cost less for many at a time, so what its provider has ended waits for those who are at it, and then
 //! goes together: nobody waits for company.
 
+use std::num::NonZeroUsize;
+
 use futures_util::future::join_all;
 
 use crate::journal::record::Record;
@@ -15,14 +17,21 @@ use super::super::records::of_end;
 use super::super::{Broker, measure};
 use super::{Done, left};
 
-/// How many are recorded and settled together at most.
-pub(super) const GROUP: usize = 256;
+/// How many are recorded and settled together at most: more cost hardly less for each, and whoever asks for something
+/// meanwhile has them all before it.
+pub(super) const GROUP: usize = 32;
 /// How many are signed in one go.
 const TURN: usize = 16;
-/// How many groups are under way at a time: while one is at the disk, another is at the ledger.
-pub(super) const SIDE_BY_SIDE: usize = 3;
+/// How many groups are under way at a time at most: while one is at the disk, another is at the ledger.
+const MOST_SIDE_BY_SIDE: usize = 4;
 /// How many may wait for their group before no more are begun.
 pub(super) const WAITING: usize = 1024;
+
+/// How many groups are under way at a time: they take no more than half of the processors from whoever asks.
+pub(super) fn side_by_side() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (processors / 2).clamp(1, MOST_SIDE_BY_SIDE)
+}
 
 /// A lease that its provider has ended.
 pub(super) struct Proved {

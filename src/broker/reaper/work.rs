@@ -32,6 +32,7 @@ pub(super) struct Work<'b> {
     /// What waits to be recorded and settled, and what is.
     proved: Vec<Proved>,
     closing: FuturesUnordered<BoxFuture<'b, (Instant, Vec<Done>)>>,
+    side_by_side: usize,
     pace: Pace,
     did: Sweep,
     /// When those who wait for receipts were told, and whether there is news since.
@@ -48,6 +49,7 @@ impl<'b> Work<'b> {
             running: FuturesUnordered::new(),
             proved: Vec::new(),
             closing: FuturesUnordered::new(),
+            side_by_side: proved::side_by_side(),
             pace: Pace::new(),
             did: Sweep::default(),
             told: Instant::now(),
@@ -158,7 +160,7 @@ impl<'b> Work<'b> {
 
     /// Whether there is something to close, and it waits for nothing but the end of a rest.
     fn may_close_more(&self) -> bool {
-        !self.proved.is_empty() && self.closing.len() < proved::SIDE_BY_SIDE
+        !self.proved.is_empty() && self.closing.len() < self.side_by_side
     }
 
     /// Gives back what waits, for another replica, and ends what is under way without another rest.
