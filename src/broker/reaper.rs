@@ -6,11 +6,10 @@
 //!
 //! What is claimed is worked on (`reaper/work.rs`) lane by lane, one for each provider (`reaper/lanes.rs`), while the
 //! next is claimed already: nothing waits for a provider that hangs but what has to end there. What its provider has
-//! ended is recorded and settled in groups (`reaper/proved.rs`), at a pace that leaves room for whoever asks for
-//! something (`reaper/pace.rs`).
+//! ended is recorded and settled in groups (`reaper/proved.rs`), small and few enough to leave room for whoever asks for
+//! something.
 
 mod lanes;
-mod pace;
 mod proved;
 mod work;
 

@@ -21,7 +21,7 @@ use super::{Done, left};
 /// meanwhile has them all before it.
 pub(super) const GROUP: usize = 32;
 /// How many are signed in one go.
-const TURN: usize = 16;
+const TURN: usize = 4;
 /// How many groups are under way at a time at most: while one is at the disk, another is at the ledger.
 const MOST_SIDE_BY_SIDE: usize = 4;
 /// How many may wait for their group before no more are begun.

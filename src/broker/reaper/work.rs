@@ -13,7 +13,6 @@ use crate::ledger::{Claim, LeaseClaim, LedgerError};
 
 use super::super::Broker;
 use super::lanes::{Lanes, Waiting, Whose};
-use super::pace::Pace;
 use super::proved::{self, Proved};
 use super::{Done, Sweep};
 
@@ -31,9 +30,8 @@ pub(super) struct Work<'b> {
     running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
     /// What waits to be recorded and settled, and what is.
     proved: Vec<Proved>,
-    closing: FuturesUnordered<BoxFuture<'b, (Instant, Vec<Done>)>>,
+    closing: FuturesUnordered<BoxFuture<'b, Vec<Done>>>,
     side_by_side: usize,
-    pace: Pace,
     did: Sweep,
     /// When those who wait for receipts were told, and whether there is news since.
     told: Instant,
@@ -50,7 +48,6 @@ impl<'b> Work<'b> {
             proved: Vec::new(),
             closing: FuturesUnordered::new(),
             side_by_side: proved::side_by_side(),
-            pace: Pace::new(),
             did: Sweep::default(),
             told: Instant::now(),
             news: false,
@@ -116,13 +113,11 @@ impl<'b> Work<'b> {
         tokio::pin!(other);
         loop {
             self.start();
-            let rest = self.rest();
             tokio::select! {
                 biased;
                 answer = &mut other => return answer,
                 Some(ended) = self.running.next() => self.worked(ended),
-                Some(group) = self.closing.next() => self.closed(group),
-                Some(()) = rest => {}
+                Some(group) = self.closing.next() => self.over(group),
             }
         }
     }
@@ -136,12 +131,10 @@ impl<'b> Work<'b> {
     pub(super) async fn finish(&mut self) -> Sweep {
         loop {
             self.start();
-            let rest = self.rest();
             tokio::select! {
                 biased;
                 Some(ended) = self.running.next() => self.worked(ended),
-                Some(group) = self.closing.next() => self.closed(group),
-                Some(()) = rest => {}
+                Some(group) = self.closing.next() => self.over(group),
                 else => break,
             }
         }
@@ -149,24 +142,9 @@ impl<'b> Work<'b> {
         self.did
     }
 
-    /// Over when the rest is that something waits for; nothing where nothing does.
-    fn rest(&self) -> impl Future<Output = Option<()>> + use<> {
-        let until = self.may_close_more().then(|| self.pace.rests_until());
-        async move {
-            tokio::time::sleep_until(until?).await;
-            Some(())
-        }
-    }
-
-    /// Whether there is something to close, and it waits for nothing but the end of a rest.
-    fn may_close_more(&self) -> bool {
-        !self.proved.is_empty() && self.closing.len() < self.side_by_side
-    }
-
-    /// Gives back what waits, for another replica, and ends what is under way without another rest.
+    /// Gives back what waits, for another replica, and ends what is under way.
     pub(super) async fn hand_back(mut self) {
         let broker = self.broker;
-        self.pace.hurry();
         for Waiting { claim, .. } in self.lanes.clear() {
             if let Claim::Lease(claim) = claim {
                 let giving = async move { (None, broker.put_off(&claim, Duration::ZERO).await) };
@@ -179,12 +157,10 @@ impl<'b> Work<'b> {
     /// Starts all that may run now.
     fn start(&mut self) {
         let broker = self.broker;
-        while self.may_close_more() && !self.pace.is_resting() {
+        while !self.proved.is_empty() && self.closing.len() < self.side_by_side {
             let some = self.proved.len().min(proved::GROUP);
             let group = self.proved.drain(..some).collect();
-            let began = Instant::now();
-            let closing = async move { (began, broker.close(group).await) };
-            self.closing.push(Box::pin(closing));
+            self.closing.push(Box::pin(broker.close(group)));
         }
         let patience = broker.parts.settings.reaper.hold / 2;
         // A journal or a ledger that is slow holds up what would come to it.
@@ -212,11 +188,6 @@ impl<'b> Work<'b> {
             Done::Proved(proved) => self.proved.push(*proved),
             done => self.over(vec![done]),
         }
-    }
-
-    fn closed(&mut self, (began, group): (Instant, Vec<Done>)) {
-        self.pace.took(group.len(), began.elapsed());
-        self.over(group);
     }
 
     fn over(&mut self, group: Vec<Done>) {
