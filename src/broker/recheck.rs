@@ -2,8 +2,8 @@
 //!
 //! What is to be looked at is an order in the ledger ([`Recheck`]): written with the change itself, worked
 //! off a page at a time by whichever broker comes to it, and gone when it is done. A broker that dies in
-//! the middle leaves the rest to another. Pages of routine orders are paced, so that deciding anew never
-//! takes more of a broker than issuing leaves it.
+//! the middle leaves the rest to another. Pages are paced, so that deciding anew never takes
+//! more of a broker than issuing leaves it.
 
 pub(super) mod overtaken;
 pub(super) mod owed;

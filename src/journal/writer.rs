@@ -92,7 +92,8 @@ impl Writer {
     pub(super) fn run(mut self, inbox: &Receiver<Message>) -> Result<(), JournalError> {
         let mut closing = false;
         while !closing {
-            let message = match self.due {
+            // What comes due while it signs is seen to when that is over.
+            let message = match self.due.filter(|_| !self.appender.is_signing()) {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
@@ -173,11 +174,7 @@ impl Writer {
             if due { self.maintain() } else { Ok(()) }
         } else if self.appender.is_full() || behind {
             self.maintain()
-        } else if self.appender.is_signing() {
-            // It is seen to when that is over.
-            self.due = self.due.filter(|_| !due);
-            Ok(())
-        } else if due || unsigned >= self.sign_records {
+        } else if !self.appender.is_signing() && (due || unsigned >= self.sign_records) {
             self.sign_aside()
         } else {
             Ok(())

@@ -85,8 +85,11 @@ use crate::model::time::Timestamp;
 
 /// The layout of the keys. Another one is another ledger.
 const LAYOUT: &str = "2";
-/// How many steps that nobody waits for are under way at a time: as much as an issue may have to wait for.
+/// How many steps that hardly anybody waits for are under way at a time, for every two processors: as much as an issue
+/// may have to wait for. Each keeps its place for a round trip, so with Redis far away ends take longer.
 const REAPING: usize = 4;
+/// How many at most, however many processors there are.
+const MOST_REAPING: usize = 16;
 /// How many leases one script turns, claims or settles at most: it keeps the server for less than a millisecond.
 const AT_ONCE: usize = 16;
 
@@ -245,9 +248,11 @@ impl RedisLedger {
                 Slot::COUNT
             )));
         }
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let reaping = (processors / 2 * REAPING).clamp(REAPING, MOST_REAPING);
         let (requests, reaping) = futures_util::try_join!(
             Link::connect(config, Semaphore::MAX_PERMITS),
-            Link::connect(config, REAPING)
+            Link::connect(config, reaping)
         )?;
         let ledger = Self {
             shards: Shards::new(&config.prefix, config.shards),

@@ -22,12 +22,13 @@ use super::{Done, left};
 pub(super) const GROUP: usize = 32;
 /// How many are signed in one go.
 const TURN: usize = 4;
-/// How many groups are under way at a time at most: while one is at the disk, another is at the ledger.
+/// How many groups are under way at a time at most, however many processors there are.
 const MOST_SIDE_BY_SIDE: usize = 4;
-/// How many may wait for their group before no more are begun.
-pub(super) const WAITING: usize = 1024;
+/// How many may wait for their group before no more are begun: few, since in its lane each is given back in time.
+pub(super) const WAITING: usize = 8 * GROUP;
 
-/// How many groups are under way at a time: they take no more than half of the processors from whoever asks.
+/// How many groups are under way at a time: one for two processors, so that what the journal and the ledger have of
+/// them is left to whoever asks.
 pub(super) fn side_by_side() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     (processors / 2).clamp(1, MOST_SIDE_BY_SIDE)

@@ -1,5 +1,6 @@
 //! What was claimed and is under way: what runs at the providers, and what they have ended and is recorded and settled.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -29,7 +30,7 @@ pub(super) struct Work<'b> {
     lanes: Lanes,
     running: FuturesUnordered<BoxFuture<'b, (Option<Whose>, Done)>>,
     /// What waits to be recorded and settled, and what is.
-    proved: Vec<Proved>,
+    proved: VecDeque<Proved>,
     closing: FuturesUnordered<BoxFuture<'b, Vec<Done>>>,
     side_by_side: usize,
     did: Sweep,
@@ -45,7 +46,7 @@ impl<'b> Work<'b> {
             broker,
             lanes: Lanes::new(settings.concurrency.get(), settings.batch.get()),
             running: FuturesUnordered::new(),
-            proved: Vec::new(),
+            proved: VecDeque::new(),
             closing: FuturesUnordered::new(),
             side_by_side: proved::side_by_side(),
             did: Sweep::default(),
@@ -185,7 +186,7 @@ impl<'b> Work<'b> {
             self.lanes.done(&whose);
         }
         match done {
-            Done::Proved(proved) => self.proved.push(*proved),
+            Done::Proved(proved) => self.proved.push_back(*proved),
             done => self.over(vec![done]),
         }
     }
